@@ -1,0 +1,33 @@
+"""Every error a user can meet: what was wrong, with the value, and what to do about it."""
+
+
+class FastLaneError(Exception):
+    """Base of the errors raised by fastlane_rag."""
+
+
+class ModelError(FastLaneError):
+    """A model could not be loaded, or does what the request needs not."""
+
+
+class ModelMismatchError(ModelError):
+    """An index and the model opened with it do not belong together."""
+
+
+class IndexNotFoundError(FastLaneError, FileNotFoundError):
+    """The path holds no FastLane index."""
+
+
+class IndexFormatError(FastLaneError):
+    """A file of the index is damaged, or was written by a newer version."""
+
+
+class IndexLockedError(FastLaneError):
+    """Another writer holds the index."""
+
+
+class IndexClosedError(FastLaneError):
+    """The index was closed."""
+
+
+class FilterError(FastLaneError, ValueError):
+    """A metadata filter that means nothing, with the part that is wrong."""
