@@ -31,3 +31,11 @@ class IndexClosedError(FastLaneError):
 
 class FilterError(FastLaneError, ValueError):
     """A metadata filter that means nothing, with the part that is wrong."""
+
+
+class DataError(FastLaneError, ValueError):
+    """A data file, or a line of one, that cannot be used; the message names the file and the line."""
+
+
+class MissingExtraError(FastLaneError, ImportError):
+    """An optional library is not installed; the message names the extra that brings it."""

@@ -1,0 +1,12 @@
+"""Passages in JSON Lines, and the small sample of Python Enhancement Proposals that ships with the package."""
+
+from pathlib import Path
+
+from fastlane_rag.data.jsonl import Passage, read_passages, read_records
+
+__all__ = ["Passage", "read_passages", "read_records", "sample_path"]
+
+
+def sample_path() -> Path:
+    """Where the sample corpus lies: about 2,000 real passages, gzip JSON Lines (see PROVENANCE.md beside it)."""
+    return Path(__file__).with_name("peps.jsonl.gz")

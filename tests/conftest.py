@@ -1,0 +1,44 @@
+"""What every test may use: the bundled model and real passages."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from fastlane_rag import FastLaneModel
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def model() -> "FastLaneModel":
+    """The bundled default model, on one thread so that runs are comparable."""
+    import torch
+
+    from fastlane_rag import FastLaneModel
+
+    torch.set_num_threads(1)
+    return FastLaneModel.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def passages() -> list[dict[str, str]]:
+    """Real PEP passages, the packaged sample: `id`, `title`, `text`."""
+    from fastlane_rag.data import read_passages, sample_path
+
+    return [{"id": p.id, "title": p.title, "text": p.text} for p in read_passages(sample_path())]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of research datasets; tests that need it skip where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the research datasets in {SHARED_DATA}")
+    return SHARED_DATA
