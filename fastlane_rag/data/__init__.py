@@ -1,4 +1,4 @@
-"""Passages in JSON Lines, and the small sample of Python Enhancement Proposals that ships with the package."""
+"""Passages in JSON Lines, and the sample of Python Enhancement Proposals that ships with the package."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ __all__ = ["Passage", "read_passages", "read_records", "sample_path"]
 
 
 def sample_path() -> Path:
-    """Where the sample corpus lies: about 2,000 real passages, gzip JSON Lines (see PROVENANCE.md beside it)."""
+    """Where the sample corpus lies: about 2,000 real passages, gzip JSON Lines; PROVENANCE.md is beside it."""
     return Path(__file__).with_name("peps.jsonl.gz")

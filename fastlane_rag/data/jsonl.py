@@ -72,7 +72,8 @@ def read_passages(
 
     Args:
         path: the file, JSON Lines, gzip or plain.
-        on_bad: called with the error of a line that holds no passage; the line is then left out. None raises it.
+        on_bad: called with the error of a line that holds no passage; the line is then left out.
+            None raises the error.
 
     Raises:
         DataError: the file cannot be read, or a line is bad and `on_bad` is None.
@@ -129,7 +130,7 @@ def _passage(record: dict[str, Any]) -> Passage:
     )
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     with path.open("rb") as file:
         zipped = file.read(2) == _GZIP_MAGIC
     return gzip.open(path, "rb") if zipped else path.open("rb")
