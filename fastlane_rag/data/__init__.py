@@ -8,5 +8,5 @@ __all__ = ["Passage", "read_passages", "read_records", "sample_path"]
 
 
 def sample_path() -> Path:
-    """Where the sample corpus lies: about 2,000 real passages, gzip JSON Lines; PROVENANCE.md is beside it."""
+    """Where the sample corpus lies: about 2,000 real passages, gzip JSON Lines, PROVENANCE.md beside it."""
     return Path(__file__).with_name("peps.jsonl.gz")

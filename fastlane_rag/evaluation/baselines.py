@@ -1,0 +1,97 @@
+"""What FastLane is compared with: one vector a document, and words alone."""
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlane_rag.errors import MissingExtraError
+from fastlane_rag.evaluation.method import Answer
+
+if TYPE_CHECKING:
+    from fastlane_rag.model import FastLaneModel
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Dense:
+    """One mean-pooled vector a document, of the same encoder, compared with every query exhaustively.
+
+    Args:
+        model: encodes the queries.
+        ids: the documents' ids.
+        vectors: (N, h) float32, L2-normalised, row i belongs to ids[i].
+    """
+
+    name = "dense"
+
+    def __init__(self, model: "FastLaneModel", ids: list[str], vectors: Vectors) -> None:
+        self._model = model
+        self._ids = ids
+        self._vectors = vectors
+        self.bytes_per_document: float | None = vectors.nbytes / len(ids)
+
+    def answer(self, query: str, depth: int) -> Answer:
+        """The documents of highest cosine."""
+        start = perf_counter()
+        vector = self._model.encode_dense_queries([query])[0]
+        encoded = perf_counter()
+        order = _best(self._vectors @ vector, depth)
+        ids = [self._ids[i] for i in order]
+        return Answer(ids, encoded - start, perf_counter() - encoded, comparisons=float(len(self._ids)))
+
+
+class Bm25:
+    """BM25 over stemmed words, k1 = 0.9, b = 0.4.
+
+    Args:
+        ids: the documents' ids.
+        texts: the documents, in the order of `ids`.
+
+    Raises:
+        MissingExtraError: bm25s or PyStemmer is not installed.
+    """
+
+    name = "bm25"
+    bytes_per_document: float | None = None
+
+    def __init__(self, ids: list[str], texts: list[str]) -> None:
+        try:
+            import bm25s
+            import Stemmer
+        except ImportError as error:
+            raise MissingExtraError(
+                "BM25 needs bm25s and PyStemmer: pip install 'fastlane-rag[eval]'"
+            ) from error
+        self._ids = ids
+        self._bm25s = bm25s
+        self._stemmer = Stemmer.Stemmer("english")
+        self._engine = bm25s.BM25(k1=0.9, b=0.4)
+        self._engine.index(self._words(texts), show_progress=False)
+
+    def answer(self, query: str, depth: int) -> Answer:
+        """The documents of highest BM25 score."""
+        start = perf_counter()
+        words = self._words([query])
+        encoded = perf_counter()
+        scores = self._engine.get_scores_from_ids(self._engine.get_tokens_ids(words[0]))
+        ids = [self._ids[i] for i in _best(scores, depth)]
+        return Answer(ids, encoded - start, perf_counter() - encoded, comparisons=None)
+
+    def _words(self, texts: list[str]) -> list[list[str]]:
+        words: list[list[str]] = self._bm25s.tokenize(
+            texts, stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
+        )
+        return words
+
+
+def _best(scores: npt.NDArray[np.floating], depth: int) -> npt.NDArray[np.intp]:
+    """Positions of the `depth` highest scores, best first, ties by position."""
+    depth = min(depth, len(scores))
+    if depth < len(scores):
+        threshold = np.partition(scores, -depth)[-depth]
+        candidates = np.flatnonzero(scores >= threshold)
+    else:
+        candidates = np.arange(len(scores))
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:depth]

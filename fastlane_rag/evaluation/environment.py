@@ -1,0 +1,125 @@
+"""Where and with what a measurement was taken: hardware, versions, commit, command."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_DISTRIBUTIONS = (
+    "fastlane-rag",
+    "langchain-fastlane",
+    "llama-index-retrievers-fastlane",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "numba",
+    "onnxruntime",
+    "langchain-core",
+    "llama-index-core",
+    "ir-measures",
+    "bm25s",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a figure depends on besides the code's input.
+
+    Attributes:
+        cpu: the processor's name.
+        cores: logical cores this process may use.
+        memory_gib: main memory.
+        gpus: the CUDA devices' names.
+        platform: operating system and architecture.
+        python: the interpreter's version.
+        versions: installed versions by distribution, those that matter here.
+        threads: torch's threads for one operation.
+        commit: the source's git commit, "+" appended when tracked files differ from it;
+            None outside a checkout.
+        command: the command line.
+    """
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpus: list[str]
+    platform: str
+    python: str
+    versions: dict[str, str]
+    threads: int
+    commit: str | None
+    command: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def environment() -> Environment:
+    """Describe this process and its machine."""
+    import torch
+
+    return Environment(
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=_memory_gib(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        versions=versions(),
+        threads=torch.get_num_threads(),
+        commit=_commit(),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the distributions that matter here; absent ones are left out."""
+    found = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0.0
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]  # fixed words; git is wherever the user has it
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        # An installed package inside someone else's checkout must not report that checkout's commit.
+        if not git("ls-files", "--", Path(__file__).name):
+            return None
+        return git("rev-parse", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
