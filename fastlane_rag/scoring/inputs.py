@@ -1,0 +1,155 @@
+"""What callers hand to the scoring core, checked and brought to one form: packed rows and offsets.
+
+Every check names the offending value or shape. Nothing here computes a score.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+__all__ = ["Array", "Packed", "pack", "pack_groups", "pack_weights"]
+
+Array = torch.Tensor | np.ndarray
+
+# Read-only memory maps are an index's usual documents, and nothing here writes to its inputs.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Token embeddings of several sequences, one after another.
+
+    Attributes:
+        rows: (T, d) embeddings of all tokens.
+        offsets: (N + 1,) int64 on the CPU; sequence n owns rows offsets[n]:offsets[n + 1].
+    """
+
+    rows: torch.Tensor
+    offsets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(N,) int64 on the CPU: tokens of each sequence."""
+        return self.offsets.diff()
+
+
+def pack(side: str, embeddings: Array, offsets: Array | None, mask: Array | None) -> Packed:
+    """Bring padded or packed embeddings to packed form.
+
+    Args:
+        side: "queries" or "documents", for the error messages.
+        embeddings: (N, L, d) padded; (T, d) with `offsets`, or (L, d) for a single query.
+        offsets: (N + 1,) integers, only with 2-D embeddings.
+        mask: (N, L), true at real tokens, only with 3-D embeddings.
+
+    Raises:
+        TypeError: embeddings are not floating point.
+        ValueError: the shapes, the offsets or the mask do not fit together.
+    """
+    rows = _floating(side, embeddings)
+    if rows.ndim == 3:
+        if offsets is not None:
+            raise ValueError(
+                f"{side} are padded, shape {tuple(rows.shape)}, and came with offsets too; "
+                "offsets go with packed (tokens, dim) embeddings"
+            )
+        return _pack_padded(side, rows, mask)
+    if rows.ndim != 2:
+        raise ValueError(
+            f"{side} must be padded (N, L, dim) or packed (tokens, dim), but the shape is {tuple(rows.shape)}"
+        )
+    if mask is not None:
+        raise ValueError(
+            f"{side} are packed, shape {tuple(rows.shape)}, and came with a mask; "
+            "a mask goes with padded (N, L, dim) embeddings"
+        )
+    if offsets is None:
+        if side != "queries":
+            raise ValueError(
+                f"{side} are packed, shape {tuple(rows.shape)}, and need offsets (N + 1,) "
+                "to tell them apart; for one document pass embeddings[None]"
+            )
+        return Packed(rows, torch.tensor([0, len(rows)]))
+    return Packed(rows, _checked_offsets(side, offsets, len(rows)))
+
+
+def pack_groups(documents: Array, mask: Array | None) -> Packed:
+    """Pack (B, N, L, d) documents, B groups of N, into B * N sequences, group after group."""
+    padded = _floating("documents", documents)
+    if padded.ndim != 4:
+        raise ValueError(f"documents must be (B, N, L, dim), but the shape is {tuple(padded.shape)}")
+    if mask is not None:
+        mask = torch.as_tensor(mask)
+        if mask.shape != padded.shape[:3]:
+            raise ValueError(
+                f"document_mask must have the shape {tuple(padded.shape[:3])} of the documents' tokens, "
+                f"but it is {tuple(mask.shape)}"
+            )
+        mask = mask.flatten(0, 1)
+    return _pack_padded("documents", padded.flatten(0, 1), mask)
+
+
+def pack_weights(weights: Array | None, queries: Array, mask: Array | None) -> torch.Tensor | None:
+    """Bring query-token weights, shaped like the queries without their last axis, to (T,)."""
+    if weights is None:
+        return None
+    tensor = _floating("query_weights", weights)
+    if tensor.shape != queries.shape[:-1]:
+        raise ValueError(
+            f"query_weights must have one value per query token, shape {tuple(queries.shape[:-1])}, "
+            f"but the shape is {tuple(tensor.shape)}"
+        )
+    return tensor.flatten() if mask is None else tensor[torch.as_tensor(mask, device=tensor.device).bool()]
+
+
+def _floating(name: str, values: Array) -> torch.Tensor:
+    tensor = torch.as_tensor(values)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, but their dtype is {tensor.dtype}")
+    return tensor
+
+
+def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
+    count, width, dim = padded.shape
+    if mask is None:
+        return Packed(padded.reshape(count * width, dim), torch.arange(count + 1) * width)
+    keep = torch.as_tensor(mask, device=padded.device)
+    if keep.shape != padded.shape[:2]:
+        raise ValueError(
+            f"the mask of the {side} must have the shape {(count, width)} of their tokens, "
+            f"but it is {tuple(keep.shape)}"
+        )
+    keep = keep.bool()
+    offsets = torch.zeros(count + 1, dtype=torch.int64)
+    torch.cumsum(keep.sum(1).cpu(), 0, out=offsets[1:])
+    return Packed(padded[keep], offsets)
+
+
+def _checked_offsets(side: str, offsets: Array, rows: int) -> torch.Tensor:
+    tensor = torch.as_tensor(offsets)
+    if tensor.ndim != 1 or len(tensor) == 0 or tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise ValueError(
+            f"offsets of the {side} must be (N + 1,) integers, "
+            f"but they are {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+    tensor = tensor.to("cpu", torch.int64)
+    first, last = int(tensor[0]), int(tensor[-1])
+    if first != 0 or last != rows:
+        raise ValueError(
+            f"offsets of the {side} must run from 0 to the {rows} rows given, but run from {first} to {last}"
+        )
+    falls = (tensor.diff() < 0).nonzero()
+    if len(falls):
+        at = int(falls[0])
+        raise ValueError(
+            f"offsets of the {side} must not decrease, but offsets[{at}] = {int(tensor[at])} "
+            f"and offsets[{at + 1}] = {int(tensor[at + 1])}"
+        )
+    return tensor

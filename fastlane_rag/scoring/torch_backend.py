@@ -1,0 +1,165 @@
+"""MaxSim in plain torch, on any device, over blocks of documents that fit a memory budget.
+
+Documents of similar length share a block and are padded there by repeating their last token: a
+repeated token cannot change a maximum, so no mask and no -inf ever enter the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fastlane_rag.scoring.inputs import Packed
+
+__all__ = ["scores", "token_maxima"]
+
+# Similarities of one block. On a CPU they should stay in the last-level cache, elsewhere they need only fit.
+CPU_BLOCK_BYTES = 4 << 20
+DEVICE_BLOCK_BYTES = 256 << 20
+
+
+def scores(
+    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool, keep_argmax: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Score queries against documents.
+
+    Args:
+        queries: Nq queries.
+        documents: Nd documents; when `grouped`, Nd = Nq * N and query q meets documents q * N to q * N + N.
+        weights: (Tq,) factor of each query token, or None.
+        grouped: see `documents`.
+        keep_argmax: also return which document row each query token matched.
+
+    Returns:
+        (Nq, Nd) scores, or (Nq, N) when grouped, float64 for float64 inputs and float32 otherwise, and the
+        argmax (Tq, Nd or N) int64 into document rows, -1 for empty documents, or None.
+    """
+    dtype = compute_dtype(queries.rows, documents.rows)
+    columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
+    device = queries.rows.device
+    result = torch.full((len(queries), columns), -torch.inf, dtype=dtype, device=device)
+    argmax = None
+    if keep_argmax:
+        argmax = torch.full((len(queries.rows), columns), -1, dtype=torch.int64, device=device)
+
+    budget = block_elements(documents.rows)
+    starts, lengths = documents.offsets[:-1], documents.lengths
+    for first, last in _query_blocks(queries, budget, grouped):
+        token_from, token_to = int(queries.offsets[first]), int(queries.offsets[last])
+        rows = queries.rows[token_from:token_to].to(dtype)
+        owner = torch.repeat_interleave(torch.arange(last - first), queries.lengths[first:last]).to(device)
+        base = first * columns if grouped else 0
+        window = slice(base, base + columns)
+        for block in _document_blocks(starts[window], lengths[window], budget // max(len(rows), 1)):
+            values, best = block_maxima(rows, documents.rows, *block, keep_argmax=keep_argmax)
+            if weights is not None:
+                values = values * weights[token_from:token_to].to(dtype)
+            here = block[0].to(device)
+            totals = values.new_zeros(last - first, len(here)).index_add_(0, owner, values.T)
+            result[first:last, here] = totals
+            if argmax is not None and best is not None:
+                argmax[token_from:token_to, here] = best.T
+    return result, argmax
+
+
+def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
+    dtype = compute_dtype(query, documents.rows)
+    shape = (len(documents), len(query))
+    values = torch.full(shape, -torch.inf, dtype=dtype, device=query.device)
+    argmax = torch.full(shape, -1, dtype=torch.int64, device=query.device)
+    rows = query.to(dtype)
+    limit = block_elements(documents.rows) // max(len(query), 1)
+    for block in _document_blocks(documents.offsets[:-1], documents.lengths, limit):
+        best_values, best = block_maxima(rows, documents.rows, *block, keep_argmax=True)
+        here = block[0].to(query.device)
+        values[here] = best_values
+        if best is not None:
+            argmax[here] = best
+    return values, argmax
+
+
+def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """Float64 when any tensor is float64, float32 otherwise: half precision is never summed in."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def block_elements(rows: torch.Tensor) -> int:
+    """How many float32 similarities one block may hold on the device of `rows`."""
+    return (CPU_BLOCK_BYTES if rows.device.type == "cpu" else DEVICE_BLOCK_BYTES) // 4
+
+
+def block_maxima(
+    query: torch.Tensor,
+    rows: torch.Tensor,
+    documents: torch.Tensor,
+    starts: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    keep_argmax: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Match a query's tokens with one block of non-empty documents.
+
+    Args:
+        query: (Lq, d) in the dtype to compute in.
+        rows: (T, d) document rows, any floating dtype.
+        documents: (n,) the documents' numbers; unused here, part of a block.
+        starts: (n,) int64 first row of each document.
+        lengths: (n,) int64, ascending, at least 1.
+        keep_argmax: also return the matched rows.
+
+    Returns:
+        (n, Lq) maxima and, when asked for, (n, Lq) int64 rows.
+    """
+    count, width = len(starts), int(lengths[-1])
+    begin = int(starts[0])
+    if bool((lengths == width).all()) and bool((starts.diff() == width).all()):
+        tokens = rows[begin : begin + count * width]
+    else:
+        position = torch.arange(width).minimum(lengths[:, None] - 1)
+        tokens = rows.index_select(0, (starts[:, None] + position).flatten().to(rows.device))
+    similarity = (tokens.to(query.dtype) @ query.T).view(count, width, len(query))
+    if not keep_argmax:
+        return similarity.amax(1), None
+    values, position = similarity.max(1)
+    position = position.minimum((lengths[:, None] - 1).to(position.device))
+    return values, position + starts[:, None].to(position.device)
+
+
+def _query_blocks(queries: Packed, budget: int, grouped: bool) -> Iterator[tuple[int, int]]:
+    """Ranges of queries whose similarities with a long document still fit the budget."""
+    if grouped:
+        yield from ((i, i + 1) for i in range(len(queries)))
+        return
+    most = max(budget // 1024, 1)
+    first = 0
+    while first < len(queries):
+        fits = int(torch.searchsorted(queries.offsets, queries.offsets[first] + most, right=True)) - 1
+        last = max(fits, first + 1)
+        yield first, last
+        first = last
+
+
+def _document_blocks(
+    starts: torch.Tensor, lengths: torch.Tensor, most: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Cut the non-empty documents, by length, into blocks of about `most` padded tokens.
+
+    Yields the documents' numbers, starts and lengths. The longest document of a block has at most a
+    quarter (and eight) more tokens than the shortest, which bounds what padding wastes.
+    """
+    numbers = lengths.nonzero()[:, 0]
+    uniform = len(numbers) > 0 and bool((lengths[numbers] == lengths[numbers[0]]).all())
+    if not uniform:
+        numbers = numbers[lengths[numbers].argsort(stable=True)]
+    starts, lengths = starts[numbers], lengths[numbers]
+    first = 0
+    while first < len(numbers):
+        shortest = int(lengths[first])
+        window = lengths[first : first + max(most // shortest, 1)]
+        padded = torch.arange(1, len(window) + 1) * window
+        fits = (padded <= most) & (window <= shortest + shortest // 4 + 8)
+        last = first + max(int(fits.sum()), 1)
+        yield numbers[first:last], starts[first:last], lengths[first:last]
+        first = last

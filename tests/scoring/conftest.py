@@ -1,0 +1,114 @@
+"""Shapes, tolerances and the one comparison shared by the scoring tests."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+import torch
+
+# Inputs are rounded to their dtype before either side sees them and products are summed in float32,
+# so half precision is held to the tolerance of float32.
+TOLERANCE = {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+    torch.float16: {"rtol": 1e-5, "atol": 1e-5},
+    torch.bfloat16: {"rtol": 1e-5, "atol": 1e-5},
+}
+
+
+@dataclass
+class Batch:
+    """Sequences of token embeddings, in the forms the scoring core takes."""
+
+    sequences: list[torch.Tensor]
+    dim: int
+    dtype: torch.dtype
+
+    @cached_property
+    def packed(self) -> torch.Tensor:
+        return torch.cat([torch.empty(0, self.dim, dtype=self.dtype), *self.sequences])
+
+    @cached_property
+    def offsets(self) -> torch.Tensor:
+        return torch.tensor([0, *map(len, self.sequences)]).cumsum(0)
+
+    @cached_property
+    def padded(self) -> torch.Tensor:
+        """Padded with large numbers, which would win every maximum if the mask were ignored."""
+        values = torch.full((*self.mask.shape, self.dim), 100.0, dtype=self.dtype)
+        values[self.mask] = self.packed
+        return values
+
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        width = max(map(len, self.sequences), default=0) + 2
+        return torch.arange(width) < self.offsets.diff()[:, None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Lengths of queries and documents, and the dimension."""
+
+    queries: tuple[int, ...]
+    documents: tuple[int, ...]
+    dim: int
+
+    def __str__(self) -> str:
+        def show(lengths: tuple[int, ...]) -> str:
+            return f"{len(lengths)}x{min(lengths, default=0)}-{max(lengths, default=0)}"
+
+        return f"Q{show(self.queries)}-D{show(self.documents)}-d{self.dim}"
+
+    def batches(self, dtype: torch.dtype = torch.float32) -> tuple[Batch, Batch]:
+        """Queries and documents of normalised random tokens, the same on every call."""
+        generator = torch.Generator().manual_seed(0)
+
+        def tokens(length: int) -> torch.Tensor:
+            drawn = torch.randn(length, self.dim, generator=generator, dtype=torch.float64)
+            return torch.nn.functional.normalize(drawn, dim=-1).to(dtype)
+
+        queries, documents = ([tokens(n) for n in lengths] for lengths in (self.queries, self.documents))
+        return Batch(queries, self.dim, dtype), Batch(documents, self.dim, dtype)
+
+
+# Odd shapes first: they break kernels, the round ones do not.
+CASES = [
+    Case((1,), (1,), 1),
+    Case((7,), (1, 3, 2), 5),
+    Case((3, 1, 5), (63, 1, 17, 129), 33),
+    Case((0, 4), (5, 0, 9, 0), 96),
+    Case((31, 2, 33), (255, 40, 256, 257, 41), 100),
+    Case((2,) * 9, tuple(range(1, 40)), 7),
+    Case((5,), (), 8),
+    Case((), (5, 6), 8),
+    Case((32,) * 4, (64,) * 6, 128),
+    Case((23,), (180,) * 20, 384),
+]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(params=TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """Compare with the tolerance of the dtype the scores were computed from."""
+
+    def compare(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype = torch.float32) -> None:
+        torch.testing.assert_close(actual.double().cpu(), expected.double(), **TOLERANCE[dtype])
+
+    return compare
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
