@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, saying why."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if not SHARED_DATA.is_dir():
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(pytest.mark.skip(reason=f"needs the research datasets in {SHARED_DATA}"))
+
+
 @pytest.fixture(scope="session")
 def model() -> "FastLaneModel":
     """The bundled default model, on one thread so that runs are comparable."""
@@ -38,7 +53,5 @@ def passages() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of research datasets; tests that need it skip where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"needs the research datasets in {SHARED_DATA}")
+    """The folder of research datasets, for tests marked `shared`."""
     return SHARED_DATA
