@@ -1,0 +1,170 @@
+"""A sentence-transformers MultiVectorEncoder whose modules include the FastLane routers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.util import load_file_path
+from torch import nn
+
+from fastlane_rag.errors import ModelError
+from fastlane_rag.model.router import (
+    DocumentRouter,
+    QueryRouter,
+    TokenRouter,
+    router_folder,
+    vocabulary_prior,
+)
+
+__all__ = ["ROUTERS_FILE", "RoutedEncoder"]
+
+# The routers are listed here and not in modules.json, because sentence-transformers refuses modules from other
+# packages unless trust_remote_code is set. So `MultiVectorEncoder(path)` opens a FastLane checkpoint as it is
+# (without routing), and nobody has to switch a safety off.
+ROUTERS_FILE = "fastlane_routers.json"
+_ROUTERS: dict[str, type[TokenRouter]] = {c.__name__: c for c in (QueryRouter, DocumentRouter)}
+
+logger = logging.getLogger(__name__)
+
+
+class RoutedEncoder(MultiVectorEncoder):
+    """A ``MultiVectorEncoder`` with a query router and a document router after its transformer.
+
+    Opens whatever ``MultiVectorEncoder`` opens (multi-vector models, PyLate and Stanford ColBERT checkpoints, plain
+    encoders); a checkpoint without routers gets untrained ones, which rank tokens by rarity. A plain encoder has no
+    late-interaction projection, and sentence-transformers would add a random one: here its token states are used as
+    they are instead.
+    """
+
+    def __init__(self, model_name_or_path: str | None = None, **kwargs: Any) -> None:
+        self._source = model_name_or_path
+        self._hub = {k: kwargs.get(k) for k in ("token", "cache_folder", "revision")}
+        self._hub["local_files_only"] = kwargs.get("local_files_only", False)
+        super().__init__(model_name_or_path, **kwargs)
+
+    @classmethod
+    def wrap(cls, encoder: MultiVectorEncoder) -> RoutedEncoder:
+        """The same modules (shared, not copied) with routers; a RoutedEncoder comes back as it is."""
+        if isinstance(encoder, cls):
+            return encoder
+        routed = cls(
+            modules=list(encoder),
+            device=str(encoder.device),
+            prompts=dict(encoder.prompts),
+            default_prompt_name=encoder.default_prompt_name,
+            similarity_fn_name=encoder.similarity_fn_name,
+        )
+        routed.model_card_data.base_model = encoder.model_card_data.base_model
+        return routed
+
+    @property
+    def query_router(self) -> QueryRouter:
+        """The router that picks query tokens."""
+        return next(m for m in self if isinstance(m, QueryRouter))
+
+    @property
+    def document_router(self) -> DocumentRouter:
+        """The router that picks document tokens."""
+        return next(m for m in self if isinstance(m, DocumentRouter))
+
+    def _post_init(self) -> None:
+        self._apply_legacy_fixups()
+        self._legacy.is_pylate_v3 = False  # done: the base class would append the same modules again
+        if not any(isinstance(m, TokenRouter) for m in self):
+            routers = self._load_routers() or self._fresh_routers()
+            self._arrange([r.to(self.device) for r in routers])
+        super()._post_init()
+
+    def _arrange(self, routers: list[TokenRouter]) -> None:
+        """Order the modules: transformer, scoring mask, routers, then the rest.
+
+        The mask reads only ids and masks, so it may move ahead of the projection; there it also tells the routers
+        which tokens are scored at all.
+        """
+        kwargs_of = {id(m): (self.module_kwargs or {}).get(name) for name, m in self._modules.items()}
+        head, *rest = list(self)
+        masks = [m for m in rest if isinstance(m, MultiVectorMask)]
+        if not masks:
+            masks = [MultiVectorMask()]
+        rest = [m for m in rest if not isinstance(m, MultiVectorMask)]
+        ordered = [head, *masks, *routers, *rest]
+        self._modules.clear()
+        for position, module in enumerate(ordered):
+            self._modules[str(position)] = module
+        if self.module_kwargs:
+            self.module_kwargs = OrderedDict(
+                (str(i), kwargs_of[id(m)]) for i, m in enumerate(ordered) if kwargs_of.get(id(m))
+            )
+
+    def _fresh_routers(self) -> list[TokenRouter]:
+        transformer = self[0]
+        if not isinstance(transformer, Transformer):
+            raise ModelError(
+                f"the model's first module is a {type(transformer).__name__}; routing needs a sentence-transformers "
+                "Transformer there, whose token states the router reads"
+            )
+        size = transformer.get_embedding_dimension()
+        prior = vocabulary_prior(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
+        routers = [kind(hidden_size=size, vocabulary_size=len(prior)) for kind in _ROUTERS.values()]
+        for router in routers:
+            router.set_prior(prior)
+        return routers
+
+    def _load_routers(self) -> list[TokenRouter]:
+        if self._source is None:
+            return []
+        listing = load_file_path(self._source, ROUTERS_FILE, **self._hub)
+        if listing is None:
+            return []
+        routers = []
+        for entry in json.loads(Path(listing).read_text(encoding="utf-8"))["routers"]:
+            kind = _ROUTERS.get(entry["type"])
+            if kind is None or entry["path"] != Path(entry["path"]).name:
+                raise ModelError(f"{listing}: unknown router entry {entry!r}; was it written by a newer version?")
+            routers.append(kind.load(self._source, subfolder=entry["path"], **self._hub))
+        return routers
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write a model directory that both this class and ``MultiVectorEncoder`` open (safetensors only)."""
+        super().save(path, *args, **{**kwargs, "safe_serialization": True})
+        listing = Path(path) / "modules.json"
+        modules = json.loads(listing.read_text(encoding="utf-8"))
+        routers = [
+            {"type": type(self[m["idx"]]).__name__, "path": router_folder(m["idx"], self[m["idx"]])}
+            for m in modules
+            if isinstance(self[m["idx"]], TokenRouter)
+        ]
+        others = [m for m in modules if not isinstance(self[m["idx"]], TokenRouter)]
+        listing.write_text(json.dumps(others, indent=2), encoding="utf-8")
+        content = {"format_version": 1, "routers": routers}
+        (Path(path) / ROUTERS_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+    def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)
+        config = load_file_path(model_name_or_path, "config.json", **self._hub)
+        architectures = json.loads(Path(config).read_text()).get("architectures") or [] if config else []
+        if "HF_ColBERT" not in architectures:
+            modules = self._without_projection(modules)
+        return modules, module_kwargs
+
+    def _load_converted_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        modules, module_kwargs = super()._load_converted_modules(model_name_or_path, *args, **kwargs)
+        listing = load_file_path(model_name_or_path, "modules.json", **self._hub)
+        types = [m["type"] for m in json.loads(Path(listing).read_text())] if listing else []
+        if not any(t.endswith("Dense") for t in types):
+            modules = self._without_projection(modules)
+        return modules, module_kwargs
+
+    @staticmethod
+    def _without_projection(modules: Any) -> list[nn.Module]:
+        kept = list(modules.values()) if isinstance(modules, dict) else list(modules)
+        if any(isinstance(m, Dense) for m in kept):
+            logger.info("No late-interaction projection in the checkpoint: using the token states as they are.")
+        return [m for m in kept if not isinstance(m, Dense)]

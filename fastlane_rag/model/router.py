@@ -1,0 +1,244 @@
+"""The learnable token routers of FastLane (arXiv 2601.06389, section 3) as sentence-transformers modules.
+
+A router gives every token of a text one score, ``s_i = w . SelfAttention(H)_i + a . prior(token_i)``, from the
+contextual token states H the transformer left in ``features["token_embeddings"]``. It sits between the transformer
+and the projection, so it sees the full hidden width.
+
+The prior is what an untrained router goes by. ``w`` starts at zero, so until it is trained the ranking of tokens is
+exactly the prior's: how rare the token is. Rare tokens carry the information of a query (Robertson's IDF argument),
+and gathering by them is the sensible start; training then adds what context says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from sentence_transformers.base.modules import Module
+from torch import Tensor, nn
+
+__all__ = ["DocumentRouter", "QueryRouter", "TokenRouter", "gumbel_top_k", "vocabulary_prior"]
+
+_WORD = re.compile(r"[^\W_]")
+_RESERVED = re.compile(r"^[\[<].*[\]>]$")
+
+
+def vocabulary_prior(tokens: Sequence[str]) -> Tensor:
+    """Rarity of each token from its place in the vocabulary, for a tokenizer of which nothing else is known.
+
+    WordPiece, BPE and Unigram vocabularies list their words roughly from frequent to rare, so by Zipf's law
+    ``log(1 + rank)`` grows like an inverse document frequency. Only entries with two or more word characters are
+    ranked; single characters, punctuation and reserved entries carry little and get 0.
+
+    Args:
+        tokens: the vocabulary in id order.
+
+    Returns:
+        float32 tensor of shape (len(tokens),), in nats.
+    """
+    is_word = torch.tensor([len(_WORD.findall(t)) > 1 and not _RESERVED.match(t) for t in tokens], dtype=torch.float32)
+    return torch.log1p(is_word.cumsum(0)) * is_word
+
+
+def gumbel_top_k(scores: Tensor, k: int | Tensor, temperature: float, *, noise: bool = True) -> Tensor:
+    """A hard choice of k tokens in the forward pass, a soft one in the backward pass (straight-through).
+
+    ``p = softmax((s + g) / tau)`` with ``g ~ Gumbel(0, 1)``; ``z = topk_one_hot(p) + p - stop_grad(p)``
+    (arXiv 2601.06389, section 3.2).
+
+    Args:
+        scores: (B, L) router scores, ``-inf`` where a token may not be picked.
+        k: how many tokens to pick; a (B,) integer tensor gives each row its own. Rows with fewer candidates pick
+            them all.
+        temperature: tau > 0; lower is closer to the hard choice.
+        noise: False leaves the Gumbel noise out (evaluation).
+
+    Returns:
+        (B, L) weights that are exactly 0 or 1, with the gradient of p.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    candidates = torch.isfinite(scores)
+    perturbed = scores
+    if noise:
+        uniform = torch.rand_like(scores, dtype=torch.float32).clamp_(1e-9, 1.0 - 1e-7)
+        perturbed = scores - torch.log(-torch.log(uniform))
+    p = torch.softmax(perturbed.float() / temperature, dim=-1).masked_fill(~candidates, 0.0)
+    rank = p.masked_fill(~candidates, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    limit = k if isinstance(k, Tensor) else torch.full((len(scores),), k, device=scores.device)
+    hard = ((rank < limit[:, None]) & candidates).to(p.dtype)
+    # hard + (p - p) in this order: adding p to hard first would leave rounding residue in the 0s and 1s.
+    return hard + (p - p.detach())
+
+
+class TokenRouter(Module):
+    """Scores tokens by self-attention over their contextual states plus a vocabulary prior.
+
+    Writes ``features["routing_scores"]``: (B, L) float32, ``-inf`` where a token may not be routed (padding always;
+    special tokens unless ``route_special_tokens``). A text with nothing but special tokens may route those.
+
+    Args:
+        hidden_size: width h of the token states.
+        inner_size: width of the attention.
+        num_heads: attention heads; divides ``inner_size``.
+        vocabulary_size: rows of the prior; 0 for none.
+        route_special_tokens: let [CLS], [SEP] and expansion masks compete too.
+    """
+
+    config_keys: ClassVar[list[str]] = [
+        "hidden_size",
+        "inner_size",
+        "num_heads",
+        "vocabulary_size",
+        "route_special_tokens",
+    ]
+    forward_kwargs: ClassVar[set[str]] = {"task"}
+    tasks: ClassVar[tuple[str | None, ...]] = ()
+
+    def __init__(
+        self,
+        hidden_size: int,
+        inner_size: int = 128,
+        num_heads: int = 4,
+        vocabulary_size: int = 0,
+        route_special_tokens: bool = False,
+    ) -> None:
+        super().__init__()
+        if hidden_size < 1 or inner_size < 1 or inner_size % num_heads:
+            raise ValueError(
+                f"router sizes do not fit: hidden_size={hidden_size}, inner_size={inner_size}, "
+                f"num_heads={num_heads} (inner_size must be a positive multiple of num_heads)"
+            )
+        self.hidden_size = hidden_size
+        self.inner_size = inner_size
+        self.num_heads = num_heads
+        self.vocabulary_size = vocabulary_size
+        self.route_special_tokens = route_special_tokens
+        self.norm = nn.LayerNorm(hidden_size)
+        self.inner = nn.Linear(hidden_size, inner_size)
+        self.qkv = nn.Linear(inner_size, 3 * inner_size)
+        self.out = nn.Linear(inner_size, inner_size)
+        self.score = nn.Linear(inner_size, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+        self.prior_weight = nn.Parameter(torch.ones(()))
+        self.register_buffer("prior", torch.zeros(vocabulary_size))
+        self._special_ids = torch.empty(0, dtype=torch.long)
+
+    def on_model_ready(self, model: Any) -> None:
+        """Learn the special token ids once the tokenizer is final (called by sentence-transformers)."""
+        ids = getattr(model.tokenizer, "all_special_ids", None) or []
+        self._special_ids = torch.tensor(sorted(set(ids)), dtype=torch.long)
+
+    def forward(self, features: dict[str, Any], task: str | None = None) -> dict[str, Any]:
+        """Add ``routing_scores`` to the features of a task this router serves."""
+        if task in self.tasks:
+            features["routing_scores"] = self.score_tokens(
+                features["token_embeddings"], features["attention_mask"].bool(), features.get("input_ids")
+            )
+        return features
+
+    def score_tokens(self, states: Tensor, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        """Router scores (B, L) float32 from states (B, L, h), mask (B, L) bool and ids (B, L)."""
+        batch, length, _ = states.shape
+        x = self.inner(self.norm(states.to(self.score.weight.dtype)))
+        heads = (batch, length, 3, self.num_heads, self.inner_size // self.num_heads)
+        q, k, v = self.qkv(x).view(heads).permute(2, 0, 3, 1, 4)
+        # A row without any token would be softmax over nothing (NaN); such a row attends everywhere and is
+        # masked below.
+        attend = mask | ~mask.any(dim=1, keepdim=True)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attend[:, None, None, :])
+        mixed = mixed.transpose(1, 2).reshape(batch, length, self.inner_size)
+        scores = self.score(torch.nn.functional.gelu(x + self.out(mixed))).squeeze(-1).float()
+        if self.vocabulary_size and input_ids is not None:
+            scores = scores + self.prior_weight.float() * self.prior[input_ids].float()
+        return scores.masked_fill(~self._candidates(mask, input_ids), float("-inf"))
+
+    def _candidates(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        if self.route_special_tokens or input_ids is None or not len(self._special_ids):
+            return mask
+        content = mask & ~torch.isin(input_ids, self._special_ids.to(input_ids.device))
+        return torch.where(content.any(dim=1, keepdim=True), content, mask)
+
+    def set_prior(self, prior: Tensor) -> None:
+        """Replace the vocabulary prior, e.g. by an IDF measured on a corpus (shape (vocabulary_size,))."""
+        if prior.shape != self.prior.shape:
+            raise ValueError(f"prior has shape {tuple(prior.shape)}, the router's is {tuple(self.prior.shape)}")
+        self.prior.copy_(prior)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write config.json and model.safetensors into a folder."""
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=True)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> TokenRouter:
+        """Read what :meth:`save` wrote, from a directory or a hub id."""
+        hub = {k: v for k, v in kwargs.items() if k in {"token", "cache_folder", "revision", "local_files_only"}}
+        config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
+        router = cls(**config)
+        cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=router, **hub)
+        return router
+
+
+class QueryRouter(TokenRouter):
+    """Picks the few query tokens worth comparing."""
+
+    tasks: ClassVar[tuple[str | None, ...]] = ("query",)
+
+
+class DocumentRouter(TokenRouter):
+    """Keeps the most informative document tokens, so that an index is smaller.
+
+    Args:
+        budget: how many tokens a document keeps: an int counts tokens, a float in (0, 1) is a share of its length
+            (rounded up), None keeps all. Other arguments as for :class:`TokenRouter`.
+    """
+
+    config_keys: ClassVar[list[str]] = [*TokenRouter.config_keys, "budget"]
+    tasks: ClassVar[tuple[str | None, ...]] = ("document", None)
+
+    def __init__(self, *args: Any, budget: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.budget = budget
+
+    @property
+    def budget(self) -> float | None:
+        """Tokens kept per document; see the class."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, value: float | None) -> None:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        share = isinstance(value, float) and 0.0 < value < 1.0
+        if not (value is None or whole or share):
+            raise ValueError(
+                f"document budget must be None, a count of tokens >= 1 or a share in (0, 1), got {value!r}"
+            )
+        self._budget = value
+
+    def forward(self, features: dict[str, Any], task: str | None = None) -> dict[str, Any]:
+        """Score document tokens and, with a budget, drop the rest from the scoring mask."""
+        if task not in self.tasks or (self.budget is None and not self.training):
+            return features
+        features = super().forward(features, task=task)
+        if self.budget is not None:
+            scores = features["routing_scores"]
+            features["attention_mask"] = features["attention_mask"].bool() & self.keep(scores, self.budget)
+        return features
+
+    @staticmethod
+    def keep(scores: Tensor, budget: float) -> Tensor:
+        """Mask (B, L) of the tokens a budget keeps from (B, L) scores."""
+        candidates = torch.isfinite(scores)
+        length = candidates.sum(dim=1)
+        limit = torch.full_like(length, int(budget)) if isinstance(budget, int) else (length * budget).ceil()
+        rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return candidates & (rank < limit.clamp(min=1)[:, None])
+
+
+def router_folder(index: int, router: TokenRouter) -> str:
+    """Folder of a router inside a checkpoint, named the way sentence-transformers names module folders."""
+    return str(Path(f"{index}_{type(router).__name__}"))
