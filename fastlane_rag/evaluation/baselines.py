@@ -61,9 +61,7 @@ class Bm25:
             import bm25s
             import Stemmer
         except ImportError as error:
-            raise MissingExtraError(
-                "BM25 needs bm25s and PyStemmer: pip install 'fastlane-rag[eval]'"
-            ) from error
+            raise MissingExtraError("BM25 needs bm25s and PyStemmer: pip install 'fastlane-rag[eval]'") from error
         self._ids = ids
         self._bm25s = bm25s
         self._stemmer = Stemmer.Stemmer("english")

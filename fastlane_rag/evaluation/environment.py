@@ -118,8 +118,6 @@ def _commit() -> str | None:
         # An installed package inside someone else's checkout must not report that checkout's commit.
         if not git("ls-files", "--", Path(__file__).name):
             return None
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,7 +1,6 @@
 """Ranking metrics, computed by ir-measures (trec_eval underneath)."""
 
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastlane_rag.errors import MissingExtraError
@@ -9,9 +8,7 @@ from fastlane_rag.errors import MissingExtraError
 METRICS = ("nDCG@10", "RR@10", "R@10", "R@100")
 
 
-def score_run(
-    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, float]]:
+def score_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
     """Judge one ranking a query.
 
     Args:
@@ -24,16 +21,14 @@ def score_run(
     Raises:
         MissingExtraError: ir-measures is not installed.
     """
-    ir_measures = _ir_measures()
-    measures = [ir_measures.parse_measure(name) for name in METRICS]
-    # Scores fall with the rank, so trec_eval's own order for ties never decides.
-    scored = {
-        query_id: {document_id: -float(rank) for rank, document_id in enumerate(ids)}
-        for query_id, ids in run.items()
-    }
     values: dict[str, dict[str, float]] = {name: dict.fromkeys(qrels, 0.0) for name in METRICS}
-    for judged in _pytrec(ir_measures).iter_calc(measures, qrels, scored):
-        values[str(judged.measure)][judged.query_id] = judged.value
+    # ir-measures' trec_eval takes "RR@10" and leaves the cut-off out, so RR gets rankings that end at 10.
+    for names, run_of_names in (
+        (("nDCG@10", "R@10", "R@100"), run),
+        (("RR@10",), {query_id: ids[:10] for query_id, ids in run.items()}),
+    ):
+        for judged in _judge(names, qrels, run_of_names):
+            values[str(judged.measure)][judged.query_id] = judged.value
     return values
 
 
@@ -42,14 +37,17 @@ def mean_scores(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(by_query.values()) / len(by_query) for name, by_query in values.items()}
 
 
-def _ir_measures() -> ModuleType:
+def _judge(
+    names: Sequence[str], qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence[str]]
+) -> Iterator[Any]:
     try:
         import ir_measures
     except ImportError as error:
         raise MissingExtraError("metrics need ir-measures: pip install 'fastlane-rag[eval]'") from error
-    return ir_measures
-
-
-def _pytrec(ir_measures: ModuleType) -> Any:
-    """The trec_eval provider by name: the default one tries others first, by what happens to be installed."""
-    return ir_measures.pytrec_eval
+    # Scores fall with the rank, so trec_eval's own order for ties never decides.
+    scored = {
+        query_id: {document_id: -float(rank) for rank, document_id in enumerate(ids)} for query_id, ids in run.items()
+    }
+    measures = [ir_measures.parse_measure(name) for name in names]
+    judged: Iterator[Any] = ir_measures.pytrec_eval.iter_calc(measures, qrels, scored)
+    return judged
