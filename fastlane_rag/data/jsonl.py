@@ -63,9 +63,7 @@ def read_records(
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_passages(
-    path: str | Path, *, on_bad: Callable[[DataError], None] | None = None
-) -> Iterator[Passage]:
+def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | None = None) -> Iterator[Passage]:
     """Yield the passages of a corpus file, in the order of its lines, reading one line at a time.
 
     Each line is an object with `_id` or `id`, `text`, optionally `title`; other keys become metadata.

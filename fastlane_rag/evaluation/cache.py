@@ -1,0 +1,87 @@
+"""Encoded corpora, kept on disk so that judging the same model on the same corpus again is quick."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlane_rag.data import Passage, add_passages
+from fastlane_rag.evaluation.dataset import Dataset
+
+if TYPE_CHECKING:
+    from fastlane_rag.index import FastLaneIndex
+    from fastlane_rag.model import FastLaneModel
+
+Track = Callable[[Iterable[Passage], str], Iterable[Passage]]
+"""Passes passages through, showing progress; the text says what is done with them."""
+
+_CHUNK = 512
+
+
+class CorpusCache:
+    """What one model made of one corpus: the index, and the vectors of the dense baseline.
+
+    Args:
+        root: the cache's folder; a sub-folder a pair of corpus and model is made in it.
+        dataset: whose corpus.
+        model: encodes what is not there yet.
+        track: wraps the passages while they are encoded, to show progress.
+    """
+
+    def __init__(self, root: Path, dataset: Dataset, model: "FastLaneModel", track: Track) -> None:
+        key = f"{dataset.name}-{dataset.corpus_hash()[:16]}-{model.fingerprint[:16]}"
+        self.folder = root / key
+        self._dataset = dataset
+        self._model = model
+        self._track = track
+
+    def index(self) -> "FastLaneIndex":
+        """The index, encoded as far as it is not yet: an interrupted run goes on where it stopped."""
+        from fastlane_rag import FastLaneIndex
+        from fastlane_rag.errors import IndexNotFoundError
+
+        path = self.folder / "index"
+        done = self.folder / "index-is-complete"
+        if done.exists():
+            return FastLaneIndex.open(path, model=self._model, read_only=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            index = FastLaneIndex.open(path, model=self._model)
+        except IndexNotFoundError:
+            index = FastLaneIndex.create(path, model=self._model)
+        with index:
+            there = set(index.ids())
+            missing = (passage for passage in self._passages("encoding tokens") if passage.id not in there)
+            add_passages(index, missing)
+        done.touch()
+        return FastLaneIndex.open(path, model=self._model, read_only=True)
+
+    def dense(self) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """Ids and mean-pooled vectors, (N, h) float32, in the corpus's order."""
+        path = self.folder / "dense.npy"
+        ids: list[str] = []
+        if path.exists():
+            vectors: npt.NDArray[np.float32] = np.load(path)
+            ids = [passage.id for passage in self._dataset.passages()]
+            return ids, vectors
+        self.folder.mkdir(parents=True, exist_ok=True)
+        parts, texts = [], []
+        for passage in self._passages("encoding single vectors"):
+            ids.append(passage.id)
+            texts.append(passage.content)
+            if len(texts) == _CHUNK:
+                parts.append(self._model.encode_dense_documents(texts))
+                texts = []
+        if texts:
+            parts.append(self._model.encode_dense_documents(texts))
+        vectors = np.concatenate(parts)
+        draft = path.with_name(f"dense-{os.getpid()}.npy")
+        np.save(draft, vectors)
+        draft.replace(path)  # a half-written file never has the final name
+        return ids, vectors
+
+    def _passages(self, doing: str) -> Iterable[Passage]:
+        return self._track(self._dataset.passages(), f"{self._dataset.name}: {doing}")

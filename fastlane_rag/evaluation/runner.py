@@ -1,0 +1,89 @@
+"""One method on one dataset: rankings, metrics, times."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fastlane_rag.evaluation.dataset import Dataset
+from fastlane_rag.evaluation.method import Method
+from fastlane_rag.evaluation.metrics import mean_scores, score_run
+
+DEPTH = 100
+"""Documents ranked a query, as recall@100 needs."""
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Milliseconds a query: the median and the 95th percentile."""
+
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A method's figures on a dataset.
+
+    Attributes:
+        method: its name.
+        metrics: mean over the queries, by metric.
+        search_ms: from the encoded query to the ids.
+        total_ms: from the text to the ids.
+        comparisons: mean dot products a query; None where the method makes none.
+        bytes_per_document: what is stored, over the documents; None where nothing is.
+        per_query: values by query id, by metric, for tests between methods.
+    """
+
+    method: str
+    metrics: dict[str, float]
+    search_ms: Percentiles
+    total_ms: Percentiles
+    comparisons: float | None
+    bytes_per_document: float | None
+    per_query: dict[str, dict[str, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the values of single queries."""
+        fields = asdict(self)
+        del fields["per_query"]
+        return fields
+
+
+def judge(method: Method, dataset: Dataset, queries: Iterable[tuple[str, str]] | None = None) -> Result:
+    """Ask every query of the dataset alone, one after the other, and judge the answers.
+
+    Args:
+        method: built over the dataset's corpus.
+        dataset: queries and judgements.
+        queries: the dataset's queries in another wrapping, one that shows progress; pairs of id and text.
+    """
+    for text in list(dataset.queries.values())[:_WARM_UP]:
+        method.answer(text, DEPTH)  # opens files and fills caches; not timed
+    asked = dataset.queries.items() if queries is None else queries
+    answers = {query_id: method.answer(text, DEPTH) for query_id, text in asked}
+    # Some sets ask with a document's own text, under its id; finding itself is no answer (BEIR's rule).
+    run = {
+        query_id: [one for one in answer.ids if one != query_id or one in dataset.qrels[query_id]]
+        for query_id, answer in answers.items()
+    }
+    per_query = score_run(dataset.qrels, run)
+    timed = list(answers.values())
+    compared = [answer.comparisons for answer in timed if answer.comparisons is not None]
+    return Result(
+        method=method.name,
+        metrics=mean_scores(per_query),
+        search_ms=_percentiles(answer.search_seconds for answer in timed),
+        total_ms=_percentiles(answer.encode_seconds + answer.search_seconds for answer in timed),
+        comparisons=sum(compared) / len(compared) if compared else None,
+        bytes_per_document=method.bytes_per_document,
+        per_query=per_query,
+    )
+
+
+def _percentiles(seconds: Iterable[float]) -> Percentiles:
+    p50, p95 = np.percentile([1000 * one for one in seconds], [50, 95])
+    return Percentiles(float(p50), float(p95))
