@@ -21,12 +21,28 @@ class IndexFormatError(FastLaneError):
     """A file of the index is damaged, or was written by a newer version."""
 
 
+class IndexExistsError(FastLaneError, FileExistsError):
+    """The path already holds an index, or files that are not ours to replace."""
+
+
 class IndexLockedError(FastLaneError):
     """Another writer holds the index."""
 
 
 class IndexClosedError(FastLaneError):
     """The index was closed."""
+
+
+class IndexReadOnlyError(FastLaneError, PermissionError):
+    """A write to an index that was opened for reading, or whose directory cannot be written."""
+
+
+class StorageError(FastLaneError, OSError):
+    """The operating system refused a write (a full disk, for one); nothing of that write is stored."""
+
+
+class InvalidInputError(FastLaneError, ValueError):
+    """An argument that cannot be stored or searched with, by name and position."""
 
 
 class FilterError(FastLaneError, ValueError):

@@ -1,0 +1,84 @@
+"""Making an index directory, or emptying the one that is there."""
+
+from pathlib import Path
+
+from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexReadOnlyError
+from fastlane_rag.index.catalogue import Catalogue, fill
+from fastlane_rag.index.lock import WriterLock
+from fastlane_rag.index.rows import Writer
+from fastlane_rag.index.storage import CATALOGUE, LOCK, SEGMENTS
+from fastlane_rag.index.store import DirectoryStore, sync_directory
+
+__all__ = ["create_directory"]
+
+_OURS = {CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", f"{CATALOGUE}-journal", SEGMENTS, LOCK}
+
+
+def create_directory(
+    path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+) -> tuple[Catalogue, DirectoryStore, WriterLock]:
+    """Make an empty index in a new or empty directory, or in place of the index there.
+
+    Readers of an index that is overwritten go on, and then see it empty.
+
+    Raises:
+        IndexExistsError: there is an index and `overwrite` is false, or there are files of others.
+        IndexLockedError: another writer holds the index.
+        IndexReadOnlyError: the directory cannot be made or written.
+    """
+    _check_free(path)
+    try:
+        (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise IndexReadOnlyError(f"cannot create an index in {path}: {error}") from error
+    lock = WriterLock(path / LOCK)
+    store = DirectoryStore(path / SEGMENTS)
+    lock.acquire()
+    try:
+        catalogue = _replaced(path, meta, filter_keys, overwrite=overwrite)
+        if catalogue is None:
+            catalogue = Catalogue.create(path / CATALOGUE, meta, filter_keys)
+        store.sweep(())
+        sync_directory(path)
+        sync_directory(path.parent)
+    except BaseException:
+        lock.release()
+        raise
+    return catalogue, store, lock
+
+
+def _check_free(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise IndexExistsError(f"{path} is a file; an index is a directory")
+    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in _OURS) if path.exists() else []
+    if strangers:
+        raise IndexExistsError(
+            f"{path} holds other files ({', '.join(strangers[:3])}); choose a new or empty directory"
+        )
+
+
+def _replaced(
+    path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+) -> Catalogue | None:
+    """The catalogue that is there, emptied in one transaction; None where a new one must be made."""
+    try:
+        catalogue = Catalogue.open(path / CATALOGUE)
+    except IndexNotFoundError:
+        return None
+    except IndexFormatError:
+        if not overwrite:
+            raise
+        # Damaged or newer: nothing in it can be used.
+        for name in (f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", CATALOGUE):
+            (path / name).unlink(missing_ok=True)
+        return None
+    if not overwrite:
+        catalogue.close()
+        raise IndexExistsError(f"{path} holds an index already; open it, or pass overwrite=True to replace it")
+    with catalogue.writing() as connection:
+        writer = Writer(connection, catalogue.where)
+        commits = writer.commits()
+        writer.clear()
+        connection.execute("DELETE FROM meta")
+        fill(connection, meta, filter_keys, commits=commits)
+    return catalogue

@@ -1,0 +1,68 @@
+"""Documents to token rows, some at a time, so that memory stays bounded however many there are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.errors import ModelError
+
+if TYPE_CHECKING:
+    from fastlane_rag.model import FastLaneModel
+
+__all__ = ["encoded_documents"]
+
+# Enough that texts of like length fill whole batches, few enough that their rows fit in memory with ease.
+_CHUNK = 512
+# Additions of this many texts show a progress bar on a terminal.
+_MANY = 1000
+_HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def encoded_documents(
+    model: FastLaneModel, texts: Sequence[str], batch_size: int | None, show_progress: bool | None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the (L, dim) float32 token rows of each text.
+
+    Raises:
+        ModelError: the model gave rows that cannot be stored: none at all, not finite, or of another size.
+    """
+    visible = show_progress if show_progress is not None else len(texts) >= _MANY and sys.stderr.isatty()
+    for first in _steps(len(texts), visible):
+        chunk = texts[first : first + _CHUNK]
+        encoded = model.encode_documents(chunk, batch_size=batch_size, show_progress=False)
+        if len(encoded) != len(chunk):
+            raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
+        for i, tensor in enumerate(encoded):
+            rows = tensor.detach().cpu().float().numpy()
+            _check(rows, model, first + i)
+            yield rows
+
+
+def _check(rows: NDArray[np.float32], model: FastLaneModel, position: int) -> None:
+    if rows.ndim != 2 or rows.shape[1] != model.dim or len(rows) == 0:
+        raise ModelError(f"{model.name} gave an embedding of shape {rows.shape} for text {position}")
+    if not float(np.abs(rows).max()) <= _HALF_MAX:  # NaN fails every comparison
+        raise ModelError(
+            f"{model.name} gave an embedding with NaN, infinite or huge values for text {position}; nothing was stored"
+        )
+
+
+def _steps(count: int, visible: bool) -> Iterator[int]:
+    """The first positions of the chunks, with a progress bar over the texts if asked for."""
+    if not visible:
+        yield from range(0, count, _CHUNK)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=count)
+        for first in range(0, count, _CHUNK):
+            yield first
+            bar.update(task, completed=min(first + _CHUNK, count))

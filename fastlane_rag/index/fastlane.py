@@ -1,0 +1,367 @@
+"""FastLaneIndex: the collection of documents that users hold in their hands."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fastlane_rag.errors import IndexClosedError, InvalidInputError, ModelMismatchError
+from fastlane_rag.index import writing
+from fastlane_rag.index.encoding import encoded_documents
+from fastlane_rag.index.inputs import check_ids, check_texts, metadata_json, prepare
+from fastlane_rag.index.storage import Storage
+from fastlane_rag.types import Document, Hit, IndexStats
+
+if TYPE_CHECKING:
+    from fastlane_rag.index.filters import Filter
+    from fastlane_rag.index.lanes import TokenCache
+    from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.search import RouteK
+
+__all__ = ["FastLaneIndex"]
+
+
+class FastLaneIndex:
+    """Documents with their token embeddings, on disk or in memory.
+
+    Every write is one transaction: after a crash the index is as before it or as after it. One object writes
+    at a time (the first to write, until it is closed); any number of threads and processes read, each search
+    at one consistent commit, and see later commits by themselves. Made by `create` or `open`.
+
+    Example:
+        >>> index = FastLaneIndex.create()
+        >>> index.add(["Cats purr.", "Dogs bark."], ids=["cat", "dog"], metadatas=[{"legs": 4}, {"legs": 4}])
+        ['cat', 'dog']
+        >>> index.search("what does a cat do?", k=1)[0].id
+        'cat'
+    """
+
+    def __init__(self, storage: Storage, model: Any, *, read_only: bool) -> None:
+        self._storage = storage
+        self._given_model = model
+        self._model: FastLaneModel | None = None
+        self._model_lock = threading.Lock()
+        self._read_only = read_only
+        _open_indexes.add(self)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        model: Any = None,
+        overwrite: bool = False,
+        filter_keys: Iterable[str] = (),
+    ) -> Self:
+        """Make an empty index.
+
+        Args:
+            path: a new or empty directory; None keeps the index in memory.
+            model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
+            overwrite: replace an index that `path` holds already.
+            filter_keys: metadata keys to keep an index on. Filters work on every key; on these they are fast
+                in large collections.
+
+        Raises:
+            IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
+            IndexLockedError: another writer holds the index to overwrite.
+        """
+        from fastlane_rag.model import FastLaneModel
+
+        keys = tuple(dict.fromkeys(check_texts(filter_keys, "filter_keys")))
+        opened = FastLaneModel.from_pretrained(model)
+        meta: dict[str, str | int] = {
+            "model": opened.name,
+            "fingerprint": opened.fingerprint,
+            "dim": opened.dim,
+            "codec": "fp16",
+        }
+        directory = None if path is None else Path(path).absolute()
+        index = cls(Storage.create(directory, meta, keys, overwrite=overwrite), model, read_only=False)
+        index._model = opened
+        return index
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, model: Any = None, read_only: bool = False) -> Self:
+        """Open an index directory.
+
+        Args:
+            path: the directory.
+            model: the model the index was made with, as `create` takes it. None loads the bundled model when
+                a search or a write first needs it.
+            read_only: refuse writes; needed where the directory cannot be written.
+
+        Raises:
+            IndexNotFoundError: there is no index at `path`.
+            IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
+            ModelMismatchError: the index was made with another model.
+        """
+        index = cls(Storage.open(Path(path).absolute(), read_only=read_only), model, read_only=read_only)
+        try:
+            with index._storage.view():  # opens the segments, so that what is broken is told now
+                pass
+            if model is not None:
+                _ = index.model
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    @property
+    def path(self) -> Path | None:
+        """The index directory; None in memory."""
+        return self._storage.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+        return self._read_only
+
+    @property
+    def dim(self) -> int:
+        """Size of a token embedding."""
+        return self._storage.dim
+
+    @property
+    def model(self) -> FastLaneModel:
+        """The model that encodes documents and queries, loaded when first needed.
+
+        Raises:
+            ModelMismatchError: it is not the model the index was made with.
+        """
+        with self._model_lock:
+            if self._model is None:
+                from fastlane_rag.model import FastLaneModel
+
+                model = FastLaneModel.from_pretrained(self._given_model)
+                if model.fingerprint != self._storage.meta["fingerprint"]:
+                    raise ModelMismatchError(
+                        f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
+                        f"embeddings differ from those of {model.name!r}; open it with "
+                        "FastLaneIndex.open(path, model=...) and that model, or index the documents again"
+                    )
+                self._model = model
+            return self._model
+
+    def add(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[str]:
+        """Add documents, replacing those whose id is stored already; all of them or, on an error, none.
+
+        A document whose text is stored under its id already is not encoded again.
+
+        Args:
+            texts: the documents.
+            ids: one a text, or None (for all or for some) to have one generated. Of an id given twice the
+                last text counts.
+            metadatas: one JSON object a text.
+            batch_size: texts encoded at once; None lets the model choose.
+            show_progress: a progress bar on stderr; None shows it for large additions on a terminal.
+
+        Returns:
+            The id of each text, in input order.
+
+        Raises:
+            InvalidInputError: lengths differ, or something is not text or not JSON.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+            StorageError: the disk is full, or failed.
+        """
+        final, entries = prepare(texts, ids, metadatas)
+        self._storage.claim()
+        if entries:
+            writing.store_documents(
+                self._storage,
+                entries,
+                lambda new: encoded_documents(self.model, new, batch_size, show_progress) if new else iter(()),
+            )
+            writing.tidy(self._storage)
+        return final
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        route_k: RouteK | None = None,
+        refine: bool = True,
+    ) -> list[Hit]:
+        """Find the documents that answer a query best.
+
+        Args:
+            query: any text; what exceeds the model's query length is cut off.
+            k: how many to return; exactly min(k, matching documents) come back.
+            filter: rank only documents whose metadata pass: a dict (see `fastlane_rag.index.filters`) or a
+                callable that takes the metadata and says yes or no.
+            route_k: query tokens that gather candidates: a number, "auto", or "all" (exact, no refining);
+                None for the default.
+            refine: score the candidates again with all query tokens.
+
+        Returns:
+            Hits by descending score, ties broken by id.
+
+        Raises:
+            InvalidInputError: k, route_k or the query is not what it must be.
+            FilterError: the filter means nothing.
+            IndexClosedError: the index is closed.
+        """
+        return self.search_batch([query], k, filter=filter, route_k=route_k, refine=refine)[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        route_k: RouteK | None = None,
+        refine: bool = True,
+    ) -> list[list[Hit]]:
+        """Search for several queries at one commit, sharing the work; arguments as `search`."""
+        from fastlane_rag.search import search_many
+
+        results = search_many(self, queries, k, filter=filter, route_k=route_k, refine=refine)
+        return [result.hits for result in results]
+
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The documents with these ids, in this order; ids that are not stored are left out."""
+        wanted = check_ids(ids)
+        with self._storage.view() as view:
+            return view.reader.get(wanted)
+
+    def ids(self, filter: Filter | None = None) -> list[str]:
+        """The ids of all documents, or of those that pass a filter, in the order they were first added."""
+        with self._storage.view() as view:
+            return view.reader.ids(filter)
+
+    def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
+        """Delete documents by id, by filter, or those of the ids that also pass the filter.
+
+        Args:
+            ids: ids that are not stored are ignored; an empty list deletes nothing.
+            filter: as in `search`; `{}` passes every document.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            InvalidInputError: neither ids nor a filter is given.
+        """
+        if ids is None and filter is None:
+            raise InvalidInputError("delete() needs ids or a filter; filter={} deletes every document")
+        wanted = None if ids is None else check_ids(ids)
+        with self._storage.change() as change:
+            if filter is not None:
+                passing = change.ids(filter)
+                wanted = passing if wanted is None else sorted(set(wanted) & set(passing))
+            deleted = change.delete(wanted or [])
+        writing.tidy(self._storage)
+        return deleted
+
+    def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
+        """Replace the metadata of stored documents, without encoding their text again.
+
+        Args:
+            ids: ids that are not stored are ignored.
+            metadatas: the new JSON object of each.
+
+        Returns:
+            How many documents were changed.
+
+        Raises:
+            InvalidInputError: lengths differ, or something is not JSON; nothing is changed then.
+        """
+        names, values = check_texts(ids, "ids"), list(metadatas)
+        if len(names) != len(values):
+            raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
+        new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
+        with self._storage.change() as change:
+            return change.set_metadata(new.items())
+
+    def compact(self) -> None:
+        """Rewrite the live rows into one segment and give the space of dead ones back; readers go on."""
+        writing.compact(self._storage)
+
+    def stats(self) -> IndexStats:
+        """What the index holds and takes."""
+        return self._storage.stats()
+
+    def close(self) -> None:
+        """Release files and the writer's lock; an index in memory is gone. Closing twice is fine."""
+        self._storage.close()
+        _open_indexes.discard(self)
+
+    def __len__(self) -> int:
+        with self._storage.view() as view:
+            return view.snapshot.documents
+
+    def __contains__(self, id_: object) -> bool:
+        if not isinstance(id_, str):
+            return False
+        with self._storage.view() as view:
+            return view.reader.has(id_)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids())
+
+    def __bool__(self) -> bool:
+        # An empty index is still an index: `index or default` must not throw it away.
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise TypeError(
+                "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens"
+            )
+        return _reopen, (str(self.path), self._given_model, self._read_only)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.path is None else repr(str(self.path))
+        try:
+            return f"FastLaneIndex({where}, {len(self)} documents)"
+        except IndexClosedError:
+            return f"FastLaneIndex({where}, closed)"
+
+    @cached_property
+    def _tokens(self) -> TokenCache:
+        from fastlane_rag.index.lanes import TokenCache
+
+        return TokenCache()
+
+
+_open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for index in list(_open_indexes):
+        index._model_lock = threading.Lock()
+        index._storage.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:
+    """What unpickling calls."""
+    return FastLaneIndex.open(path, model=model, read_only=read_only)

@@ -1,0 +1,101 @@
+"""The writer's lock of an index directory: an operating system lock, gone when its process is."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from fastlane_rag.errors import IndexLockedError
+
+__all__ = ["WriterLock"]
+
+if sys.platform == "win32":  # pragma: no cover
+    import msvcrt
+
+    # Windows locks are mandatory: lock a byte far behind the text, so that others can read who holds it.
+    _LOCKED_BYTE = 1 << 30
+
+    def _try_lock(fd: int) -> bool:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(fd: int) -> None:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(fd: int) -> bool:
+        # flock, not lockf: it also keeps two indexes of one process apart.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class WriterLock:
+    """Exclusive lock on a file, whose text says which process holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def acquire(self) -> None:
+        """Take the lock, without waiting.
+
+        Raises:
+            IndexLockedError: another index object holds it; the message names its process.
+        """
+        if self._fd is not None:
+            return
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        if not _try_lock(fd):
+            holder = self._holder(fd)
+            os.close(fd)
+            raise IndexLockedError(
+                f"{self._path.parent} is being written by {holder}; close that index (or end that process) "
+                "and try again. Reading needs no lock."
+            )
+        self._fd = fd
+        holder_text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, holder_text)
+        os.ftruncate(fd, len(holder_text))
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens where it is not held."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            _unlock(fd)
+            os.close(fd)
+
+    def forget(self) -> None:
+        """In a forked child: drop the inherited handle, leaving the lock to the parent."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    def _holder(self, fd: int) -> str:
+        try:
+            os.lseek(fd, 0, os.SEEK_SET)
+            holder = json.loads(os.read(fd, 4096))
+            pid, host = int(holder["pid"]), str(holder["host"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+        here = host == socket.gethostname()
+        mine = " (this process, through another index object)" if here and pid == os.getpid() else ""
+        return f"process {pid} on {host}{mine}"

@@ -1,0 +1,249 @@
+"""The statements on the catalogue's tables. Everything a user supplied travels as a parameter.
+
+A place is (segment, row). Segment 0 is the table `pending`: documents whose token rows wait, float16, in
+the catalogue itself until there are enough of them for a segment; their row is the key `n` there.
+"""
+
+# ruff: noqa: S608 -- statements are put together from constants of this module alone
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from sqlite3 import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.filters import Filter, compile_filter
+from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.segment import SegmentInfo
+from fastlane_rag.types import Document
+
+__all__ = ["PENDING", "Place", "Reader", "Writer", "row_checksum"]
+
+PENDING = 0
+Place = tuple[int, int]
+_CHUNK = 500
+
+
+class Reader:
+    """Questions to the catalogue, within one read transaction."""
+
+    def __init__(self, connection: Connection, where: str) -> None:
+        self.connection = connection
+        self.where = where
+
+    def commits(self) -> int:
+        """Writes since the index was created; every commit adds one."""
+        return int(self.connection.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone()[0])
+
+    def filter_keys(self) -> list[str]:
+        """The keys that `fields` holds."""
+        return [key for (key,) in self.connection.execute("SELECT key FROM filter_keys ORDER BY key")]
+
+    def segments(self) -> dict[int, SegmentInfo]:
+        """The live segments, oldest first."""
+        query = "SELECT segment, name, documents, tokens, bytes, header FROM segments ORDER BY segment"
+        return {number: SegmentInfo(*rest) for number, *rest in self.connection.execute(query)}
+
+    def dead_after(self, n: int) -> list[tuple[int, int, int]]:
+        """(n, segment, row) of the rows that died after entry n."""
+        return self.connection.execute("SELECT n, segment, row FROM dead WHERE n > ?", (n,)).fetchall()
+
+    def pending_keys(self) -> list[int]:
+        """The keys of `pending`, ascending."""
+        return [n for (n,) in self.connection.execute("SELECT n FROM pending ORDER BY n")]
+
+    def pending_tokens(self, after: int, dim: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """Key and (L, dim) float16 rows of each pending document after this key."""
+        query = "SELECT n, checksum, tokens FROM pending WHERE n > ? ORDER BY n"
+        for n, checksum, blob in self.connection.execute(query, (after,)):
+            if zlib.crc32(blob) != checksum or not blob or len(blob) % (2 * dim):
+                raise IndexFormatError(f"{self.where} is damaged: row {n} of its table pending")
+            yield n, np.frombuffer(blob, "<f2").reshape(-1, dim)
+
+    def has(self, id_: str) -> bool:
+        """Whether a document has this id."""
+        return self.connection.execute("SELECT 1 FROM documents WHERE id = ?", (id_,)).fetchone() is not None
+
+    def ids(self, filter_: Filter | None) -> list[str]:
+        """Ids in the order of insertion."""
+        return [id_ for (id_,) in self._select("id", filter_, " ORDER BY doc")]
+
+    def places(self, filter_: Filter | None) -> list[Place]:
+        """Where the documents that pass a filter are, in no particular order."""
+        return self._select("segment, row", filter_, "")
+
+    def ids_at(self, places: Iterable[Place]) -> list[str]:
+        """The id of the document at each place."""
+        query = "SELECT id FROM documents WHERE segment = ? AND row = ?"
+        return [self._one(query, place)[0] for place in places]
+
+    def at(self, place: Place) -> Document:
+        """The document at a place."""
+        query = "SELECT id, metadata, text, checksum FROM documents WHERE segment = ? AND row = ?"
+        return self._document(*self._one(query, place))
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents with these ids, in this order, without the missing ones."""
+        query = "SELECT id, metadata, text, checksum FROM documents WHERE id IN ({})"
+        found = {row[0]: self._document(*row) for row in self._for_ids(query, ids)}
+        return [found[id_] for id_ in ids if id_ in found]
+
+    def unchanged(self, entries: Sequence[Entry]) -> set[str]:
+        """The ids of the entries whose text is stored under that id already."""
+        texts = {id_: text for id_, text, _ in entries}
+        rows = self._for_ids("SELECT id, text FROM documents WHERE id IN ({})", list(texts))
+        return {id_ for id_, text in rows if texts[id_] == text}
+
+    def placed(self, segments: Sequence[int]) -> list[tuple[int, int, int]]:
+        """(doc, segment, row) of the documents in these segments, oldest first."""
+        return self.connection.execute(
+            f"SELECT doc, segment, row FROM documents WHERE segment IN ({_marks(segments)}) ORDER BY doc",
+            segments,
+        ).fetchall()
+
+    def tokens(self) -> int:
+        """Token rows of the live documents."""
+        return int(self.connection.execute("SELECT ifnull(sum(tokens), 0) FROM documents").fetchone()[0])
+
+    def bytes(self) -> int:
+        """Size of the catalogue's pages."""
+        pages = self.connection.execute("PRAGMA page_count").fetchone()[0]
+        return int(pages * self.connection.execute("PRAGMA page_size").fetchone()[0])
+
+    def _select(self, columns: str, filter_: Filter | None, order: str) -> list[Any]:
+        if filter_ is None:
+            return self.connection.execute(f"SELECT {columns} FROM documents{order}").fetchall()
+        if callable(filter_):
+            rows = self.connection.execute(f"SELECT metadata, {columns} FROM documents{order}")
+            return [rest for metadata, *rest in rows if filter_(json.loads(metadata))]
+        compiled = compile_filter(filter_, self.filter_keys())
+        query = f"SELECT {columns} FROM documents WHERE {compiled.sql}{order}"
+        return self.connection.execute(query, compiled.parameters).fetchall()
+
+    def _for_ids(self, query: str, ids: Sequence[str]) -> Iterator[Any]:
+        for chunk in _chunks(ids):
+            yield from self.connection.execute(query.format(_marks(chunk)), chunk)
+
+    def _one(self, query: str, place: Place) -> Any:
+        row = self.connection.execute(query, place).fetchone()
+        if row is None:
+            segment, number = place
+            raise IndexFormatError(f"{self.where} is damaged: no document for row {number} of segment {segment}")
+        return row
+
+    def _document(self, id_: str, metadata: str, text: str, checksum: int) -> Document:
+        if row_checksum(id_, text, metadata) != checksum:
+            raise IndexFormatError(f"{self.where} is damaged: the document {id_!r}")
+        return Document(id_, text, json.loads(metadata))
+
+
+class Writer(Reader):
+    """Changes to the catalogue, within one write transaction."""
+
+    def put(self, entries: Sequence[Entry], segment: int, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Insert documents, or replace those of the same id; their tokens are at these rows of a segment."""
+        self.retire([id_ for id_, _, _ in entries])
+        self.connection.executemany(
+            "INSERT INTO documents (id, segment, row, tokens, checksum, metadata, text) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET segment = excluded.segment, "
+            "row = excluded.row, tokens = excluded.tokens, checksum = excluded.checksum, "
+            "metadata = excluded.metadata, text = excluded.text",
+            (
+                (id_, segment, row, length, row_checksum(id_, text, metadata), metadata, text)
+                for (id_, text, metadata), row, length in zip(entries, rows, tokens, strict=True)
+            ),
+        )
+
+    def retire(self, ids: Sequence[str]) -> None:
+        """Mark the rows of these documents dead, because they get new ones or go."""
+        for chunk in _chunks(ids):
+            marks = _marks(chunk)
+            self.connection.execute(
+                "INSERT INTO dead (segment, row) SELECT segment, row FROM documents "
+                f"WHERE segment <> {PENDING} AND id IN ({marks})",
+                chunk,
+            )
+            self.connection.execute(
+                "DELETE FROM pending WHERE n IN (SELECT row FROM documents "
+                f"WHERE segment = {PENDING} AND id IN ({marks}))",
+                chunk,
+            )
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents; the number of those that were there."""
+        self.retire(ids)
+        return sum(
+            self.connection.execute(f"DELETE FROM documents WHERE id IN ({_marks(chunk)})", chunk).rowcount
+            for chunk in _chunks(ids)
+        )
+
+    def set_metadata(self, metadata: Iterable[tuple[str, str]]) -> int:
+        """Replace the metadata of documents, (id, JSON) each; the number of those that were there."""
+        changed = 0
+        for id_, text in metadata:
+            for document in self.get([id_]):
+                checksum = row_checksum(id_, document.text, text)
+                self.connection.execute(
+                    "UPDATE documents SET metadata = ?, checksum = ? WHERE id = ?", (text, checksum, id_)
+                )
+                changed += 1
+        return changed
+
+    def add_pending(self, tokens: Iterable[NDArray[np.float16]]) -> list[int]:
+        """Store token rows in the catalogue; the key of each."""
+        keys = []
+        for rows in tokens:
+            blob = rows.tobytes()
+            cursor = self.connection.execute(
+                "INSERT INTO pending (checksum, tokens) VALUES (?, ?)", (zlib.crc32(blob), blob)
+            )
+            keys.append(int(cursor.lastrowid or 0))
+        return keys
+
+    def add_segment(self, info: SegmentInfo) -> int:
+        """Record a segment; its number."""
+        cursor = self.connection.execute(
+            "INSERT INTO segments (name, documents, tokens, bytes, header) VALUES (?, ?, ?, ?, ?)",
+            (info.name, info.documents, info.tokens, info.bytes, info.header),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def move(self, docs: Sequence[int], segment: int) -> None:
+        """The documents with these numbers are now rows 0, 1, 2, ... of a segment."""
+        self.connection.executemany(
+            "UPDATE documents SET segment = ?, row = ? WHERE doc = ?",
+            ((segment, row, doc) for row, doc in enumerate(docs)),
+        )
+
+    def drop(self, segments: Sequence[int]) -> None:
+        """Forget segments that no document is in any more."""
+        for segment in segments:
+            if segment == PENDING:
+                self.connection.execute("DELETE FROM pending")
+            else:
+                self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
+                self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
+
+    def clear(self) -> None:
+        """Forget every document; keys go on counting."""
+        for table in ("documents", "fields", "pending", "dead", "segments", "filter_keys"):
+            self.connection.execute(f"DELETE FROM {table}")
+
+
+def row_checksum(id_: str, text: str, metadata: str) -> int:
+    """CRC-32 of a document: id, text and metadata JSON in UTF-8, each preceded by its length in bytes."""
+    parts = [part.encode() for part in (id_, text, metadata)]
+    return zlib.crc32(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(ids), _CHUNK):
+        yield ids[first : first + _CHUNK]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))

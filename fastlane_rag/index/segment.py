@@ -1,0 +1,223 @@
+"""Segments: immutable files of packed token rows. STORE_FORMAT.md describes every byte.
+
+A segment is a safetensors file with a header of fixed size: the codec's arrays, `offsets` (document r owns
+the rows offsets[r]:offsets[r + 1]) and `checksums` (CRC-32 of each 64 KiB before them).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.codec import Codec
+from fastlane_rag.index.store import Store
+
+__all__ = ["Segment", "SegmentInfo", "SegmentWriter"]
+
+FORMAT, VERSION = "fastlane-segment", 1
+HEADER_BYTES = 4096
+BLOCK_BYTES = 64 * 1024
+_SAFETENSORS_TYPES = {"<f2": "F16", "<f4": "F32", "|u1": "U8", "<u2": "U16", "<u4": "U32", "<i8": "I64"}
+_NUMPY_TYPES = {name: np.dtype(text) for text, name in _SAFETENSORS_TYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """What the catalogue records about a segment.
+
+    Attributes:
+        name: file name without suffix, 32 hexadecimal digits.
+        documents: rows of documents, dead ones included.
+        tokens: token rows.
+        bytes: size of the file.
+        header: SHA-256 of its first 4,096 bytes, in hexadecimal.
+    """
+
+    name: str
+    documents: int
+    tokens: int
+    bytes: int
+    header: str
+
+
+class SegmentWriter:
+    """Writes one segment, streaming: `append` as often as needed, then `finish` or `abandon`."""
+
+    def __init__(self, store: Store, codec: Codec, dim: int) -> None:
+        self._store = store
+        self._codec = codec
+        self._dim = dim
+        self._lengths: list[int] = []
+        self._draft = store.draft()
+        self._draft.file.write(b"\0" * HEADER_BYTES)
+        # The first array goes straight into the file, each further one into a file of its own until `finish`.
+        names = list(codec.layout(dim))
+        self._streams: dict[str, IO[bytes]] = {names[0]: self._draft.file}
+        self._streams |= {name: tempfile.TemporaryFile() for name in names[1:]}  # noqa: SIM115
+
+    @property
+    def documents(self) -> int:
+        """Documents appended so far."""
+        return len(self._lengths)
+
+    def append(self, tokens: NDArray[np.floating]) -> None:
+        """Add one document's (L, dim) token rows."""
+        self.append_encoded(self._codec.encode(tokens), [len(tokens)])
+
+    def append_encoded(self, arrays: Mapping[str, NDArray[np.generic]], lengths: list[int]) -> None:
+        """Add documents as the codec encoded them: arrays of sum(lengths) rows."""
+        for name, stream in self._streams.items():
+            stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
+        self._lengths += lengths
+
+    def finish(self) -> SegmentInfo:
+        """Complete the file, bring it to the disk and give it its final name."""
+        file = self._draft.file
+        for stream in list(self._streams.values())[1:]:
+            stream.seek(0)
+            while chunk := stream.read(1 << 20):
+                file.write(chunk)
+        offsets = np.zeros(len(self._lengths) + 1, "<i8")
+        np.cumsum(self._lengths, out=offsets[1:])
+        file.write(offsets.tobytes())
+        checksums = np.array(list(_block_checksums(self._draft.read_back()[HEADER_BYTES:])), "<u4")
+        file.write(checksums.tobytes())
+        header = self._header(int(offsets[-1]), checksums)
+        file.seek(0)
+        file.write(header)
+        size = file.seek(0, os.SEEK_END)
+        name = self._draft.publish()
+        self._close_streams()
+        digest = hashlib.sha256(header).hexdigest()
+        return SegmentInfo(name, len(self._lengths), int(offsets[-1]), size, digest)
+
+    def abandon(self) -> None:
+        """Drop what was written."""
+        self._draft.discard()
+        self._close_streams()
+
+    def _close_streams(self) -> None:
+        for stream in list(self._streams.values())[1:]:
+            stream.close()
+
+    def _header(self, tokens: int, checksums: NDArray[np.uint32]) -> bytes:
+        layout = self._codec.layout(self._dim)
+        arrays = {name: (dtype, (tokens, *shape)) for name, (dtype, shape) in layout.items()}
+        arrays["offsets"] = (np.dtype("<i8"), (len(self._lengths) + 1,))
+        arrays["checksums"] = (np.dtype("<u4"), checksums.shape)
+        description: dict[str, Any] = {
+            "__metadata__": {
+                "format": FORMAT,
+                "version": str(VERSION),
+                "codec": self._codec.name,
+                "dim": str(self._dim),
+                "block_bytes": str(BLOCK_BYTES),
+                "checksums_crc32": f"{zlib.crc32(checksums.tobytes()):08x}",
+            }
+        }
+        position = 0
+        for name, (dtype, shape) in arrays.items():
+            end = position + dtype.itemsize * int(np.prod(shape))
+            kind = _SAFETENSORS_TYPES[dtype.str]
+            description[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [position, end]}
+            position = end
+        text = json.dumps(description, separators=(",", ":")).encode()
+        length = HEADER_BYTES - 8
+        return length.to_bytes(8, "little") + text.ljust(length, b" ")
+
+
+class Segment:
+    """A segment opened for reading; its arrays are views of the mapped file.
+
+    Raises:
+        IndexFormatError: the file is missing, of the wrong size, damaged in its header, or newer.
+    """
+
+    def __init__(self, store: Store, info: SegmentInfo, codec: Codec, dim: int) -> None:
+        self.info = info
+        self.where = store.describe(info.name)
+        data = store.map(info.name, info.bytes)
+        header = data[:HEADER_BYTES].tobytes()
+        if hashlib.sha256(header).hexdigest() != info.header:
+            _refuse_newer(header, self.where)
+            raise IndexFormatError(f"{self.where} is damaged: its header is not the one that was written")
+        description = json.loads(header[8:])
+        metadata = description.pop("__metadata__")
+        if metadata["codec"] != codec.name or int(metadata["dim"]) != dim:
+            raise IndexFormatError(
+                f"{self.where} holds {metadata['codec']} rows of {metadata['dim']} dimensions, "
+                f"the catalogue says {codec.name} and {dim}"
+            )
+        self._body = data[HEADER_BYTES:]
+        self._codec = codec
+        self._table_checksum = int(metadata["checksums_crc32"], 16)
+        self._checksum_start = description["checksums"]["data_offsets"][0]
+        arrays = {name: self._view(entry) for name, entry in description.items()}
+        self._checksums = arrays.pop("checksums")
+        if arrays["offsets"].shape != (info.documents + 1,) or len(arrays[next(iter(arrays))]) != info.tokens:
+            raise IndexFormatError(
+                f"{self.where} does not hold {info.documents} documents of {info.tokens} tokens, as the catalogue says"
+            )
+        # A copy, because its place in the file need not be aligned.
+        self.offsets: NDArray[np.int64] = arrays.pop("offsets").astype(np.int64)
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return self.info.documents
+
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
+        """The (T, dim) token rows first:last, float16 or float32."""
+        return self._codec.decode({name: array[first:last] for name, array in self.arrays.items()})
+
+    def problems(self) -> Iterator[str]:
+        """Read the whole file and say what differs from what was written."""
+        if zlib.crc32(self._checksums.tobytes()) != self._table_checksum:
+            yield f"{self.where} is damaged: its table of checksums is not the one that was written"
+            return
+        found = np.fromiter(_block_checksums(self._body[: self._checksum_start]), np.uint32)
+        bad = np.flatnonzero(found != self._checksums)
+        if len(bad):
+            start = HEADER_BYTES + int(bad[0]) * BLOCK_BYTES
+            yield f"{self.where} is damaged: {len(bad)} blocks of 64 KiB, the first at byte {start}"
+        elif self.offsets[0] != 0 or self.offsets[-1] != self.info.tokens or (np.diff(self.offsets) < 1).any():
+            yield f"{self.where} is inconsistent: its offsets do not divide {self.info.tokens} tokens"
+
+    def check(self) -> None:
+        """Read the whole file.
+
+        Raises:
+            IndexFormatError: it is damaged.
+        """
+        for problem in self.problems():
+            raise IndexFormatError(problem)
+
+    def _view(self, entry: Mapping[str, Any]) -> NDArray[np.generic]:
+        first, last = entry["data_offsets"]
+        return self._body[first:last].view(_NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+def _block_checksums(data: NDArray[np.uint8]) -> Iterator[int]:
+    for first in range(0, len(data), BLOCK_BYTES):
+        yield zlib.crc32(data[first : first + BLOCK_BYTES].data)
+
+
+def _refuse_newer(header: bytes, where: str) -> None:
+    """A header that is whole but of a later version deserves a better message than 'damaged'."""
+    try:
+        metadata = json.loads(header[8:])["__metadata__"]
+        newer = metadata["format"] == FORMAT and int(metadata["version"]) > VERSION
+    except (ValueError, KeyError, TypeError):
+        return
+    if newer:
+        raise IndexFormatError(
+            f"{where} has format version {metadata['version']}, this version of fastlane-rag reads {VERSION}; "
+            "upgrade fastlane-rag"
+        )

@@ -1,0 +1,188 @@
+"""What an index holds at one commit: segments, which of their rows live, and the pending rows."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.codec import Codec
+from fastlane_rag.index.rows import PENDING, Place, Reader
+from fastlane_rag.index.segment import Segment
+from fastlane_rag.index.store import Store
+
+__all__ = ["Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
+
+Mask = NDArray[np.bool_]
+
+
+class RowSource(Protocol):
+    """Documents' token rows, packed."""
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """(N + 1,): document r owns the token rows offsets[r]:offsets[r + 1]."""
+        ...
+
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
+        """Token rows first:last, (T, dim) float16 or float32."""
+        ...
+
+
+class PendingRows:
+    """The token rows that the catalogue itself holds, in memory."""
+
+    def __init__(self, keys: list[int], tokens: list[NDArray[np.float16]], dim: int) -> None:
+        self.keys = np.array(keys, np.int64)
+        self.tokens = tokens
+        self.offsets: NDArray[np.int64] = np.zeros(len(tokens) + 1, np.int64)
+        np.cumsum([len(rows) for rows in tokens], out=self.offsets[1:])
+        self._dim = dim
+
+    @cached_property
+    def _packed(self) -> NDArray[np.float16]:
+        return np.concatenate([np.zeros((0, self._dim), np.float16), *self.tokens])
+
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
+        """Token rows first:last, float16."""
+        return self._packed[first:last]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One segment, or the pending rows, as a snapshot sees it.
+
+    Attributes:
+        segment: its number; 0 for the pending rows.
+        source: the token rows.
+        live: which documents live; None when all do.
+    """
+
+    segment: int
+    source: RowSource
+    live: Mask | None
+
+    def __len__(self) -> int:
+        return len(self.source.offsets) - 1
+
+    @cached_property
+    def documents(self) -> int:
+        """Live documents."""
+        return len(self) if self.live is None else int(self.live.sum())
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where documents with these row numbers are in `source`."""
+        if isinstance(self.source, PendingRows):
+            return np.searchsorted(self.source.keys, rows)
+        return rows
+
+    def row(self, position: int) -> int:
+        """The row number of a document in `source`."""
+        return int(self.source.keys[position]) if isinstance(self.source, PendingRows) else position
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An index at one commit. Documents are numbered through all parts: `starts[p]` + position in part p."""
+
+    commits: int
+    parts: tuple[Part, ...]
+    last_dead: int
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(P + 1,): where each part's documents begin."""
+        return np.cumsum([0, *(len(part) for part in self.parts)])
+
+    @cached_property
+    def offsets(self) -> list[NDArray[np.int64]]:
+        """Each part's offsets."""
+        return [part.source.offsets for part in self.parts]
+
+    @cached_property
+    def documents(self) -> int:
+        """Live documents."""
+        return sum(part.documents for part in self.parts)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,): tokens of every document, dead ones included."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets in self.offsets)])
+
+    @cached_property
+    def tokens(self) -> int:
+        """Token rows of the live documents."""
+        live = self.live
+        return int(self.lengths.sum() if live is None else self.lengths[live].sum())
+
+    def place(self, number: int) -> Place:
+        """Segment and row of a document."""
+        p = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.parts[p].segment, self.parts[p].row(number - int(self.starts[p]))
+
+    def mask(self, places: list[Place]) -> Mask:
+        """(N,): true for the documents at these places."""
+        mask = np.zeros(self.starts[-1], np.bool_)
+        if not places:
+            return mask
+        table = np.array(places, np.int64)
+        for p, part in enumerate(self.parts):
+            rows = table[table[:, 0] == part.segment, 1]
+            mask[self.starts[p] + part.positions(rows)] = True
+        return mask
+
+    @cached_property
+    def live(self) -> Mask | None:
+        """(N,): which documents live; None when all do."""
+        if all(part.live is None for part in self.parts):
+            return None
+        return np.concatenate([np.ones(len(part), np.bool_) if part.live is None else part.live for part in self.parts])
+
+
+def load_snapshot(reader: Reader, store: Store, codec: Codec, dim: int, previous: Snapshot | None) -> Snapshot:
+    """Read the catalogue, taking from the previous snapshot what still holds.
+
+    Raises:
+        FileNotFoundError: a segment file is gone (as it may be for a reader that another commit overtook).
+        IndexFormatError: a file is damaged.
+    """
+    before = {part.segment: part for part in previous.parts} if previous else {}
+    # Rows die after their segment's commit: whatever died in a segment new to us is among these.
+    dead = reader.dead_after(previous.last_dead if previous else 0)
+    parts = []
+    for number, info in reader.segments().items():
+        old = before.get(number)
+        part = old or Part(number, Segment(store, info, codec, dim), None)
+        rows = [row for _, segment, row in dead if segment == number]
+        parts.append(_without(part, rows, reader.where))
+    pending = _load_pending(reader, before.get(PENDING), dim)
+    if pending is not None:
+        parts.append(pending)
+    last_dead = dead[-1][0] if dead else previous.last_dead if previous else 0
+    return Snapshot(reader.commits(), tuple(parts), last_dead)
+
+
+def _without(part: Part, rows: list[int], where: str) -> Part:
+    """The part with these rows dead too."""
+    if not rows:
+        return part
+    if min(rows) < 0 or max(rows) >= len(part):
+        raise IndexFormatError(f"{where} is damaged: its table dead names rows beyond segment {part.segment}")
+    live = np.ones(len(part), np.bool_) if part.live is None else part.live.copy()
+    live[rows] = False
+    return Part(part.segment, part.source, live)
+
+
+def _load_pending(reader: Reader, previous: Part | None, dim: int) -> Part | None:
+    keys = reader.pending_keys()
+    if not keys:
+        return None
+    known: dict[int, NDArray[np.float16]] = {}
+    if previous is not None and isinstance(previous.source, PendingRows):
+        if keys == previous.source.keys.tolist():
+            return previous
+        known = dict(zip(previous.source.keys.tolist(), previous.source.tokens, strict=True))
+    known |= reader.pending_tokens(max(known, default=0), dim)
+    return Part(PENDING, PendingRows(keys, [known[key] for key in keys], dim), None)

@@ -1,0 +1,184 @@
+"""An index without its model: catalogue, segments, writer's lock and snapshots, in a directory or memory."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastlane_rag.errors import IndexClosedError, IndexFormatError, IndexReadOnlyError
+from fastlane_rag.index.catalogue import Catalogue
+from fastlane_rag.index.codec import Codec, open_codec
+from fastlane_rag.index.filters import Filter
+from fastlane_rag.index.lock import WriterLock
+from fastlane_rag.index.rows import PENDING, Reader, Writer
+from fastlane_rag.index.snapshot import Mask, Snapshot, load_snapshot
+from fastlane_rag.index.store import DirectoryStore, MemoryStore, Store
+from fastlane_rag.types import IndexStats
+
+__all__ = ["CATALOGUE", "LOCK", "SEGMENTS", "Storage", "View"]
+
+CATALOGUE, SEGMENTS, LOCK = "catalogue.sqlite3", "segments", "writer.lock"
+# A reader that another process's commits keep overtaking is unlucky; one that fails this often has lost a file.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class View:
+    """One commit of an index, for as long as its read transaction lasts."""
+
+    reader: Reader
+    snapshot: Snapshot
+
+    def allowed(self, filter_: Filter | None) -> Mask | None:
+        """(N,): the live documents that pass a filter; None when all documents do."""
+        if filter_ is None:
+            return self.snapshot.live
+        return self.snapshot.mask(self.reader.places(filter_))
+
+
+class Storage:
+    """The stored state of an index and the transactions on it. Safe to use from many threads."""
+
+    def __init__(self, path: Path | None, catalogue: Catalogue, store: Store, lock: WriterLock | None) -> None:
+        self.path = path
+        self.catalogue = catalogue
+        self.store = store
+        self.meta = catalogue.meta()
+        try:
+            self.codec: Codec = open_codec(self.meta["codec"])
+            self.dim = int(self.meta["dim"])
+        except (KeyError, ValueError) as error:
+            raise IndexFormatError(f"{catalogue.where}: {error}") from error
+        # Held by a thread while it changes the index.
+        self.changing = threading.RLock()
+        self._lock = lock
+        self._snapshot: Snapshot | None = None
+        self._loading = threading.Lock()
+
+    @classmethod
+    def create(
+        cls, path: Path | None, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+    ) -> "Storage":
+        """Make an empty index."""
+        if path is None:
+            return cls(None, Catalogue.create(None, meta, filter_keys), MemoryStore(), None)
+        from fastlane_rag.index.creation import create_directory
+
+        return cls(path, *create_directory(path, meta, filter_keys, overwrite=overwrite))
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool) -> "Storage":
+        """Open an index directory."""
+        catalogue = Catalogue.open(path / CATALOGUE, read_only=read_only)
+        try:
+            return cls(path, catalogue, DirectoryStore(path / SEGMENTS), WriterLock(path / LOCK))
+        except BaseException:
+            catalogue.close()
+            raise
+
+    @property
+    def filter_keys(self) -> tuple[str, ...]:
+        """Metadata keys with an index of their own."""
+        with self.catalogue.reading() as connection:
+            return tuple(Reader(connection, self.catalogue.where).filter_keys())
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """A consistent view of the latest commit.
+
+        Raises:
+            IndexFormatError: a file is missing or damaged.
+            IndexClosedError: the index is closed.
+        """
+        for attempt in range(_ATTEMPTS):
+            with self.catalogue.reading() as connection:
+                reader = Reader(connection, self.catalogue.where)
+                snapshot = self._current(reader, last_attempt=attempt == _ATTEMPTS - 1)
+                if snapshot is not None:
+                    yield View(reader, snapshot)
+                    return
+
+    @contextmanager
+    def change(self) -> Iterator[Writer]:
+        """A write transaction.
+
+        Raises:
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+        """
+        with self.changing:
+            self.claim()
+            with self.catalogue.writing() as connection:
+                yield Writer(connection, self.catalogue.where)
+
+    def claim(self) -> None:
+        """Become the writer, until `close`. The first claim removes what interrupted writes left."""
+        if self.catalogue.closed:
+            raise IndexClosedError("the index is closed")
+        if self.catalogue.read_only:
+            raise IndexReadOnlyError(f"{self.path} was opened with read_only=True")
+        with self.changing:
+            if self._lock is None or self._lock.held:
+                return
+            self._lock.acquire()
+            with self.catalogue.reading() as connection:
+                infos = Reader(connection, self.catalogue.where).segments().values()
+            self.store.sweep(info.name for info in infos)
+
+    def stats(self) -> IndexStats:
+        """What the index holds and takes."""
+        with self.view() as view:
+            snapshot, tokens = view.snapshot, view.reader.tokens()
+            size = view.reader.bytes() + sum(info.bytes for info in view.reader.segments().values())
+        segments = [part for part in snapshot.parts if part.segment != PENDING]
+        return IndexStats(
+            path=self.path,
+            documents=snapshot.documents,
+            tokens=tokens,
+            segments=len(segments),
+            pending=snapshot.documents - sum(part.documents for part in segments),
+            dead=sum(len(part) - part.documents for part in segments),
+            bytes=size,
+            dim=self.dim,
+            codec=self.codec.name,
+            model=self.meta["model"],
+            fingerprint=self.meta["fingerprint"],
+            filter_keys=self.filter_keys,
+            commits=snapshot.commits,
+        )
+
+    def close(self) -> None:
+        """Close the catalogue and give the writer's lock back."""
+        with self.changing:
+            self.catalogue.close()
+            self._snapshot = None
+            if self._lock is not None:
+                self._lock.release()
+
+    def after_fork(self) -> None:
+        """In a forked child: start over with connections and locks of its own."""
+        self.changing = threading.RLock()
+        self._loading = threading.Lock()
+        self.catalogue.abandon()
+        if self._lock is not None:
+            self._lock.forget()
+
+    def _current(self, reader: Reader, *, last_attempt: bool) -> Snapshot | None:
+        """The snapshot of the reader's commit; None when another thread has seen a later one."""
+        commits = reader.commits()
+        with self._loading:
+            known = self._snapshot
+            if known is not None and known.commits == commits:
+                return known
+            if known is not None and known.commits > commits:
+                return None
+            try:
+                snapshot = load_snapshot(reader, self.store, self.codec, self.dim, known)
+            except FileNotFoundError as error:
+                # A later commit may have removed the segment between our transaction's start and now.
+                if last_attempt:
+                    raise IndexFormatError(f"the segment {error.filename} is missing") from error
+                return None
+            self._snapshot = snapshot
+            return snapshot

@@ -1,0 +1,181 @@
+"""Writes: documents with their tokens into the catalogue or a segment, and segments into larger ones.
+
+Few tokens wait in the catalogue, so that thousands of small writes do not become thousands of files; many
+become a segment of their own. After a write, `tidy` merges: the number of segments stays logarithmic in
+the size of the index, and every token row is copied a logarithmic number of times.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.rows import PENDING
+from fastlane_rag.index.segment import Segment, SegmentInfo, SegmentWriter
+from fastlane_rag.index.snapshot import Part, Snapshot
+from fastlane_rag.index.storage import Storage
+
+__all__ = ["compact", "store_documents", "tidy"]
+
+Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
+
+# A write up to this size waits in the catalogue ...
+SMALL_BYTES = 2 << 20
+# ... until this much is waiting there.
+PENDING_BYTES = 16 << 20
+# Segments of one size class are merged when there are this many; a class spans this factor.
+FAN = 4
+# Larger segments are only merged by `compact`.
+LARGEST_BYTES = 4 << 30
+
+
+def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) -> None:
+    """Insert or replace documents in one transaction.
+
+    Args:
+        storage: where.
+        entries: the documents, each id once.
+        encode: gives the (L, dim) token rows of each of some texts; not called for texts that are stored
+            under their id already.
+    """
+    storage.claim()
+    with storage.view() as view:
+        same = view.reader.unchanged(entries)
+    new = [entry for entry in entries if entry[0] not in same]
+    lengths, small, segment = _staged(storage, encode([text for _, text, _ in new]))
+    # Should the commit fail, a finished segment is nobody's: the next writer sweeps it away.
+    with storage.change() as change:
+        if segment is not None:
+            change.put(new, change.add_segment(segment), range(len(new)), lengths)
+        else:
+            change.put(new, PENDING, change.add_pending(small), lengths)
+        kept = [entry for entry in entries if entry[0] in same]
+        # While we encoded, another thread may have replaced or deleted what was to be kept.
+        same = change.unchanged(kept)
+        late = [entry for entry in kept if entry[0] not in same]
+        rows = [tokens.astype("<f2") for tokens in encode([text for _, text, _ in late])]
+        change.put(late, PENDING, change.add_pending(rows), [len(tokens) for tokens in rows])
+        change.set_metadata((id_, metadata) for id_, _, metadata in kept if id_ in same)
+
+
+def _staged(
+    storage: Storage, tokens: Iterable[NDArray[np.floating]]
+) -> tuple[list[int], list[NDArray[np.float16]], SegmentInfo | None]:
+    """Lengths of the documents, and their rows: few in memory, many in a finished segment that nobody sees yet."""
+    lengths: list[int] = []
+    small: list[NDArray[np.float16]] = []
+    size = 0
+    writer: SegmentWriter | None = None
+    try:
+        for rows in tokens:
+            lengths.append(len(rows))
+            if writer is not None:
+                writer.append(rows)
+                continue
+            small.append(rows.astype("<f2"))
+            size += small[-1].nbytes
+            if size > SMALL_BYTES:
+                writer = SegmentWriter(storage.store, storage.codec, storage.dim)
+                for waiting in small:
+                    writer.append(waiting)
+                small = []
+        return lengths, small, writer.finish() if writer is not None else None
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+
+
+def tidy(storage: Storage) -> None:
+    """Merge what the size rules say, until they are met."""
+    with storage.changing:
+        while True:
+            with storage.view() as view:
+                segments = _untidy(view.snapshot, storage.dim)
+            if not segments:
+                return
+            _merge(storage, segments)
+
+
+def compact(storage: Storage) -> None:
+    """Rewrite everything into one segment without dead rows, and give the space back."""
+    with storage.changing:
+        storage.claim()
+        with storage.view() as view:
+            parts = view.snapshot.parts
+            ideal = not parts or (len(parts) == 1 and parts[0].segment != PENDING and parts[0].live is None)
+        if not ideal:
+            _merge(storage, [part.segment for part in parts])
+        storage.catalogue.shrink()
+
+
+def _untidy(snapshot: Snapshot, dim: int) -> list[int]:
+    """The segments to merge next; empty when all is well."""
+    classes: dict[int, list[int]] = defaultdict(list)
+    for part in snapshot.parts:
+        size = int(part.source.offsets[-1]) * dim * 2
+        if part.segment == PENDING:
+            if size > PENDING_BYTES:
+                return [PENDING]
+        elif 2 * part.documents < len(part):
+            return [part.segment]
+        elif size <= LARGEST_BYTES:
+            classes[max(0, math.floor(math.log(size / PENDING_BYTES, FAN)))].append(part.segment)
+    return next((segments for segments in classes.values() if len(segments) >= FAN), [])
+
+
+def _merge(storage: Storage, segments: list[int]) -> None:
+    """Write the live rows of these segments (0: the pending rows) into one new segment, oldest document first."""
+    with storage.view() as view:
+        parts = {part.segment: part for part in view.snapshot.parts if part.segment in segments}
+        placed = view.reader.placed(segments)
+    for part in parts.values():
+        if isinstance(part.source, Segment):
+            # A damaged row must not get a fresh, valid checksum.
+            part.source.check()
+    info = None
+    if placed:
+        writer = SegmentWriter(storage.store, storage.codec, storage.dim)
+        try:
+            for segment, first, last in _runs(placed, parts):
+                _copy(parts[segment], first, last, writer)
+            info = writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
+    old = [part.source.info.name for part in parts.values() if isinstance(part.source, Segment)]
+    with storage.change() as change:
+        if info is not None:
+            change.move([doc for doc, _, _ in placed], change.add_segment(info))
+        change.drop(segments)
+    storage.store.remove(old)
+
+
+def _runs(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part]) -> Iterable[tuple[int, int, int]]:
+    """(segment, first, last): stretches of documents that lie side by side."""
+    run: tuple[int, int, int] | None = None
+    for _, segment, row in placed:
+        position = int(parts[segment].positions(np.array([row]))[0]) if segment == PENDING else row
+        if run is not None and (segment, position) == (run[0], run[2]):
+            run = (segment, run[1], position + 1)
+            continue
+        if run is not None:
+            yield run
+        run = (segment, position, position + 1)
+    if run is not None:
+        yield run
+
+
+def _copy(part: Part, first: int, last: int, writer: SegmentWriter) -> None:
+    offsets = part.source.offsets
+    begin, end = int(offsets[first]), int(offsets[last])
+    lengths = np.diff(offsets[first : last + 1]).tolist()
+    if isinstance(part.source, Segment):
+        # Rows of one codec are independent: copying them is exact.
+        writer.append_encoded({name: a[begin:end] for name, a in part.source.arrays.items()}, lengths)
+    else:
+        for i in range(first, last):
+            writer.append(part.source.rows(int(offsets[i]), int(offsets[i + 1])))
