@@ -1,0 +1,53 @@
+"""The document compressor: FastLane's scores behind any retriever, without an index."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+from fastlane_rag.model import FastLaneModel
+from fastlane_rag.rerank import rerank
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from pydantic import ConfigDict, Field, field_validator
+
+
+class FastLaneReranker(BaseDocumentCompressor):
+    """Rank another retriever's documents again by SumMaxSim, with all tokens of the query and of each document.
+
+    Example:
+        ```python
+        retriever = ContextualCompressionRetriever(
+            base_compressor=FastLaneReranker(top_n=4),
+            base_retriever=dense_store.as_retriever(search_kwargs={"k": 50}),
+        )
+        ```
+
+    Attributes:
+        model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
+        top_n: how many documents to return.
+        batch_size: how many texts are encoded at a time; None is the model's own choice.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)  # type: ignore[assignment]
+    top_n: int = Field(default=4, ge=0)
+    batch_size: int | None = None
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _load(cls, model: Any) -> FastLaneModel:
+        return FastLaneModel.from_pretrained(model)
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
+    ) -> Sequence[Document]:
+        """The `top_n` best as copies, best first, each with its relevance (0 to 1) as `relevance_score`."""
+        texts = [document.page_content for document in documents]
+        ranking = rerank(query, texts, model=self.model, batch_size=self.batch_size)
+        best = []
+        for one in ranking[: self.top_n]:
+            document = documents[one.position]
+            metadata = {**deepcopy(document.metadata), "relevance_score": one.relevance}
+            best.append(document.model_copy(update={"metadata": metadata}))
+        return best

@@ -1,0 +1,7 @@
+"""FastLane for LlamaIndex: late-interaction retrieval behind the interfaces LlamaIndex already has."""
+
+from llama_index.retrievers.fastlane.rerank import FastLaneRerank
+from llama_index.retrievers.fastlane.retriever import FastLaneRetriever
+from llama_index.retrievers.fastlane.vector_store import FastLaneVectorStore
+
+__all__ = ["FastLaneRerank", "FastLaneRetriever", "FastLaneVectorStore"]

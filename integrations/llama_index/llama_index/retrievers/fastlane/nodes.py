@@ -1,0 +1,80 @@
+"""Between LlamaIndex's nodes and the index: the one place that converts them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.types import Document as StoredDocument
+from fastlane_rag.types import Hit
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    ImageNode,
+    IndexNode,
+    MetadataMode,
+    Node,
+    NodeWithScore,
+    TextNode,
+)
+
+# Kept beside the node's own metadata, which stays on top so that filters see it.
+CONTENT_KEY = "_node_content"
+SOURCE_KEY = "_node_source"
+ID_KEY = "_node_id"
+
+_NODE_TYPES: dict[str, type[BaseNode]] = {
+    node_type.class_name(): node_type
+    for node_type in (TextNode, IndexNode, ImageNode, Node, Document, ImageDocument)
+}
+
+
+def add_nodes(
+    index: FastLaneIndex,
+    nodes: Sequence[BaseNode],
+    *,
+    batch_size: int | None = None,
+    show_progress: bool | None = None,
+) -> list[str]:
+    """Add or replace nodes by their ids; what is encoded is the text LlamaIndex shows to embedding models."""
+    return index.add(
+        [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes],
+        ids=[node.node_id for node in nodes],
+        metadatas=[to_metadata(node) for node in nodes],
+        batch_size=batch_size,
+        show_progress=show_progress,
+    )
+
+
+def to_metadata(node: BaseNode) -> dict[str, Any]:
+    """What the index stores for a node: its metadata for filters, and all of it to build the node again."""
+    content = node.model_dump(mode="json")
+    content["embedding"] = None
+    metadata = dict(content["metadata"])
+    source = node.ref_doc_id
+    if source is not None:
+        # The names under which LlamaIndex's own stores let filters see the source; a user's key goes first.
+        for name in ("ref_doc_id", "doc_id", "document_id"):
+            metadata.setdefault(name, source)
+        metadata[SOURCE_KEY] = source
+    metadata[ID_KEY] = node.node_id
+    metadata[CONTENT_KEY] = json.dumps(content, ensure_ascii=False)
+    return metadata
+
+
+def to_node(stored: Hit | StoredDocument) -> BaseNode:
+    """A fresh node, since LlamaIndex's components write into the ones they are given.
+
+    A document that did not come from LlamaIndex becomes a TextNode.
+    """
+    content = stored.metadata.get(CONTENT_KEY)
+    if content is None:
+        return TextNode(id_=stored.id, text=stored.text, metadata=stored.metadata)
+    fields = json.loads(content)
+    return _NODE_TYPES.get(fields.get("class_name", ""), TextNode).from_dict(fields)
+
+
+def to_scored_node(hit: Hit) -> NodeWithScore:
+    """A fresh node with the hit's score."""
+    return NodeWithScore(node=to_node(hit), score=hit.score)

@@ -1,0 +1,94 @@
+"""The node postprocessor: FastLane's scores behind any retriever, without an index."""
+
+from copy import deepcopy
+from typing import Any
+
+from fastlane_rag.model import FastLaneModel
+from fastlane_rag.rerank import rerank
+from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+
+dispatcher = get_dispatcher(__name__)
+
+
+class FastLaneRerank(BaseNodePostprocessor):
+    """Rank another retriever's nodes again by SumMaxSim, with all tokens of the query and of each node.
+
+    Example:
+        ```python
+        engine = RetrieverQueryEngine.from_args(
+            index.as_retriever(similarity_top_k=50), llm=llm, node_postprocessors=[FastLaneRerank(top_n=5)]
+        )
+        ```
+
+    Attributes:
+        top_n: how many nodes to return.
+        keep_retrieval_score: whether the first retriever's score goes into the metadata, as `retrieval_score`.
+        batch_size: how many texts are encoded at a time; None is the model's own choice.
+    """
+
+    top_n: int = Field(default=4, ge=0)
+    keep_retrieval_score: bool = False
+    batch_size: int | None = None
+    _model: FastLaneModel = PrivateAttr()
+
+    def __init__(
+        self,
+        model: Any = None,
+        top_n: int = 4,
+        *,
+        keep_retrieval_score: bool = False,
+        batch_size: int | None = None,
+        **fields: Any,
+    ) -> None:
+        """Load the model: whatever `FastLaneModel.from_pretrained` takes, None for the bundled one."""
+        super().__init__(
+            top_n=top_n, keep_retrieval_score=keep_retrieval_score, batch_size=batch_size, **fields
+        )
+        self._model = FastLaneModel.from_pretrained(model)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises the component under."""
+        return "FastLaneRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise ValueError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
+        dispatcher.event(
+            ReRankStartEvent(
+                query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name
+            )
+        )
+        payload = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self._model.name,
+            EventPayload.QUERY_STR: query_bundle.query_str,
+            EventPayload.TOP_K: self.top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            texts = [scored.node.get_content(metadata_mode=MetadataMode.EMBED) for scored in nodes]
+            ranking = rerank(query_bundle.query_str, texts, model=self._model, batch_size=self.batch_size)
+            best = [self._scored_copy(nodes[one.position], one.score) for one in ranking[: self.top_n]]
+            event.on_end(payload={EventPayload.NODES: best})
+        dispatcher.event(ReRankEndEvent(nodes=best))
+        return best
+
+    def _scored_copy(self, scored: NodeWithScore, score: float) -> NodeWithScore:
+        metadata = deepcopy(scored.node.metadata)
+        if self.keep_retrieval_score:
+            metadata["retrieval_score"] = scored.score
+        return NodeWithScore(node=scored.node.model_copy(update={"metadata": metadata}), score=score)
+
+    # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
+    def __getstate__(self) -> dict[str, Any]:
+        return BaseModel.__getstate__(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        BaseModel.__setstate__(self, state)

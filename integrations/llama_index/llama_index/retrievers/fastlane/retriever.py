@@ -1,0 +1,186 @@
+"""The retriever: one line in place of a dense one."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.search import RouteK
+from fastlane_rag.types import Hit
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.ingestion import run_transformations
+from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle, TransformComponent
+from llama_index.core.settings import Settings
+from llama_index.core.vector_stores import MetadataFilters
+
+from llama_index.retrievers.fastlane.filters import to_filter
+from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
+
+
+# How deep each of several query texts is searched before their scores are averaged.
+_FUSED_DEPTH = 100
+
+
+class FastLaneRetriever(BaseRetriever):
+    """Late-interaction retriever over a `FastLaneIndex`.
+
+    LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters`, `route_k` and
+    `refine` are attributes that may be set between calls. A `QueryBundle` is searched by its text; if it brings
+    several `custom_embedding_strs`, as HyDE does, by the mean of their scores. Its embedding is not used.
+
+    Example:
+        ```python
+        retriever = FastLaneRetriever.from_nodes([TextNode(text="Cats purr."), TextNode(text="Dogs bark.")])
+        retriever.retrieve("what does a cat do?")[0].text  # 'Cats purr.'
+        ```
+
+    Args:
+        index: the engine; safe to share between retrievers, stores and threads.
+        similarity_top_k: how many nodes to return; fewer only when fewer match.
+        filters: metadata filters, every operator, nested as deep as wanted; applied before ranking.
+        route_k: how many query tokens gather candidates; "auto" lets the router decide, None is the index's own.
+        refine: whether the candidates are scored again with all query tokens.
+        callback_manager: LlamaIndex's.
+        object_map: what index nodes stand for, by their `index_id`.
+        objects: index nodes whose objects go into that map.
+        verbose: print which object a retrieval enters.
+    """
+
+    def __init__(
+        self,
+        index: FastLaneIndex,
+        similarity_top_k: int = 4,
+        *,
+        filters: MetadataFilters | None = None,
+        route_k: RouteK | None = None,
+        refine: bool = True,
+        callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.index = index
+        self.similarity_top_k = similarity_top_k
+        self.filters = filters
+        self.route_k = route_k
+        self.refine = refine
+        super().__init__(callback_manager, object_map, objects, verbose)
+
+    @classmethod
+    def from_nodes(
+        cls,
+        nodes: Sequence[BaseNode],
+        *,
+        path: str | os.PathLike[str] | None = None,
+        model: Any = None,
+        overwrite: bool = False,
+        show_progress: bool | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build an index and a retriever over it.
+
+        Args:
+            nodes: the nodes; their ids, relationships, templates and excluded keys are kept.
+            path: the index's new directory; None keeps it in memory.
+            model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
+            overwrite: replace an index that `path` already holds (`from_persist_dir` opens it instead).
+            show_progress: whether to show a progress bar while encoding.
+            **options: the constructor's, such as `similarity_top_k`.
+        """
+        retriever = cls(FastLaneIndex.create(path, model=model, overwrite=overwrite), **options)
+        retriever.add_nodes(nodes, show_progress=show_progress)
+        return retriever
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[Document],
+        *,
+        transformations: list[TransformComponent] | None = None,
+        path: str | os.PathLike[str] | None = None,
+        model: Any = None,
+        overwrite: bool = False,
+        show_progress: bool | None = None,
+        **options: Any,
+    ) -> Self:
+        """As `from_nodes`, after `transformations` (by default those of `Settings`) made nodes of the documents."""
+        nodes = run_transformations(
+            documents,
+            Settings.transformations if transformations is None else transformations,
+            show_progress=bool(show_progress),
+        )
+        return cls.from_nodes(
+            nodes, path=path, model=model, overwrite=overwrite, show_progress=show_progress, **options
+        )
+
+    @classmethod
+    def from_persist_dir(
+        cls, persist_dir: str | os.PathLike[str], *, model: Any = None, read_only: bool = False, **options: Any
+    ) -> Self:
+        """A retriever over the index stored in `persist_dir`, by `persist`, `path=` or `fastlane index`."""
+        return cls(FastLaneIndex.open(persist_dir, model=model, read_only=read_only), **options)
+
+    def add_nodes(
+        self,
+        nodes: Sequence[BaseNode],
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[str]:
+        """Add nodes, replacing those with the same id; returns the ids in input order.
+
+        What an index node stands for is stored with it when it is a node; a retriever, a query engine or
+        another live object goes into this retriever's `object_map` and must be given again after a reload.
+        """
+        stored = []
+        for node in nodes:
+            if isinstance(node, IndexNode) and node.obj is not None and not isinstance(node.obj, BaseNode):
+                self.object_map[node.index_id] = node.obj
+                node = node.model_copy(update={"obj": None})
+            stored.append(node)
+        return add_nodes(self.index, stored, batch_size=batch_size, show_progress=show_progress)
+
+    async def aadd_nodes(
+        self,
+        nodes: Sequence[BaseNode],
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[str]:
+        """As `add_nodes`, off the event loop."""
+        return await asyncio.to_thread(
+            self.add_nodes, nodes, batch_size=batch_size, show_progress=show_progress
+        )
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        texts = query_bundle.embedding_strs or [query_bundle.query_str]
+        if len(texts) == 1:
+            (hits,) = self._search(texts, self.similarity_top_k)
+        else:
+            depth = max(10 * self.similarity_top_k, _FUSED_DEPTH)
+            hits = _mean(self._search(texts, depth))[: self.similarity_top_k]
+        return [to_scored_node(hit) for hit in hits]
+
+    def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
+        return self.index.search_batch(
+            texts, k, filter=to_filter(self.filters), route_k=self.route_k, refine=self.refine
+        )
+
+    # BaseRetriever's own would run `_retrieve` on the event loop and stop everything else there.
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+
+def _mean(rankings: list[list[Hit]]) -> list[Hit]:
+    """One ranking by mean score; what a ranking does not hold can score no more there than its last hit."""
+    found = {hit.id: hit for ranking in rankings for hit in ranking}
+    totals = dict.fromkeys(found, 0.0)
+    for ranking in rankings:
+        scores = {hit.id: hit.score for hit in ranking}
+        for id_ in totals:
+            totals[id_] += scores.get(id_, ranking[-1].score)
+    fused = [replace(hit, score=totals[id_] / len(rankings)) for id_, hit in found.items()]
+    return sorted(fused, key=lambda hit: (-hit.score, hit.id))

@@ -1,0 +1,192 @@
+"""The vector store: FastLane under VectorStoreIndex, IngestionPipeline and StorageContext."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.filters import Filter
+from fastlane_rag.rerank import diversify
+from fastlane_rag.search import RouteK, search_many
+from llama_index.core.bridge.pydantic import BaseModel, PrivateAttr
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
+
+from llama_index.retrievers.fastlane.filters import to_filter, within
+from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
+
+
+class FastLaneVectorStore(BasePydanticVectorStore):
+    """A vector store whose vectors are one a token, over a `FastLaneIndex`.
+
+    It encodes texts and queries itself and keeps the nodes. LlamaIndex still embeds every node before it hands
+    it over and asks `Settings` for a model to do so; `MockEmbedding(embed_dim=1)` keeps that free:
+
+    Example:
+        ```python
+        store = FastLaneVectorStore()
+        index = VectorStoreIndex(
+            nodes,
+            storage_context=StorageContext.from_defaults(vector_store=store),
+            embed_model=MockEmbedding(embed_dim=1),
+        )
+        index.as_retriever(similarity_top_k=4).retrieve("query")
+        ```
+
+    Scores are SumMaxSim, higher is better. The query modes are `default` and `mmr`.
+    """
+
+    stores_text: bool = True
+    is_embedding_query: bool = False
+    _index: FastLaneIndex = PrivateAttr()
+
+    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None) -> None:
+        """Wrap an index.
+
+        Args:
+            index: from `FastLaneIndex.create` or `open`; None makes an empty one in memory.
+            model: for the index made here, whatever `FastLaneModel.from_pretrained` takes.
+        """
+        if index is not None and model is not None:
+            raise ValueError("an index brings its own model: give index or model, not both")
+        super().__init__()
+        self._index = FastLaneIndex.create(model=model) if index is None else index
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises the component under."""
+        return "FastLaneVectorStore"
+
+    @property
+    def client(self) -> FastLaneIndex:
+        """The engine."""
+        return self._index
+
+    def add(  # type: ignore[override]
+        self, nodes: Sequence[BaseNode], *, batch_size: int | None = None, show_progress: bool | None = None
+    ) -> list[str]:
+        """Add nodes, replacing those with the same id; embeddings they carry are not used. Returns their ids."""
+        return add_nodes(self._index, nodes, batch_size=batch_size, show_progress=show_progress)
+
+    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """As `add`, off the event loop."""
+        return await asyncio.to_thread(self.add, nodes, **kwargs)
+
+    def delete(self, ref_doc_id: str) -> None:  # type: ignore[override]
+        """Delete the nodes made from this document; none is no error."""
+        self._index.delete(filter={SOURCE_KEY: ref_doc_id})
+
+    async def adelete(self, ref_doc_id: str, **kwargs: Any) -> None:
+        """As `delete`, off the event loop."""
+        await asyncio.to_thread(self.delete, ref_doc_id, **kwargs)
+
+    def delete_nodes(  # type: ignore[override]
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> None:
+        """Delete the nodes with these ids that match the filters.
+
+        An empty list deletes nothing. To delete everything say so with `clear`.
+
+        Raises:
+            ValueError: neither ids nor filters.
+        """
+        if node_ids is None and (filters is None or not filters.filters):
+            raise ValueError("give node_ids or filters; to delete every node call clear()")
+        self._index.delete(node_ids, filter=to_filter(filters))
+
+    async def adelete_nodes(  # type: ignore[override]
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> None:
+        """As `delete_nodes`, off the event loop."""
+        await asyncio.to_thread(self.delete_nodes, node_ids, filters)
+
+    def clear(self) -> None:
+        """Delete every node."""
+        self._index.delete(filter={})
+
+    async def aclear(self) -> None:
+        """As `clear`, off the event loop."""
+        await asyncio.to_thread(self.clear)
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """The nodes with these ids, in their order, that match the filters; None leaves a side open."""
+        ids = node_ids
+        if node_ids is None or filters is not None:
+            ids = self._index.ids(to_filter(filters))
+            if node_ids is not None:
+                matching = set(ids)
+                ids = [node_id for node_id in node_ids if node_id in matching]
+        return [to_node(stored) for stored in self._index.get(ids or [])]
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """As `get_nodes`, off the event loop."""
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+
+    def query(  # type: ignore[override]
+        self,
+        query: VectorStoreQuery,
+        *,
+        route_k: RouteK | None = None,
+        refine: bool = True,
+        mmr_threshold: float | None = None,
+        mmr_prefetch_factor: float = 4.0,
+    ) -> VectorStoreQueryResult:
+        """Search by the query's text; an embedding it carries is not used.
+
+        `VectorStoreIndex.as_retriever(vector_store_kwargs={...})` passes the keywords on.
+
+        Args:
+            query: an empty list in `node_ids` or `doc_ids` restricts nothing: LlamaIndex always sends one.
+            route_k: how many query tokens gather candidates; "auto" lets the router decide.
+            refine: whether the candidates are scored again with all query tokens.
+            mmr_threshold: in mode `mmr`, the weight of relevance against variety; 0.5 by default.
+            mmr_prefetch_factor: in mode `mmr`, how many times `similarity_top_k` nodes to choose from.
+
+        Raises:
+            ValueError: no query text, or another mode.
+        """
+        if query.query_str is None:
+            raise ValueError("FastLane searches by text, and this query has only an embedding: give query_str")
+        top_k = query.similarity_top_k
+        options: dict[str, Any] = {"filter": self._restriction(query), "route_k": route_k, "refine": refine}
+        if query.mode == VectorStoreQueryMode.DEFAULT:
+            hits = self._index.search(query.query_str, top_k, **options)
+        elif query.mode == VectorStoreQueryMode.MMR:
+            fetched = max(top_k, round(top_k * mmr_prefetch_factor))
+            (result,) = search_many(self._index, [query.query_str], fetched, **options)
+            weights = (mmr_threshold, query.mmr_threshold, 0.5)
+            weight = next(given for given in weights if given is not None)
+            hits = diversify(result, top_k, model=self._index.model, relevance_weight=weight)
+        else:
+            raise ValueError(f"FastLane has the query modes default and mmr, not {query.mode.value}")
+        return VectorStoreQueryResult(
+            nodes=[to_node(hit) for hit in hits],
+            similarities=[hit.score for hit in hits],
+            ids=[hit.id for hit in hits],
+        )
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """As `query`, off the event loop."""
+        return await asyncio.to_thread(self.query, query, **kwargs)
+
+    def _restriction(self, query: VectorStoreQuery) -> Filter | None:
+        found = to_filter(query.filters)
+        if query.node_ids:
+            found = within(found, ID_KEY, query.node_ids)
+        if query.doc_ids:
+            found = within(found, SOURCE_KEY, query.doc_ids)
+        return found
+
+    # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
+    def __getstate__(self) -> dict[str, Any]:
+        return BaseModel.__getstate__(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        BaseModel.__setstate__(self, state)

@@ -1,0 +1,159 @@
+"""MetadataFilters mean what they mean to LlamaIndex's own stores."""
+
+from typing import Any
+
+import pytest
+from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.retrievers.fastlane import FastLaneRetriever
+
+from fastlane_rag.errors import FilterError
+
+ROWS: dict[str, dict[str, Any]] = {
+    "full": {"year": 2020, "name": "Guido van Rossum", "tags": ["core", "docs"], "ratio": 1.5},
+    "later": {"year": 2021, "name": "guido", "tags": []},
+    "nulls": {"year": None, "name": "", "tags": None},
+    "nothing": {},
+    "texts": {"year": "2020", "name": 5, "tags": "core docs"},
+    "floats": {"year": 2020.0, "name": "Rossum", "tags": ["docs", 3, 2.5]},
+    "flags": {"year": True, "name": False, "tags": [True]},
+}
+OPERATOR = FilterOperator
+LEAVES = [
+    ("year", OPERATOR.EQ, 2020),
+    ("year", OPERATOR.EQ, 2020.0),
+    ("year", OPERATOR.EQ, "2020"),
+    ("year", OPERATOR.EQ, None),
+    ("name", OPERATOR.EQ, ""),
+    ("tags", OPERATOR.EQ, ["core", "docs"]),
+    ("absent", OPERATOR.EQ, 1),
+    ("year", OPERATOR.NE, 2020),
+    ("year", OPERATOR.NE, None),
+    ("tags", OPERATOR.NE, ["core", "docs"]),
+    ("absent", OPERATOR.NE, 1),
+    ("year", OPERATOR.GT, 2020),
+    ("year", OPERATOR.GTE, 2020),
+    ("year", OPERATOR.LT, 2020.5),
+    ("year", OPERATOR.LTE, 2020),
+    ("name", OPERATOR.GT, "H"),
+    ("year", OPERATOR.IN, [2020, 2022]),
+    ("name", OPERATOR.IN, ["guido", "Rossum"]),
+    ("year", OPERATOR.IN, []),
+    ("year", OPERATOR.NIN, [2020, 2022]),
+    ("name", OPERATOR.NIN, ["guido", "Rossum"]),
+    ("year", OPERATOR.NIN, []),
+    ("tags", OPERATOR.ANY, ["core", "none"]),
+    ("tags", OPERATOR.ANY, []),
+    ("tags", OPERATOR.ALL, ["core", "docs"]),
+    ("tags", OPERATOR.ALL, ["core", "none"]),
+    ("tags", OPERATOR.ALL, []),
+    ("tags", OPERATOR.CONTAINS, "docs"),
+    ("tags", OPERATOR.CONTAINS, 3),
+    ("name", OPERATOR.CONTAINS, "uid"),
+    ("name", OPERATOR.TEXT_MATCH, "uido"),
+    ("name", OPERATOR.TEXT_MATCH, "Guido"),
+    ("tags", OPERATOR.TEXT_MATCH, "docs"),
+    ("name", OPERATOR.TEXT_MATCH_INSENSITIVE, "GUIDO"),
+    ("tags", OPERATOR.TEXT_MATCH_INSENSITIVE, "DOCS"),
+    ("year", OPERATOR.IS_EMPTY, None),
+    ("name", OPERATOR.IS_EMPTY, None),
+    ("tags", OPERATOR.IS_EMPTY, None),
+]
+
+
+@pytest.fixture(scope="module")
+def retriever(model) -> FastLaneRetriever:
+    nodes = [
+        TextNode(id_=id_, text=f"Row {id_}.", metadata=metadata, excluded_embed_metadata_keys=list(metadata))
+        for id_, metadata in ROWS.items()
+    ]
+    return FastLaneRetriever.from_nodes(nodes, model=model, similarity_top_k=len(ROWS))
+
+
+def found(retriever: FastLaneRetriever, filters: MetadataFilters) -> set[str]:
+    retriever.filters = filters
+    return {scored.node_id for scored in retriever.retrieve("row")}
+
+
+def leaf(key: str, operator: FilterOperator, value: Any) -> MetadataFilter:
+    return MetadataFilter(key=key, operator=operator, value=value)
+
+
+def expected(one: MetadataFilter) -> set[str]:
+    """By LlamaIndex's own function, one row at a time; where it fails on a row's types, the row does not match."""
+    utils = pytest.importorskip("llama_index.core.vector_stores.utils")
+    if not hasattr(utils, "build_metadata_filter_fn"):
+        pytest.skip("this llama-index-core has no public filter function")
+    matches = utils.build_metadata_filter_fn(ROWS.__getitem__, MetadataFilters(filters=[one]))
+    ids = set()
+    for id_ in ROWS:
+        try:
+            if matches(id_):
+                ids.add(id_)
+        except TypeError:
+            continue
+    return ids
+
+
+@pytest.mark.parametrize(("key", "operator", "value"), LEAVES, ids=lambda part: str(getattr(part, "value", part)))
+def test_each_operator_matches_what_llama_index_matches(retriever, key, operator, value):
+    one = leaf(key, operator, value)
+    assert found(retriever, MetadataFilters(filters=[one])) == expected(one)
+
+
+def test_every_operator_is_covered():
+    assert {operator for _, operator, _ in LEAVES} == set(FilterOperator)
+
+
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [
+        (None, {"full"}),
+        (FilterCondition.AND, {"full"}),
+        (FilterCondition.OR, {"full", "later", "floats"}),
+        (FilterCondition.NOT, {"nulls", "nothing", "texts", "flags"}),
+    ],
+)
+@pytest.mark.parametrize("operator", [OPERATOR.TEXT_MATCH, OPERATOR.TEXT_MATCH_INSENSITIVE])
+def test_conditions_join_filters_in_the_catalogue_and_as_a_function(retriever, condition, ids, operator):
+    text = "uido" if operator == OPERATOR.TEXT_MATCH else "UIDO"
+    parts = [leaf("year", OPERATOR.EQ, 2020), leaf("name", operator, text)]
+    assert found(retriever, MetadataFilters(filters=parts, condition=condition)) == ids
+
+
+@pytest.mark.parametrize("condition", list(FilterCondition))
+def test_a_group_without_filters_matches_everything(retriever, condition):
+    assert found(retriever, MetadataFilters(filters=[], condition=condition)) == set(ROWS)
+
+
+@pytest.mark.parametrize("empty", [OPERATOR.IS_EMPTY, OPERATOR.EQ])
+def test_groups_may_be_nested(retriever, empty):
+    """2020 or later, unless the tags are empty; said with and without an operator only a function can say."""
+    tags = leaf("tags", empty, None if empty == OPERATOR.IS_EMPTY else "core docs")
+    nested = MetadataFilters(
+        filters=[
+            MetadataFilters(
+                filters=[leaf("year", OPERATOR.EQ, 2020), leaf("year", OPERATOR.GT, 2020)],
+                condition=FilterCondition.OR,
+            ),
+            MetadataFilters(filters=[tags], condition=FilterCondition.NOT),
+        ]
+    )
+    assert found(retriever, nested) == ({"full", "floats"} if empty == OPERATOR.IS_EMPTY else {"full", "later", "floats"})
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        leaf("year", OPERATOR.GT, None),
+        leaf("year", OPERATOR.GT, [1]),
+        leaf("year", OPERATOR.IN, 2020),
+        leaf("tags", OPERATOR.ANY, "core"),
+        leaf("name", OPERATOR.TEXT_MATCH, 5),
+        leaf("name", OPERATOR.TEXT_MATCH_INSENSITIVE, None),
+    ],
+    ids=str,
+)
+def test_a_value_the_operator_cannot_take_is_an_error(retriever, one):
+    with pytest.raises(FilterError, match=one.key):
+        found(retriever, MetadataFilters(filters=[one]))
