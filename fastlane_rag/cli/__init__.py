@@ -1,1 +1,24 @@
+"""The `fastlane` command. Each sub-command has a module; heavy libraries load inside the commands."""
 
+import click
+
+from fastlane_rag import __version__
+from fastlane_rag.cli.base import Commands
+from fastlane_rag.cli.demo import demo
+from fastlane_rag.cli.doctor import doctor
+from fastlane_rag.cli.evaluate import evaluate
+from fastlane_rag.cli.index import index
+from fastlane_rag.cli.search import search
+
+__all__ = ["main"]
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastlane")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Late-interaction retrieval at the price of a dense retriever."""
+
+
+for command in (index, search, evaluate, demo, doctor):
+    main.add_command(command)

@@ -35,7 +35,7 @@ class CorpusCache:
         key = f"{dataset.name}-{dataset.corpus_hash()[:16]}-{model.fingerprint[:16]}"
         self.folder = root / key
         self._dataset = dataset
-        self._model = model
+        self.model = model
         self._track = track
 
     def index(self) -> "FastLaneIndex":
@@ -46,18 +46,18 @@ class CorpusCache:
         path = self.folder / "index"
         done = self.folder / "index-is-complete"
         if done.exists():
-            return FastLaneIndex.open(path, model=self._model, read_only=True)
+            return FastLaneIndex.open(path, model=self.model, read_only=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            index = FastLaneIndex.open(path, model=self._model)
+            index = FastLaneIndex.open(path, model=self.model)
         except IndexNotFoundError:
-            index = FastLaneIndex.create(path, model=self._model)
+            index = FastLaneIndex.create(path, model=self.model)
         with index:
             there = set(index.ids())
             missing = (passage for passage in self._passages("encoding tokens") if passage.id not in there)
             add_passages(index, missing)
         done.touch()
-        return FastLaneIndex.open(path, model=self._model, read_only=True)
+        return FastLaneIndex.open(path, model=self.model, read_only=True)
 
     def dense(self) -> tuple[list[str], npt.NDArray[np.float32]]:
         """Ids and mean-pooled vectors, (N, h) float32, in the corpus's order."""
@@ -73,10 +73,10 @@ class CorpusCache:
             ids.append(passage.id)
             texts.append(passage.content)
             if len(texts) == _CHUNK:
-                parts.append(self._model.encode_dense_documents(texts))
+                parts.append(self.model.encode_dense_documents(texts))
                 texts = []
         if texts:
-            parts.append(self._model.encode_dense_documents(texts))
+            parts.append(self.model.encode_dense_documents(texts))
         vectors = np.concatenate(parts)
         draft = path.with_name(f"dense-{os.getpid()}.npy")
         np.save(draft, vectors)

@@ -1,0 +1,161 @@
+"""`fastlane doctor`: is this installation able to search, and if not, what to do."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from fastlane_rag.cli.base import console, quiet_libraries
+
+if TYPE_CHECKING:
+    from fastlane_rag import FastLaneModel
+
+_STYLES = {"ok": "green", "warning": "yellow", "trouble": "bold red"}
+_PASSAGES = {
+    "bread": "Bread rises because yeast turns sugar into carbon dioxide.",
+    "tides": "The pull of the Moon and the Sun raises the tides of the sea.",
+    "python": "Generators in Python produce values lazily, one at a time.",
+}
+_QUESTION, _EXPECTED = "What causes ocean tides?", "tides"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    level: Literal["ok", "warning", "trouble"]
+    subject: str
+    detail: str
+
+
+@click.command()
+@click.option("--model", help="Model folder or name; the bundled model when left out.")
+def doctor(model: str | None) -> None:
+    """Check versions, devices, faiss, the model and one search; exit code 1 when something is wrong."""
+    from rich.table import Table
+    from rich.text import Text
+
+    quiet_libraries()
+    table = Table("", "", "", box=None, show_header=False, pad_edge=False)
+    trouble = 0
+    for finding in examine(model):
+        level = Text(finding.level, _STYLES[finding.level])
+        table.add_row(level, Text(finding.subject), Text(finding.detail))  # Text: "[cpu]" is no markup here
+        trouble += finding.level == "trouble"
+    out = console()
+    out.print(table)
+    if trouble:
+        out.print(f"{trouble} problem(s) found", style="bold red")
+        sys.exit(1)
+    out.print("all well", style="green")
+
+
+def examine(model: str | None = None) -> Iterator[Finding]:
+    """Run every check; a check that raises is a finding itself, so that one problem hides no other."""
+    yield from _guarded("versions", _versions)
+    yield from _guarded("device", _devices)
+    yield from _guarded("threads", _threads)
+    yield from _guarded("faiss", _faiss)
+    yield from _guarded("search", lambda: _search(model))
+
+
+def _guarded(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except Exception as error:  # whatever breaks is what the user came to learn
+        yield Finding("trouble", subject, f"{type(error).__name__}: {error}")
+
+
+def _versions() -> Iterator[Finding]:
+    from fastlane_rag import __version__
+    from fastlane_rag.evaluation.environment import versions
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "fastlane-rag", f"{__version__}, Python {python}")
+    found = {name: version for name, version in versions().items() if name != "fastlane-rag"}
+    yield Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if names:
+        yield Finding("ok", "device", ", ".join(names))
+    elif torch.backends.mps.is_available():
+        yield Finding("ok", "device", "Apple GPU (mps)")
+    else:
+        yield Finding("ok", "device", "CPU")
+
+
+def _threads() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    detail = f"torch uses {threads} on {cores} core(s)"
+    if "OMP_NUM_THREADS" in os.environ:
+        detail += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    if threads > cores:
+        yield Finding("warning", "threads", f"{detail}; more threads than cores slow searches down")
+    else:
+        yield Finding("ok", "threads", detail)
+
+
+def _faiss() -> Iterator[Finding]:
+    installed = [name for name in ("faiss-cpu", "faiss-gpu") if _has(name)]
+    if not installed:
+        yield Finding("trouble", "faiss", "not installed: pip install 'fastlane-rag[cpu]' (or [gpu])")
+        return
+    if len(installed) > 1:
+        yield Finding(
+            "trouble",
+            "faiss",
+            "faiss-cpu and faiss-gpu overwrite each other's files: pip uninstall both, then install one",
+        )
+        return
+    import faiss
+
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    yield Finding("ok", "faiss", f"{installed[0]} {faiss.__version__}, {gpus} GPU(s)")
+
+
+def _has(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _search(model: str | None) -> Iterator[Finding]:
+    from fastlane_rag import FastLaneModel
+
+    start = perf_counter()
+    opened = FastLaneModel.from_pretrained(model)
+    seconds = perf_counter() - start
+    yield Finding("ok", "model", f"{opened.name}, {opened.dim} wide, on {opened.device}, opened in {seconds:.1f} s")
+    yield _self_check(opened)
+
+
+def _self_check(model: "FastLaneModel") -> Finding:
+    from fastlane_rag import FastLaneIndex
+
+    with FastLaneIndex.create(model=model) as index:
+        index.add(list(_PASSAGES.values()), ids=list(_PASSAGES), show_progress=False)
+        start = perf_counter()
+        hits = index.search(_QUESTION, k=len(_PASSAGES))
+        milliseconds = 1000 * (perf_counter() - start)
+    found = [hit.id for hit in hits]
+    if found[:1] != [_EXPECTED] or len(found) != len(_PASSAGES):
+        return Finding(
+            "trouble",
+            "search",
+            f"{_QUESTION!r} gave {found}, {_EXPECTED!r} should come first of {len(_PASSAGES)}",
+        )
+    return Finding("ok", "search", f"{_QUESTION!r} found the right passage in {milliseconds:.0f} ms")

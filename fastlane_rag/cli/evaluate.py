@@ -1,0 +1,140 @@
+"""`fastlane eval`: methods judged on datasets in BEIR's layout."""
+
+import json
+from collections.abc import Iterable, Sized
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlane_rag.cli.base import console, parse_route_k, progress, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from fastlane_rag.evaluation.dataset import Dataset
+    from fastlane_rag.evaluation.runner import Result
+
+_METHODS = ("dense", "bm25", "full", "fastlane", "gather")
+
+
+def _parse_methods(context: click.Context, option: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in _METHODS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(_METHODS)}")
+    if not names:
+        raise click.BadParameter("no method named")
+    return names
+
+
+def _parse_route_ks(context: click.Context, option: click.Parameter, value: str) -> list[Any]:
+    return [parse_route_k(context, option, part.strip()) for part in value.split(",") if part.strip()]
+
+
+@click.command("eval")
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET_DIR...", type=click.Path(path_type=Path))
+@click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv to judge by.")
+@click.option("--methods", default=",".join(_METHODS), show_default=True, callback=_parse_methods)
+@click.option(
+    "--route-k",
+    "route_ks",
+    default="1,2,4,8",
+    show_default=True,
+    callback=_parse_route_ks,
+    help="For fastlane and gather: numbers, 'auto' or 'all', with commas.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many queries, spread over the split.")
+@click.option("--model", help="Model folder or name; the bundled model when left out.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where encoded corpora are kept.")
+@click.option("--json", "out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a report.")
+def evaluate(
+    datasets: tuple[Path, ...],
+    split: str,
+    methods: list[str],
+    route_ks: list[Any],
+    limit: int | None,
+    model: str | None,
+    cache: Path | None,
+    out: Path | None,
+) -> None:
+    """Judge retrieval on datasets in BEIR's layout, one query a call.
+
+    \b
+    dense     one mean-pooled vector a document, same encoder, exhaustive cosine
+    bm25      stemmed words, k1 0.9, b 0.4
+    full      SumMaxSim of all query tokens with every document
+    fastlane  k routed tokens gather, all tokens refine
+    gather    k routed tokens alone
+
+    A corpus is encoded once and kept (--cache) for the next run with the same model.
+    """
+    from fastlane_rag.evaluation.dataset import load_dataset
+
+    loaded = [load_dataset(folder, split, limit=limit) for folder in datasets]  # bad input shows before any work
+    if out is not None and not out.resolve().parent.is_dir():
+        raise click.BadParameter(f"{out.parent} is not a folder", param_hint="--json")
+    quiet_libraries()
+    from fastlane_rag import FastLaneModel
+    from fastlane_rag.evaluation.environment import environment
+    from fastlane_rag.evaluation.suite import compare, report
+    from fastlane_rag.model.default import cache_dir
+
+    opened = FastLaneModel.from_pretrained(model)
+    terminal, results = console(), []
+    for dataset in loaded:
+        with progress("{task.description}") as bar:
+            of_dataset = list(
+                compare(
+                    dataset,
+                    opened,
+                    methods=methods,
+                    route_ks=route_ks,
+                    cache=cache or cache_dir() / "evaluation",
+                    track=partial(_track, bar),
+                )
+            )
+        terminal.print(_table(dataset, of_dataset))
+        results.append((dataset, of_dataset))
+    if out is not None:
+        out.write_text(json.dumps(report(environment(), opened, results), indent=1) + "\n")
+        terminal.print(f"written: {out}", markup=False)
+
+
+def _track(bar: "Progress", items: Iterable[Any], doing: str) -> Iterable[Any]:
+    for task in bar.task_ids:
+        bar.remove_task(task)
+    total = len(items) if isinstance(items, Sized) else None
+    return bar.track(items, total=total, description=doing)
+
+
+def _table(dataset: "Dataset", results: list["Result"]) -> "Table":
+    from rich.table import Table
+
+    table = Table(
+        title=f"{dataset.name}, {len(dataset.queries)} {dataset.split} queries", title_justify="left", box=None
+    )
+    table.add_column("method", no_wrap=True)
+    for column in (
+        "nDCG@10",
+        "MRR@10",
+        "R@10",
+        "R@100",
+        "ms p50",
+        "p95",
+        "search p50",
+        "p95",
+        "comparisons",
+        "bytes/doc",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(
+            result.method,
+            *(f"{result.metrics[name]:.4f}" for name in ("nDCG@10", "RR@10", "R@10", "R@100")),
+            *(f"{ms:.1f}" for times in (result.total_ms, result.search_ms) for ms in (times.p50, times.p95)),
+            *("-" if count is None else f"{count:,.0f}" for count in (result.comparisons, result.bytes_per_document)),
+        )
+    return table

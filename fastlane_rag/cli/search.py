@@ -1,0 +1,100 @@
+"""`fastlane search`: the passages for one query, and which of its tokens gathered them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlane_rag.cli.base import ROUTE_K_HELP, console, parse_object, parse_route_k, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastlane_rag import Hit
+    from fastlane_rag.search import RouteK, SearchResult
+
+_SNIPPET = 400
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("query")
+@click.option("-k", type=click.IntRange(min=0), default=5, show_default=True, help="Passages wanted.")
+@click.option("--filter", "filter_", callback=parse_object, help="Metadata filter, a JSON object.")
+@click.option("--route-k", metavar="K", callback=parse_route_k, help=ROUTE_K_HELP)
+@click.option("--no-refine", is_flag=True, help="Rank by the routed tokens alone.")
+@click.option("--model", help="Model folder or name, where the index was made with one that has moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+def search(
+    index: Path,
+    query: str,
+    k: int,
+    filter_: dict[str, Any] | None,
+    route_k: "RouteK | None",
+    no_refine: bool,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Print the passages of INDEX that answer QUERY best."""
+    quiet_libraries()
+    from fastlane_rag import FastLaneIndex
+    from fastlane_rag.search import search_many
+
+    with FastLaneIndex.open(index, model=model, read_only=True) as opened:
+        (result,) = search_many(opened, [query], k, filter=filter_, route_k=route_k, refine=not no_refine)
+    if as_json:
+        click.echo(json.dumps(_as_json(query, result), ensure_ascii=False, indent=2))
+        return
+    out = console()
+    show_route(out, result.routed.tokens, result.selected)
+    show_hits(out, result.hits)
+
+
+def show_route(out: "Console", tokens: Sequence[str], selected: Iterable[int]) -> None:
+    """Print a query's tokens, the routed ones marked."""
+    from rich.text import Text
+
+    chosen = set(selected)
+    line = Text("    routed: ", "dim")
+    for position, token in enumerate(tokens):
+        line.append(f"[{token}]" if position in chosen else token, "bold green" if position in chosen else "dim")
+        line.append(" ")
+    out.print(line, soft_wrap=True)
+
+
+def show_hits(out: "Console", hits: Iterable["Hit"]) -> None:
+    """Print hits with rank, score, id, title and the start of the text."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    rank = 0
+    for rank, hit in enumerate(hits, 1):
+        title, text = _title_and_text(hit)
+        head = Text.assemble(f"{rank:>2}. ", (f"{hit.score:.3f}", "cyan"), "  ", (title or hit.id, "bold"))
+        if title:
+            head.append(f"  {hit.id}", "dim")
+        out.print(head, soft_wrap=True)
+        short = text if len(text) <= _SNIPPET else text[:_SNIPPET].rsplit(" ", 1)[0] + " ..."
+        out.print(Padding(Text(short), (0, 0, 1, 4)))
+    if not rank:
+        out.print("no passage matches", style="dim")
+
+
+def _title_and_text(hit: "Hit") -> tuple[str, str]:
+    """A title that was indexed with the text is shown once."""
+    title = hit.metadata.get("title")
+    if not isinstance(title, str):
+        return "", hit.text
+    return title, hit.text.removeprefix(title).lstrip("\n")
+
+
+def _as_json(query: str, result: "SearchResult") -> dict[str, Any]:
+    tokens, scores = result.routed.tokens, result.routed.scores
+    return {
+        "query": query,
+        "routed": [{"token": tokens[i], "score": float(scores[i])} for i in result.selected],
+        "comparisons": result.comparisons,
+        "hits": [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits],
+    }

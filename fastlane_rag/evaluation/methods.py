@@ -1,0 +1,56 @@
+"""FastLane itself, as compared methods: routed at some k, refined or not, and with every token."""
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from fastlane_rag.evaluation.method import Answer
+
+if TYPE_CHECKING:
+    from fastlane_rag.index import FastLaneIndex
+    from fastlane_rag.search import RouteK
+
+__all__ = ["FastLane", "Full"]
+
+
+class FastLane:
+    """Search of an index, one query a call.
+
+    Args:
+        index: holds the corpus.
+        route_k: query tokens to gather with.
+        refine: False ranks by the routed tokens alone.
+    """
+
+    def __init__(self, index: "FastLaneIndex", route_k: "RouteK", *, refine: bool = True) -> None:
+        self._index = index
+        self._route_k = route_k
+        self._refine = refine
+        self.bytes_per_document: float | None = index.stats().bytes_per_document
+
+    @property
+    def name(self) -> str:
+        """ "fastlane k=4", or "fastlane k=4 gather" when not refined."""
+        return f"fastlane k={self._route_k}" + ("" if self._refine else " gather")
+
+    def answer(self, query: str, depth: int) -> Answer:
+        """What `index.search(query, depth)` finds."""
+        from fastlane_rag.search import search_many
+
+        start = perf_counter()
+        routed = self._index.model.encode_routed([query])
+        encoded = perf_counter()
+        (result,) = search_many(self._index, routed, depth, route_k=self._route_k, refine=self._refine)
+        ids = [hit.id for hit in result.hits]
+        return Answer(ids, encoded - start, perf_counter() - encoded, float(result.comparisons))
+
+
+class Full(FastLane):
+    """SumMaxSim of all query tokens with every document: nothing is routed, nothing is approximate."""
+
+    def __init__(self, index: "FastLaneIndex") -> None:
+        super().__init__(index, "all", refine=False)
+
+    @property
+    def name(self) -> str:
+        """ "full SumMaxSim"."""
+        return "full SumMaxSim"

@@ -1,0 +1,97 @@
+"""Several methods on one dataset, and the report that several datasets make."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastlane_rag.errors import DataError
+from fastlane_rag.evaluation.baselines import Bm25, Dense
+from fastlane_rag.evaluation.cache import CorpusCache
+from fastlane_rag.evaluation.dataset import Dataset
+from fastlane_rag.evaluation.environment import Environment
+from fastlane_rag.evaluation.method import Method
+from fastlane_rag.evaluation.methods import FastLane, Full
+from fastlane_rag.evaluation.runner import Result, judge
+
+if TYPE_CHECKING:
+    from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.search import RouteK
+
+METHODS = ("dense", "bm25", "full", "fastlane", "gather")
+"""What can be compared; the last two once for each k."""
+
+Track = Callable[[Iterable[Any], str], Iterable[Any]]
+"""Passes items through, showing progress; the text says what is done with them."""
+
+
+def compare(
+    dataset: Dataset,
+    model: "FastLaneModel",
+    *,
+    methods: Sequence[str],
+    route_ks: Sequence["RouteK"],
+    cache: Path,
+    track: Track,
+) -> Iterator[Result]:
+    """Judge each method on the dataset, in the order of `METHODS`, as soon as it is done.
+
+    Args:
+        dataset: what to ask.
+        model: encodes.
+        methods: some of `METHODS`.
+        route_ks: for "fastlane" and "gather".
+        cache: folder of encoded corpora.
+        track: shows progress.
+
+    Raises:
+        DataError: the corpus holds none of the judged documents.
+    """
+    there = {passage.id for passage in dataset.passages()}
+    if not any(document in there for judged in dataset.qrels.values() for document in judged):
+        raise DataError(f"{dataset.corpus_path} holds none of the documents that the split {dataset.split!r} judges")
+    with ExitStack() as stack:
+        for method in _build(dataset, CorpusCache(cache, dataset, model, track), methods, route_ks, stack):
+            yield judge(method, dataset, track(dataset.queries.items(), f"{dataset.name}: {method.name}"))
+
+
+def _build(
+    dataset: Dataset, cache: CorpusCache, methods: Sequence[str], route_ks: Sequence["RouteK"], stack: ExitStack
+) -> Iterator[Method]:
+    """Each method when it is its turn: nothing is encoded for a method nobody asked for."""
+    if "dense" in methods:
+        yield Dense(cache.model, *cache.dense())
+    if "bm25" in methods:
+        passages = list(dataset.passages())
+        yield Bm25([passage.id for passage in passages], [passage.content for passage in passages])
+        del passages
+    if {"full", "fastlane", "gather"} & set(methods):
+        index = stack.enter_context(cache.index())
+        if "full" in methods:
+            yield Full(index)
+        for kind in ("fastlane", "gather"):
+            if kind in methods:
+                yield from (FastLane(index, k, refine=kind == "fastlane") for k in route_ks)
+
+
+def report(
+    environment: Environment, model: "FastLaneModel", results: Sequence[tuple[Dataset, Sequence[Result]]]
+) -> dict[str, Any]:
+    """What `fastlane eval --json` writes."""
+    return {
+        "format": "fastlane-eval",
+        "version": 1,
+        "environment": environment.as_dict(),
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
+        "datasets": [
+            {
+                "name": dataset.name,
+                "split": dataset.split,
+                "corpus": dataset.corpus_hash(),
+                "documents": sum(1 for _ in dataset.passages()),
+                "queries": len(dataset.queries),
+                "methods": [result.as_dict() for result in of_dataset],
+            }
+            for dataset, of_dataset in results
+        ],
+    }

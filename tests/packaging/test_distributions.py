@@ -1,0 +1,84 @@
+"""The three distributions build, carry what they need and install side by side."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    "fastlane_rag": (ROOT, "fastlane_rag"),
+    "langchain_fastlane": (ROOT / "integrations/langchain", "langchain_fastlane"),
+    "llama_index_retrievers_fastlane": (ROOT / "integrations/llama_index", "llama_index"),
+}
+LEFT_OUT = ("__pycache__", ".pyc", ".egg-info")
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Run a command; its output is in the failure."""
+    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an sdist of each distribution and the wheel built from that sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    for source, _ in SOURCES.values():
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
+    return folder
+
+
+def contents(source: Path, package: str) -> set[str]:
+    """The files of a package as they lie in the source tree."""
+    files = (file for file in (source / package).rglob("*") if file.is_file())
+    names = {file.relative_to(source).as_posix() for file in files}
+    return {name for name in names if not any(part in name for part in LEFT_OUT)}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_wheel_and_sdist_hold_the_whole_package(dist: Path, name: str) -> None:
+    """Model, sample data and py.typed included; nothing of tests or benchmarks."""
+    wanted = contents(*SOURCES[name])
+    assert any(file.endswith("py.typed") for file in wanted)
+    (wheel,) = dist.glob(f"{name}-*.whl")
+    (sdist,) = dist.glob(f"{name}-*.tar.gz")
+    in_wheel = {file for file in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in file}
+    assert in_wheel == wanted
+    with tarfile.open(sdist) as archive:
+        in_sdist = {file.split("/", 1)[1] for file in archive.getnames() if "/" in file}
+    assert wanted <= in_sdist
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= in_sdist
+    assert not any(file.startswith(("tests", "benchmarks", ".ci")) for file in in_sdist)
+
+
+def test_the_wheels_install_together_into_an_empty_environment(dist: Path, tmp_path: Path) -> None:
+    """No dependency is installed, so this is what imports without any: the light top level and the sample."""
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
+    python = venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    wheels = sorted(dist.glob("*.whl"))
+    assert len(wheels) == len(SOURCES)
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", *wheels)
+    program = (
+        "import importlib.util, fastlane_rag, fastlane_rag.data as data\n"
+        "assert sum(1 for _ in data.read_passages(data.sample_path())) > 1000\n"
+        "for name in ('langchain_fastlane', 'llama_index.retrievers.fastlane'):\n"
+        "    assert importlib.util.find_spec(name).origin.endswith('__init__.py'), name\n"
+        "print(fastlane_rag.__file__)"
+    )
+    assert str(venv) in run(python, "-c", program, cwd=tmp_path)
+    assert shutil.which("fastlane", path=python.parent)
+
+
+def test_llama_index_stays_a_namespace(dist: Path) -> None:
+    """`llama_index` and `llama_index.retrievers` belong to several distributions: no __init__.py of ours."""
+    (wheel,) = dist.glob("llama_index_retrievers_fastlane-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "llama_index/retrievers/fastlane/__init__.py" in names
+    assert not {"llama_index/__init__.py", "llama_index/retrievers/__init__.py"} & names
