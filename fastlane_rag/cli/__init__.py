@@ -3,12 +3,8 @@
 import click
 
 from fastlane_rag import __version__
+from fastlane_rag.cli import demo, doctor, evaluate, index, search
 from fastlane_rag.cli.base import Commands
-from fastlane_rag.cli.demo import demo
-from fastlane_rag.cli.doctor import doctor
-from fastlane_rag.cli.evaluate import evaluate
-from fastlane_rag.cli.index import index
-from fastlane_rag.cli.search import search
 
 __all__ = ["main"]
 
@@ -20,5 +16,5 @@ def main(debug: bool) -> None:
     """Late-interaction retrieval at the price of a dense retriever."""
 
 
-for command in (index, search, evaluate, demo, doctor):
+for command in (index.index, search.search, evaluate.evaluate, demo.demo, doctor.doctor):
     main.add_command(command)

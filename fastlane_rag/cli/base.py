@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ROUTE_K_HELP = "Query tokens to gather with: a number, 'auto' or 'all'. Default: what the model prefers."
 
+_PLAIN_WIDTH = 160
+
 
 class Commands(click.Group):
     """A group whose commands fail with one line on stderr and exit code 1; --debug shows the traceback."""
@@ -26,12 +28,16 @@ class Commands(click.Group):
         except FastLaneError as error:
             if context.params.get("debug"):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_one_line(error)) from error
         except (OSError, MemoryError, RuntimeError, ValueError) as error:
             # click's own Abort and Exit are RuntimeErrors and mean what they say.
             if context.params.get("debug") or isinstance(error, click.Abort | click.exceptions.Exit):
                 raise
-            raise click.ClickException(f"{error or type(error).__name__}") from error
+            raise click.ClickException(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def parse_route_k(context: click.Context, option: click.Parameter, value: str | None) -> "RouteK | None":
@@ -72,11 +78,18 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
-def console(*, stderr: bool = False) -> "Console":
-    """The terminal, or plain text where the output is no terminal."""
+def console(*, stderr: bool = False, least_width: int = 0) -> "Console":
+    """The terminal; what is no terminal gets long lines instead of wrapped ones.
+
+    Args:
+        stderr: the standard error stream instead of the output.
+        least_width: columns that a table needs; a narrower terminal wraps its lines.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    made = Console(stderr=stderr, highlight=False)
+    made.width = max(made.width, least_width) if made.is_terminal else max(_PLAIN_WIDTH, least_width)
+    return made
 
 
 def progress(description: str) -> "Progress":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastlane_rag.evaluation.dataset import Dataset
     from fastlane_rag.evaluation.runner import Result
 
+_TABLE_WIDTH = 112
 _METHODS = ("dense", "bm25", "full", "fastlane", "gather")
 
 
@@ -83,7 +84,7 @@ def evaluate(
     from fastlane_rag.model.default import cache_dir
 
     opened = FastLaneModel.from_pretrained(model)
-    terminal, results = console(), []
+    terminal, results = console(least_width=_TABLE_WIDTH), []
     for dataset in loaded:
         with progress("{task.description}") as bar:
             of_dataset = list(

@@ -77,7 +77,7 @@ def show_hits(out: "Console", hits: Iterable["Hit"]) -> None:
             head.append(f"  {hit.id}", "dim")
         out.print(head, soft_wrap=True)
         short = text if len(text) <= _SNIPPET else text[:_SNIPPET].rsplit(" ", 1)[0] + " ..."
-        out.print(Padding(Text(short), (0, 0, 1, 4)))
+        out.print(Padding(Text(short), (0, 0, 1, 4), expand=False))
     if not rank:
         out.print("no passage matches", style="dim")
 

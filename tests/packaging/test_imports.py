@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "index": {"scoring", "model", "search"},
     "search": {"scoring", "model", "index"},
     "rerank": {"scoring", "model"},
-    "training": {"scoring", "model", "data"},
+    "training": {"scoring", "model", "data", "evaluation"},
     "evaluation": {"scoring", "model", "index", "search", "data"},
     "cli": {"scoring", "model", "index", "search", "data", "evaluation", "training", "rerank"},
 }

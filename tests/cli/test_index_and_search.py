@@ -1,0 +1,179 @@
+"""`fastlane index` and `fastlane search`, as a user types them."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.cli import main
+
+Passages = list[dict[str, str]]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run `fastlane ...`; what it printed is in `.stdout` and `.stderr`."""
+    return lambda *arguments, **options: CliRunner().invoke(main, [str(one) for one in arguments], **options)
+
+
+def lines_of(passages: Passages) -> str:
+    """JSON Lines, with the PEP's number as metadata."""
+    return "".join(json.dumps(p | {"pep": int(p["id"].split("-")[0].removeprefix("pep"))}) + "\n" for p in passages)
+
+
+@pytest.fixture(scope="module")
+def chosen(passages: Passages) -> Passages:
+    """Short passages of three PEPs."""
+    peps = ("pep8-", "pep572-", "pep618-")
+    return sorted((p for p in passages if p["id"].startswith(peps)), key=lambda p: len(p["text"]))[:24]
+
+
+@pytest.fixture(scope="module")
+def index(chosen: Passages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index made by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "corpus.jsonl").write_text(lines_of(chosen))
+    result = CliRunner().invoke(main, ["index", str(folder / "corpus.jsonl"), "--out", str(folder / "index")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == f"24 passages read, 24 of them new; {folder / 'index'} holds 24".split()
+    return folder / "index"
+
+
+def test_a_passage_is_stored_with_title_and_metadata(index: Path, chosen: Passages) -> None:
+    with FastLaneIndex.open(index, read_only=True) as opened:
+        assert opened.ids() == [p["id"] for p in chosen]
+        (stored,) = opened.get([chosen[3]["id"]])
+    assert stored.text == f"{chosen[3]['title']}\n{chosen[3]['text']}"
+    assert stored.metadata == {"title": chosen[3]["title"], "pep": int(chosen[3]["id"].split("-")[0][3:])}
+
+
+def test_search_prints_passages_scores_and_routed_tokens(run: Run, index: Path) -> None:
+    result = run("search", index, "what is zip strict for?", "-k", 2, "--route-k", 2)
+    assert result.exit_code == 0
+    assert " 1. " in result.stdout
+    assert " 2. " in result.stdout
+    assert " 3. " not in result.stdout
+    assert "PEP 618" in result.stdout
+    routed = next(line for line in result.stdout.splitlines() if "routed:" in line)
+    assert routed.count("[") - routed.count("[CLS]") - routed.count("[SEP]") == 2
+    assert result.stderr == ""
+
+
+def test_json_is_what_the_index_finds(run: Run, index: Path) -> None:
+    result = run("search", index, "how long may a line be?", "-k", 3, "--json", "--route-k", "auto")
+    found = json.loads(result.stdout)
+    with FastLaneIndex.open(index, read_only=True) as opened:
+        hits = opened.search("how long may a line be?", k=3, route_k="auto")
+    assert [one["id"] for one in found["hits"]] == [hit.id for hit in hits]
+    assert [one["score"] for one in found["hits"]] == pytest.approx([hit.score for hit in hits])
+    assert found["hits"][0]["metadata"]["pep"] == 8
+    assert len(found["routed"]) >= 1
+    assert found["comparisons"] > 0
+
+
+def test_a_filter_holds_and_k_is_honoured(run: Run, index: Path) -> None:
+    result = run("search", index, "line length", "-k", 3, "--filter", '{"pep": {"$gte": 600}}', "--json")
+    assert [one["metadata"]["pep"] for one in json.loads(result.stdout)["hits"]] == [618] * 3
+    nothing = run("search", index, "line length", "--filter", '{"pep": 1}')
+    assert nothing.exit_code == 0
+    assert "no passage matches" in nothing.stdout
+
+
+def test_gather_only_and_all_tokens(run: Run, index: Path) -> None:
+    """All tokens without refinement is full SumMaxSim, which refining all of these few passages gives as well."""
+    scores = [
+        [one["score"] for one in json.loads(run("search", index, "strict zip", "--json", *options).stdout)["hits"]]
+        for options in ([], ["--route-k", "all", "--no-refine"], ["--route-k", "1", "--no-refine"])
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert scores[2][0] < scores[0][0]
+
+
+def test_the_same_passages_again_replace_themselves(run: Run, chosen: Passages, tmp_path: Path) -> None:
+    (tmp_path / "first.jsonl").write_text(lines_of(chosen[:3]))
+    changed = [chosen[2] | {"text": "Entirely new words."}, chosen[3]]
+    (tmp_path / "second.jsonl.gz").write_bytes(gzip.compress(lines_of(changed).encode()))
+    out = tmp_path / "index"
+    assert run("index", tmp_path / "first.jsonl", "--out", out).exit_code == 0
+    result = run("index", tmp_path / "second.jsonl.gz", "--out", out)
+    assert "2 passages read, 1 of them new" in result.stdout
+    with FastLaneIndex.open(out, read_only=True) as opened:
+        assert len(opened) == 4
+        assert opened.get([chosen[2]["id"]])[0].text.endswith("\nEntirely new words.")
+
+
+def test_standard_input(run: Run, chosen: Passages, tmp_path: Path) -> None:
+    result = run("index", "-", "--out", tmp_path / "index", input=lines_of(chosen[:2]))
+    assert result.exit_code == 0
+    assert "2 passages read" in result.stdout
+
+
+BAD = '{"_id": "a", "text": "Good."}\n{"_id": "b", "text": 5}\nnot json\n{"_id": "d", "text": "Good too."}\n'
+
+
+def test_bad_lines_stop_everything_unless_skipped(run: Run, tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "index"
+    corpus.write_text(BAD)
+    result = run("index", corpus, "--out", out)
+    assert result.exit_code == 1
+    assert f"{corpus}, line 2: 'text' must be text, not 5\n{corpus}, line 3: not JSON" in result.stderr
+    assert "Error: 2 bad line(s), nothing was indexed; --skip-bad" in result.stderr
+    assert "Traceback" not in result.output
+    assert not out.exists()
+    result = run("index", corpus, "--out", out, "--skip-bad")
+    assert result.exit_code == 0
+    assert "line 3" in result.stderr
+    assert "2 passages read, 2 bad line(s) left out, 2 of them new" in result.stdout
+
+
+def test_many_bad_lines_are_counted_not_listed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text("{}\n" * 25)
+    result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
+    assert result.stderr.count("no '_id'") == 10
+    assert "and 15 more bad lines" in result.stderr
+    assert "25 bad line(s)" in result.stderr
+
+
+def test_a_file_without_passages(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text("\n\n")
+    result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {tmp_path / 'corpus.jsonl'} holds no passage\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["search", "no-such-index", "q"], 1, "no-such-index"),
+        (["search", "INDEX", "q", "--filter", '{"pep": {"$near": 3}}'], 1, "$near"),
+        (["search", "INDEX", "q", "--model", "no/such-model"], 1, "no/such-model"),
+        (["search", "INDEX", "q", "--filter", "{pep: 3}"], 2, "is not JSON"),
+        (["search", "INDEX", "q", "--filter", "[3]"], 2, "no JSON object"),
+        (["search", "INDEX", "q", "--route-k", "0"], 2, "'0' is neither"),
+        (["search", "INDEX", "q", "--route-k", "most"], 2, "'most' is neither"),
+        (["search", "INDEX", "q", "-k", "-1"], 2, "-1"),
+        (["search", "INDEX"], 2, "Missing argument 'QUERY'"),
+        (["index", "no-such.jsonl", "--out", "x"], 2, "no-such.jsonl"),
+        (["index"], 2, "Missing argument"),
+        (["serch"], 2, "No such command 'serch'"),
+    ],
+)
+def test_trouble_is_one_clear_message(run: Run, index: Path, arguments: list[str], code: int, message: str) -> None:
+    """Exit code 1 for bad input and 2 for usage; no traceback."""
+    result = run(*[str(index) if one == "INDEX" else one for one in arguments])
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    if code == 1:
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_debug_shows_where(run: Run, tmp_path: Path) -> None:
+    result = run("--debug", "search", tmp_path, "q")
+    assert result.exit_code == 1
+    assert type(result.exception).__name__ == "IndexNotFoundError"
