@@ -7,13 +7,15 @@ Sorting by row makes the second a bag too, so nothing of size Lq x Ld exists and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn.functional import embedding_bag
 
+from fastlane_rag.scoring import backends
 from fastlane_rag.scoring.inputs import Packed
-from fastlane_rag.scoring.torch_backend import block_elements, compute_dtype, scores
+from fastlane_rag.scoring.torch_backend import block_elements, compute_dtype
 
 __all__ = ["differentiable_scores"]
 
@@ -21,9 +23,9 @@ __all__ = ["differentiable_scores"]
 def differentiable_scores(
     queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool
 ) -> torch.Tensor:
-    """Score as `torch_backend.scores`, with gradients to query rows, document rows and weights."""
+    """Score as a backend's `scores`, with gradients to query rows, document rows and weights."""
     result: torch.Tensor = _MaxSim.apply(  # type: ignore[no-untyped-call]
-        queries.rows, documents.rows, weights, queries.offsets, documents.offsets, grouped
+        queries.rows, documents.rows, weights, queries, documents, grouped
     )
     return result
 
@@ -35,15 +37,15 @@ class _MaxSim(torch.autograd.Function):
         query_rows: torch.Tensor,
         document_rows: torch.Tensor,
         weights: torch.Tensor | None,
-        query_offsets: torch.Tensor,
-        document_offsets: torch.Tensor,
+        queries: Packed,
+        documents: Packed,
         grouped: bool,
     ) -> torch.Tensor:
-        queries, documents = Packed(query_rows, query_offsets), Packed(document_rows, document_offsets)
-        result, argmax = scores(queries, documents, weights, grouped=grouped, keep_argmax=True)
+        backend = backends.choose(query_rows, document_rows)
+        result, argmax = backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=True)
         ctx.save_for_backward(query_rows, document_rows, weights, argmax)
         ctx.queries_of_tokens = torch.repeat_interleave(torch.arange(len(queries)), queries.lengths)
-        ctx.document_offsets, ctx.grouped = document_offsets, grouped
+        ctx.starts, ctx.lengths, ctx.grouped = documents.starts, documents.lengths, grouped
         return result
 
     @staticmethod
@@ -59,7 +61,7 @@ class _MaxSim(torch.autograd.Function):
 
         bags = torch.zeros_like(queries)
         grad_documents = torch.zeros_like(document_rows) if ctx.needs_input_grad[1] else None
-        for columns, rows in _column_blocks(argmax, ctx.document_offsets, ctx.grouped):
+        for columns, rows in _blocks(argmax, document_rows, ctx.starts, ctx.lengths, ctx.grouped):
             here = (argmax[:, columns] - rows.start).clamp_(min=0)
             part = grad[:, columns].contiguous()
             bags += embedding_bag(here, document_rows[rows].to(dtype), per_sample_weights=part, mode="sum")
@@ -75,9 +77,7 @@ class _MaxSim(torch.autograd.Function):
         return grad_queries, grad_documents, grad_weights, None, None, None
 
 
-def _gather_by_row(
-    rows: torch.Tensor, factors: torch.Tensor, queries: torch.Tensor, count: int
-) -> torch.Tensor:
+def _gather_by_row(rows: torch.Tensor, factors: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
     """Sum factors[i, n] * queries[i] into row rows[i, n] of a (count, d) result."""
     ordered, order = rows.flatten().sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(count, device=rows.device))
@@ -85,17 +85,21 @@ def _gather_by_row(
     return embedding_bag(tokens, queries, starts, per_sample_weights=factors.flatten()[order], mode="sum")
 
 
-def _column_blocks(argmax: torch.Tensor, offsets: torch.Tensor, grouped: bool) -> list[tuple[slice, slice]]:
-    """Column ranges of `argmax` with the document rows they point into, each within the memory budget."""
+def _blocks(
+    argmax: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, grouped: bool
+) -> Iterator[tuple[slice, slice]]:
+    """Cut `argmax` into column ranges within the memory budget, each with the document rows it points into.
+
+    Documents of groups or of a selection lie anywhere: then there is one block.
+    """
     tokens, columns = argmax.shape
-    if columns == 0 or tokens == 0:
-        return []
-    # In groups a column points all over the documents, and there are few columns: one block.
-    step = columns if grouped else max(block_elements(argmax) // tokens, 1)
-    ends = range(0, columns, step)
-    return [
-        (slice(c, min(c + step, columns)), slice(0, int(offsets[-1])))
-        if grouped
-        else (slice(c, min(c + step, columns)), slice(int(offsets[c]), int(offsets[min(c + step, columns)])))
-        for c in ends
-    ]
+    if grouped or not bool((starts[1:] == starts[:-1] + lengths[:-1]).all()):
+        if argmax.numel() and len(rows):
+            yield slice(0, columns), slice(0, len(rows))
+        return
+    step = max(block_elements(argmax) // max(tokens, 1), 1)
+    for first in range(0, columns, step):
+        last = min(first + step, columns) - 1
+        span = slice(int(starts[first]), int(starts[last] + lengths[last]))
+        if tokens and span.start < span.stop:
+            yield slice(first, last + 1), span

@@ -21,26 +21,41 @@ warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserW
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Token embeddings of several sequences, one after another.
+    """Token embeddings of several sequences, each a run of rows.
 
     Attributes:
-        rows: (T, d) embeddings of all tokens.
-        offsets: (N + 1,) int64 on the CPU; sequence n owns rows offsets[n]:offsets[n + 1].
+        rows: (T, d) embeddings.
+        starts: (N,) int64 on the CPU: first row of each sequence.
+        lengths: (N,) int64 on the CPU: rows of each sequence.
     """
 
     rows: torch.Tensor
-    offsets: torch.Tensor
+    starts: torch.Tensor
+    lengths: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, offsets: torch.Tensor) -> Packed:
+        """Sequences one after another: sequence n owns rows offsets[n]:offsets[n + 1]."""
+        return cls(rows, offsets[:-1], offsets.diff())
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.starts)
 
     @property
-    def lengths(self) -> torch.Tensor:
-        """(N,) int64 on the CPU: tokens of each sequence."""
-        return self.offsets.diff()
+    def offsets(self) -> torch.Tensor:
+        """(N + 1,) int64: the boundaries of sequences that lie one after another, as queries always do."""
+        offsets = torch.zeros(len(self) + 1, dtype=torch.int64)
+        torch.cumsum(self.lengths, 0, out=offsets[1:])
+        return offsets
 
 
-def pack(side: str, embeddings: Array, offsets: Array | None, mask: Array | None) -> Packed:
+def pack(
+    side: str,
+    embeddings: Array,
+    offsets: Array | None,
+    mask: Array | None,
+    selection: Array | None = None,
+) -> Packed:
     """Bring padded or packed embeddings to packed form.
 
     Args:
@@ -48,6 +63,8 @@ def pack(side: str, embeddings: Array, offsets: Array | None, mask: Array | None
         embeddings: (N, L, d) padded; (T, d) with `offsets`, or (L, d) for a single query.
         offsets: (N + 1,) integers, only with 2-D embeddings.
         mask: (N, L), true at real tokens, only with 3-D embeddings.
+        selection: (n,) integers, the sequences to keep, only with offsets. Nothing is copied, and only
+            their offsets are checked.
 
     Raises:
         TypeError: embeddings are not floating point.
@@ -60,6 +77,8 @@ def pack(side: str, embeddings: Array, offsets: Array | None, mask: Array | None
                 f"{side} are padded, shape {tuple(rows.shape)}, and came with offsets too; "
                 "offsets go with packed (tokens, dim) embeddings"
             )
+        if selection is not None:
+            raise ValueError(f"a selection goes with packed {side}, but their shape is {tuple(rows.shape)}")
         return _pack_padded(side, rows, mask)
     if rows.ndim != 2:
         raise ValueError(
@@ -76,8 +95,10 @@ def pack(side: str, embeddings: Array, offsets: Array | None, mask: Array | None
                 f"{side} are packed, shape {tuple(rows.shape)}, and need offsets (N + 1,) "
                 "to tell them apart; for one document pass embeddings[None]"
             )
-        return Packed(rows, torch.tensor([0, len(rows)]))
-    return Packed(rows, _checked_offsets(side, offsets, len(rows)))
+        return Packed.of(rows, torch.tensor([0, len(rows)]))
+    if selection is not None:
+        return _select(side, rows, offsets, selection)
+    return Packed.of(rows, _checked_offsets(side, offsets, len(rows)))
 
 
 def pack_groups(documents: Array, mask: Array | None) -> Packed:
@@ -119,7 +140,7 @@ def _floating(name: str, values: Array) -> torch.Tensor:
 def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
     count, width, dim = padded.shape
     if mask is None:
-        return Packed(padded.reshape(count * width, dim), torch.arange(count + 1) * width)
+        return Packed.of(padded.reshape(count * width, dim), torch.arange(count + 1) * width)
     keep = torch.as_tensor(mask, device=padded.device)
     if keep.shape != padded.shape[:2]:
         raise ValueError(
@@ -127,19 +148,34 @@ def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
             f"but it is {tuple(keep.shape)}"
         )
     keep = keep.bool()
-    offsets = torch.zeros(count + 1, dtype=torch.int64)
-    torch.cumsum(keep.sum(1).cpu(), 0, out=offsets[1:])
-    return Packed(padded[keep], offsets)
+    lengths = keep.sum(1).cpu()
+    return Packed(padded[keep], lengths.cumsum(0) - lengths, lengths)
+
+
+def _select(side: str, rows: torch.Tensor, offsets: Array, selection: Array) -> Packed:
+    limits = _integers(f"offsets of the {side}", offsets)
+    numbers = _integers(f"the selection of {side}", selection)
+    count = len(limits) - 1
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
+        raise ValueError(
+            f"the selection of {side} must hold numbers from 0 to {count - 1}, "
+            f"but runs from {int(numbers.min())} to {int(numbers.max())}"
+        )
+    starts, ends = limits[numbers], limits[numbers + 1]
+    wrong = ((starts < 0) | (starts > ends) | (ends > len(rows))).nonzero()
+    if len(wrong):
+        at = int(wrong[0])
+        raise ValueError(
+            f"{side} {int(numbers[at])} cannot own the rows {int(starts[at])} to {int(ends[at])} "
+            f"of the {len(rows)} given; its offsets are wrong"
+        )
+    return Packed(rows, starts, ends - starts)
 
 
 def _checked_offsets(side: str, offsets: Array, rows: int) -> torch.Tensor:
-    tensor = torch.as_tensor(offsets)
-    if tensor.ndim != 1 or len(tensor) == 0 or tensor.is_floating_point() or tensor.dtype == torch.bool:
-        raise ValueError(
-            f"offsets of the {side} must be (N + 1,) integers, "
-            f"but they are {tensor.dtype} of shape {tuple(tensor.shape)}"
-        )
-    tensor = tensor.to("cpu", torch.int64)
+    tensor = _integers(f"offsets of the {side}", offsets)
+    if len(tensor) == 0:
+        raise ValueError(f"offsets of the {side} must be (N + 1,) integers, but there are none")
     first, last = int(tensor[0]), int(tensor[-1])
     if first != 0 or last != rows:
         raise ValueError(
@@ -153,3 +189,12 @@ def _checked_offsets(side: str, offsets: Array, rows: int) -> torch.Tensor:
             f"and offsets[{at + 1}] = {int(tensor[at + 1])}"
         )
     return tensor
+
+
+def _integers(name: str, values: Array) -> torch.Tensor:
+    tensor = torch.as_tensor(values)
+    if tensor.ndim != 1 or tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must be one-dimensional integers, but are {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+    return tensor.to("cpu", torch.int64)

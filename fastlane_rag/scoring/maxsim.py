@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from fastlane_rag.scoring import torch_backend
+from fastlane_rag.scoring import backends
 from fastlane_rag.scoring.autograd import differentiable_scores
 from fastlane_rag.scoring.inputs import Array, Packed, pack, pack_groups, pack_weights
 
@@ -25,6 +25,7 @@ def maxsim(
     query_mask: Array | None = None,
     document_mask: Array | None = None,
     query_weights: Array | None = None,
+    selection: Array | None = None,
 ) -> torch.Tensor:
     """Score every query against every document.
 
@@ -42,9 +43,11 @@ def maxsim(
         query_mask: (Nq, Lq) bool for padded queries, true at real tokens.
         document_mask: (Nd, Ld) bool for padded documents.
         query_weights: float, shaped like `queries` without the last axis; multiplies each token's maximum.
+        selection: (n,) int64, for packed documents: score only documents with these numbers, in this order.
+            Nothing is copied, and only their offsets are read and checked.
 
     Returns:
-        (Nq, Nd) float32 (float64 if an input is). A document without tokens scores -inf; a query without
+        (Nq, Nd), or (Nq, n), float32 (float64 if an input is). A document without tokens scores -inf; a query without
         tokens scores 0.
 
     Raises:
@@ -58,7 +61,7 @@ def maxsim(
         tensor([[2.0000, 1.4000]])
     """
     packed_queries = pack("queries", queries, query_offsets, query_mask)
-    packed_documents = pack("documents", documents, document_offsets, document_mask)
+    packed_documents = pack("documents", documents, document_offsets, document_mask, selection)
     weights = pack_weights(query_weights, queries, query_mask)
     _check_together(packed_queries.rows, packed_documents.rows, weights, queries.shape, documents.shape)
     return _scores(packed_queries, packed_documents, weights, grouped=False)
@@ -95,8 +98,7 @@ def maxsim_groups(
     weights = pack_weights(query_weights, queries, query_mask)
     if queries.shape[0] != documents.shape[0]:
         raise ValueError(
-            f"queries {tuple(queries.shape)} and documents {tuple(documents.shape)} "
-            "must have the same first size"
+            f"queries {tuple(queries.shape)} and documents {tuple(documents.shape)} must have the same first size"
         )
     _check_together(packed_queries.rows, packed_documents.rows, weights, queries.shape, documents.shape)
     if len(packed_queries) == 0:
@@ -105,7 +107,7 @@ def maxsim_groups(
 
 
 def token_maxima(
-    query: Array, documents: Array, document_offsets: Array
+    query: Array, documents: Array, document_offsets: Array, *, selection: Array | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what SumMaxSim sums: each query token's best match in each document.
 
@@ -113,6 +115,7 @@ def token_maxima(
         query: (Lq, d).
         documents: (sum Ld, d) packed.
         document_offsets: (Nd + 1,) int64.
+        selection: (n,) int64: only documents with these numbers, in this order.
 
     Returns:
         Values (Nd, Lq) float32 (float64 if an input is) and argmax (Nd, Lq) int64 into the rows of
@@ -125,19 +128,19 @@ def token_maxima(
     if query.ndim != 2:
         raise ValueError(f"query must be (L, dim), one query, but the shape is {tuple(query.shape)}")
     packed_query = pack("queries", query, None, None)
-    packed_documents = pack("documents", documents, document_offsets, None)
+    packed_documents = pack("documents", documents, document_offsets, None, selection)
     _check_together(packed_query.rows, packed_documents.rows, None, query.shape, documents.shape)
     with torch.no_grad():
-        return torch_backend.token_maxima(packed_query.rows, packed_documents)
+        backend = backends.choose(packed_query.rows, packed_documents.rows)
+        return backend.token_maxima(packed_query.rows, packed_documents)
 
 
-def _scores(
-    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool
-) -> torch.Tensor:
+def _scores(queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool) -> torch.Tensor:
     inputs = (queries.rows, documents.rows, weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return differentiable_scores(queries, documents, weights, grouped=grouped)
-    return torch_backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=False)[0]
+    backend = backends.choose(queries.rows, documents.rows)
+    return backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=False)[0]
 
 
 def _check_together(
@@ -154,6 +157,4 @@ def _check_together(
         )
     devices = {str(t.device) for t in (queries, documents, weights) if t is not None}
     if len(devices) > 1:
-        raise ValueError(
-            f"queries, documents and weights must be on one device, but are on {sorted(devices)}"
-        )
+        raise ValueError(f"queries, documents and weights must be on one device, but are on {sorted(devices)}")

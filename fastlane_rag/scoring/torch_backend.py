@@ -44,9 +44,9 @@ def scores(
         argmax = torch.full((len(queries.rows), columns), -1, dtype=torch.int64, device=device)
 
     budget = block_elements(documents.rows)
-    starts, lengths = documents.offsets[:-1], documents.lengths
-    for first, last in _query_blocks(queries, budget, grouped):
-        token_from, token_to = int(queries.offsets[first]), int(queries.offsets[last])
+    starts, lengths, offsets = documents.starts, documents.lengths, queries.offsets
+    for first, last in _query_blocks(offsets, budget, grouped):
+        token_from, token_to = int(offsets[first]), int(offsets[last])
         rows = queries.rows[token_from:token_to].to(dtype)
         owner = torch.repeat_interleave(torch.arange(last - first), queries.lengths[first:last]).to(device)
         base = first * columns if grouped else 0
@@ -71,7 +71,7 @@ def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, 
     argmax = torch.full(shape, -1, dtype=torch.int64, device=query.device)
     rows = query.to(dtype)
     limit = block_elements(documents.rows) // max(len(query), 1)
-    for block in _document_blocks(documents.offsets[:-1], documents.lengths, limit):
+    for block in _document_blocks(documents.starts, documents.lengths, limit):
         best_values, best = block_maxima(rows, documents.rows, *block, keep_argmax=True)
         here = block[0].to(query.device)
         values[here] = best_values
@@ -127,15 +127,15 @@ def block_maxima(
     return values, position + starts[:, None].to(position.device)
 
 
-def _query_blocks(queries: Packed, budget: int, grouped: bool) -> Iterator[tuple[int, int]]:
+def _query_blocks(offsets: torch.Tensor, budget: int, grouped: bool) -> Iterator[tuple[int, int]]:
     """Ranges of queries whose similarities with a long document still fit the budget."""
     if grouped:
-        yield from ((i, i + 1) for i in range(len(queries)))
+        yield from ((i, i + 1) for i in range(len(offsets) - 1))
         return
     most = max(budget // 1024, 1)
     first = 0
-    while first < len(queries):
-        fits = int(torch.searchsorted(queries.offsets, queries.offsets[first] + most, right=True)) - 1
+    while first < len(offsets) - 1:
+        fits = int(torch.searchsorted(offsets, offsets[first] + most, right=True)) - 1
         last = max(fits, first + 1)
         yield first, last
         first = last

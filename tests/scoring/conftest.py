@@ -6,6 +6,8 @@ from functools import cached_property
 import pytest
 import torch
 
+from fastlane_rag.scoring import cpu_backend
+
 # Inputs are rounded to their dtype before either side sees them and products are summed in float32,
 # so half precision is held to the tolerance of float32.
 TOLERANCE = {
@@ -93,6 +95,16 @@ def case(request):
 
 @pytest.fixture(params=TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def backend(request, monkeypatch):
+    """Run a test with the compiled CPU kernels, and with torch as if there were none."""
+    if request.param == "torch":
+        monkeypatch.setattr(cpu_backend, "supports", lambda queries, documents: False)
+    else:
+        pytest.importorskip("numba", reason="the compiled kernels need numba")
     return request.param
 
 

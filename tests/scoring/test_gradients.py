@@ -6,6 +6,8 @@ import torch
 from fastlane_rag.scoring import maxsim, maxsim_groups, torch_backend
 from fastlane_rag.scoring.reference import reference_maxsim
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def _leaf(*shape: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -33,13 +35,9 @@ def test_gradcheck_padded_with_masks():
     document_mask = torch.tensor([[True, True, True, False], [False, True, False, True]])
 
     def score(queries, documents, weights):
-        return maxsim(
-            queries, documents, query_mask=query_mask, document_mask=document_mask, query_weights=weights
-        )
+        return maxsim(queries, documents, query_mask=query_mask, document_mask=document_mask, query_weights=weights)
 
-    assert torch.autograd.gradcheck(
-        score, (_leaf(2, 3, 5, seed=0), _leaf(2, 4, 5, seed=1), _leaf(2, 3, seed=2))
-    )
+    assert torch.autograd.gradcheck(score, (_leaf(2, 3, 5, seed=0), _leaf(2, 4, 5, seed=1), _leaf(2, 3, seed=2)))
 
 
 def test_gradcheck_groups():
@@ -48,9 +46,7 @@ def test_gradcheck_groups():
     def score(queries, documents, weights):
         return maxsim_groups(queries, documents, document_mask=document_mask, query_weights=weights)
 
-    assert torch.autograd.gradcheck(
-        score, (_leaf(2, 2, 4, seed=0), _leaf(2, 2, 3, 4, seed=1), _leaf(2, 2, seed=2))
-    )
+    assert torch.autograd.gradcheck(score, (_leaf(2, 2, 4, seed=0), _leaf(2, 2, 3, 4, seed=1), _leaf(2, 2, seed=2)))
 
 
 def test_gradients_match_autograd_through_the_definition(case, dtype, assert_close):
@@ -87,6 +83,18 @@ def test_gradients_match_autograd_through_the_definition(case, dtype, assert_clo
         )
 
 
+def test_gradcheck_selection():
+    def score(queries, documents):
+        return maxsim(
+            queries,
+            documents,
+            document_offsets=torch.tensor([0, 3, 4, 9]),
+            selection=torch.tensor([2, 0, 2]),
+        )
+
+    assert torch.autograd.gradcheck(score, (_leaf(3, 5, seed=0), _leaf(9, 5, seed=1)))
+
+
 def test_an_empty_document_gets_no_gradient():
     queries, documents = _leaf(3, 4, seed=0), _leaf(5, 4, seed=1)
     scores = maxsim(queries, documents, document_offsets=torch.tensor([0, 0, 5]))
@@ -98,16 +106,17 @@ def test_an_empty_document_gets_no_gradient():
     torch.testing.assert_close(documents.grad, alone[1].grad)
 
 
-def test_small_blocks_change_no_gradient(monkeypatch):
+@pytest.mark.parametrize("lengths", [[7, 0, 1, 12], [0, 0, 0, 20], [5, 15, 0, 0]], ids=str)
+def test_small_blocks_change_no_gradient(lengths, monkeypatch):
     def gradients():
         leaves = [_leaf(8, 6, seed=0), _leaf(20, 6, seed=1), _leaf(8, seed=2)]
         scores = maxsim(
             *leaves[:2],
             query_offsets=torch.tensor([0, 3, 8]),
-            document_offsets=torch.tensor([0, 7, 7, 8, 20]),
+            document_offsets=torch.tensor([0, *lengths]).cumsum(0),
             query_weights=leaves[2],
         )
-        scores[:, [0, 2, 3]].square().sum().backward()
+        scores[:, torch.tensor(lengths) > 0].square().sum().backward()
         return [leaf.grad for leaf in leaves]
 
     whole = gradients()

@@ -9,6 +9,8 @@ import torch
 from fastlane_rag.scoring import maxsim, maxsim_groups, token_maxima, torch_backend
 from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def test_packed_matches_the_definition(case, dtype, assert_close):
     queries, documents = case.batches(dtype)
@@ -26,11 +28,7 @@ def test_packed_matches_the_definition(case, dtype, assert_close):
 def test_either_side_may_be_padded_or_packed(case, layouts, assert_close):
     queries, documents = case.batches()
     left = {"query_mask": queries.mask} if layouts[0] == "padded" else {"query_offsets": queries.offsets}
-    right = (
-        {"document_mask": documents.mask}
-        if layouts[1] == "padded"
-        else {"document_offsets": documents.offsets}
-    )
+    right = {"document_mask": documents.mask} if layouts[1] == "padded" else {"document_offsets": documents.offsets}
     actual = maxsim(getattr(queries, layouts[0]), getattr(documents, layouts[1]), **left, **right)
     assert_close(actual, reference_maxsim(queries.sequences, documents.sequences))
 
@@ -125,6 +123,38 @@ def test_a_strided_view_scores_as_its_copy(assert_close):
     )
 
 
+def test_a_selection_scores_as_its_documents_alone(case, dtype, assert_close):
+    """Numbers may repeat and come in any order."""
+    queries, documents = case.batches(dtype)
+    numbers = torch.randint(len(case.documents), (7,)) if case.documents else torch.empty(0, dtype=torch.int64)
+    chosen = [documents.sequences[n] for n in numbers]
+    actual = maxsim(
+        queries.packed,
+        documents.packed,
+        query_offsets=queries.offsets,
+        document_offsets=documents.offsets,
+        selection=numbers,
+    )
+    assert_close(actual, reference_maxsim(queries.sequences, chosen), dtype)
+    for query in queries.sequences:
+        values, argmax = token_maxima(query, documents.packed, documents.offsets, selection=numbers)
+        assert_close(values, reference_token_maxima(query, chosen), dtype)
+        numbers_found, tokens_found = (argmax >= 0).nonzero(as_tuple=True)
+        matched = documents.packed[argmax[numbers_found, tokens_found]]
+        similarity = (query[tokens_found].double() * matched.double()).sum(-1)
+        assert_close(values[numbers_found, tokens_found], similarity, dtype)
+
+
+def test_many_query_tokens_cross_tiles(assert_close):
+    """Token counts around every width of the CPU kernels' query tiles."""
+    documents = [torch.rand(n, 11) - 0.5 for n in (3, 20, 8)]
+    offsets = torch.tensor([0, 3, 23, 31])
+    for count in (1, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 100, 129):
+        query = torch.rand(count, 11) - 0.5
+        actual = maxsim(query, torch.cat(documents), document_offsets=offsets)
+        assert_close(actual, reference_maxsim([query], documents))
+
+
 def test_small_blocks_change_nothing(case, monkeypatch, assert_close):
     """With a budget of a few tokens every query and document is a block of its own."""
     queries, documents = case.batches()
@@ -196,6 +226,24 @@ BAD_INPUT = {
     "weights-shape": (
         {"queries": torch.rand(2, 8), "documents": torch.rand(1, 4, 8), "query_weights": torch.ones(3)},
         r"\(2,\).*\(3,\)",
+    ),
+    "selection-outside": (
+        {
+            "queries": torch.rand(2, 8),
+            "documents": torch.rand(4, 8),
+            "document_offsets": torch.tensor([0, 4]),
+            "selection": torch.tensor([0, 1]),
+        },
+        "numbers from 0 to 0, but runs from 0 to 1",
+    ),
+    "selection-of-wrong-offsets": (
+        {
+            "queries": torch.rand(2, 8),
+            "documents": torch.rand(4, 8),
+            "document_offsets": torch.tensor([0, 2, 9]),
+            "selection": torch.tensor([1]),
+        },
+        "1 cannot own the rows 2 to 9 of the 4 given",
     ),
     "one-dimensional": ({"queries": torch.rand(8), "documents": torch.rand(1, 4, 8)}, r"\(8,\)"),
 }

@@ -91,6 +91,4 @@ def test_repeating_a_token_changes_no_score(lengths, seed):
 def test_scores_scale_with_the_query(scale):
     query, rows = draw(0, 4), draw(1, 9)
     scores = maxsim(query, rows, document_offsets=torch.tensor([0, 4, 9]))
-    torch.testing.assert_close(
-        maxsim(query * scale, rows, document_offsets=torch.tensor([0, 4, 9])), scores * scale
-    )
+    torch.testing.assert_close(maxsim(query * scale, rows, document_offsets=torch.tensor([0, 4, 9])), scores * scale)

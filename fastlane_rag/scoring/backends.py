@@ -1,0 +1,39 @@
+"""Which implementation scores: the compiled one for the device where there is one, torch otherwise."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from fastlane_rag.scoring import cpu_backend, torch_backend
+from fastlane_rag.scoring.inputs import Packed
+
+__all__ = ["Backend", "choose"]
+
+
+class Backend(Protocol):
+    """What an implementation of MaxSim must do; torch_backend documents arguments and results."""
+
+    def scores(
+        self,
+        queries: Packed,
+        documents: Packed,
+        weights: torch.Tensor | None,
+        *,
+        grouped: bool,
+        keep_argmax: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Score queries against documents; must not track gradients itself."""
+        ...
+
+    def token_maxima(self, query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
+        ...
+
+
+def choose(queries: torch.Tensor, documents: torch.Tensor) -> Backend:
+    """Return the fastest implementation for rows on this device and of these dtypes."""
+    if cpu_backend.supports(queries, documents):
+        return cpu_backend
+    return torch_backend
