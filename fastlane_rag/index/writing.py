@@ -18,7 +18,7 @@ from fastlane_rag.index.segment import Segment, SegmentInfo, SegmentWriter
 from fastlane_rag.index.snapshot import Part, Snapshot
 from fastlane_rag.index.storage import Storage
 
-__all__ = ["compact", "store_documents", "tidy"]
+__all__ = ["compact", "copy_rows", "store_documents", "tidy"]
 
 Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
 
@@ -132,16 +132,11 @@ def _merge(storage: Storage, segments: list[int]) -> None:
     with storage.view() as view:
         parts = {part.segment: part for part in view.snapshot.parts if part.segment in segments}
         placed = view.reader.placed(segments)
-    for part in parts.values():
-        if isinstance(part.source, Segment):
-            # A damaged row must not get a fresh, valid checksum.
-            part.source.check()
     info = None
     if placed:
         writer = SegmentWriter(storage.store, storage.codec, storage.dim)
         try:
-            for segment, first, last in _runs(placed, parts):
-                _copy(parts[segment], first, last, writer)
+            copy_rows(placed, parts, writer)
             info = writer.finish()
         except BaseException:
             writer.abandon()
@@ -152,6 +147,16 @@ def _merge(storage: Storage, segments: list[int]) -> None:
             change.move([doc for doc, _, _ in placed], change.add_segment(info))
         change.drop(segments)
     storage.store.remove(old)
+
+
+def copy_rows(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part], writer: SegmentWriter) -> None:
+    """Append the token rows of documents, (doc, segment, row) each, to a segment of the same codec."""
+    for part in parts.values():
+        if isinstance(part.source, Segment):
+            # A damaged row must not get a fresh, valid checksum.
+            part.source.check()
+    for segment, first, last in _runs(placed, parts):
+        _copy(parts[segment], first, last, writer)
 
 
 def _runs(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part]) -> Iterable[tuple[int, int, int]]:

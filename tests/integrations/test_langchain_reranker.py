@@ -66,7 +66,7 @@ def test_equal_documents_keep_their_order_and_the_batch_size_changes_nothing(mod
     together = FastLaneReranker(model=model).compress_documents(documents, QUERY)
     assert [document.id for document in one_by_one] == [document.id for document in together]
     assert [document.metadata["relevance_score"] for document in one_by_one] == pytest.approx(
-        [document.metadata["relevance_score"] for document in together], abs=1e-5
+        [document.metadata["relevance_score"] for document in together], abs=1e-3
     )
 
 

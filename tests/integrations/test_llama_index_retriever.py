@@ -218,7 +218,8 @@ def test_a_users_own_key_is_not_overwritten_by_those_names(model):
 async def test_each_retrieval_reports_one_start_and_one_end(node_index, recorder):
     debug = LlamaDebugHandler(print_trace_on_end=False)
     retriever = FastLaneRetriever(node_index, callback_manager=CallbackManager([debug]))
-    for found in (retriever.retrieve(QUERY), await retriever.aretrieve(QUERY)):
+    for asynchronous in (False, True):
+        found = await retriever.aretrieve(QUERY) if asynchronous else retriever.retrieve(QUERY)
         starts = [event for event in recorder.events if isinstance(event, RetrievalStartEvent)]
         ends = [event for event in recorder.events if isinstance(event, RetrievalEndEvent)]
         assert [event.str_or_query_bundle for event in starts] == [QUERY]
@@ -252,11 +253,14 @@ async def test_index_nodes_lead_to_what_they_stand_for(model, retriever):
         IndexNode(text="Everything about dogs.", index_id="dangling"),
     ]
     over = FastLaneRetriever.from_nodes(nodes, model=model, similarity_top_k=1)
-    for retrieve in (over.retrieve, lambda query: asyncio.run(over.aretrieve(query))):
-        found = await asyncio.to_thread(retrieve, "enumerations")
-        assert found[0].metadata["pep"] == 435
-        assert [scored.text for scored in await asyncio.to_thread(retrieve, "cats")] == ["Cats purr."]
-        (dangling,) = await asyncio.to_thread(retrieve, "dogs")
+    for asynchronous in (False, True):
+
+        async def retrieve(text: str) -> list[NodeWithScore]:
+            return await over.aretrieve(text) if asynchronous else over.retrieve(text)  # noqa: B023
+
+        assert (await retrieve("enumerations"))[0].metadata["pep"] == 435
+        assert [scored.text for scored in await retrieve("cats")] == ["Cats purr."]
+        (dangling,) = await retrieve("dogs")
         assert isinstance(dangling.node, IndexNode)
         assert dangling.node.index_id == "dangling"
     assert nodes[0].obj is retriever, "the given node was changed"

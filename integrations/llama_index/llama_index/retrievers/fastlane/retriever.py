@@ -123,6 +123,10 @@ class FastLaneRetriever(BaseRetriever):
         """A retriever over the index stored in `persist_dir`, by `persist`, `path=` or `fastlane index`."""
         return cls(FastLaneIndex.open(persist_dir, model=model, read_only=read_only), **options)
 
+    def persist(self, persist_dir: str | os.PathLike[str]) -> None:
+        """Save the index to a directory for `from_persist_dir`, in place of what `persist` wrote there before."""
+        self.index.save(persist_dir, overwrite=True)
+
     def add_nodes(
         self,
         nodes: Sequence[BaseNode],

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import fsspec
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.filters import Filter
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search import RouteK, search_many
+from fsspec.implementations.local import LocalFileSystem
 from llama_index.core.bridge.pydantic import BaseModel, PrivateAttr
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
-from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
+from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, NAMESPACE_SEP
+from llama_index.core.vector_stores.types import (
+    DEFAULT_PERSIST_DIR,
+    DEFAULT_PERSIST_FNAME,
+    BasePydanticVectorStore,
+    VectorStoreQueryMode,
+)
 
 from llama_index.retrievers.fastlane.filters import to_filter, within
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
@@ -54,6 +62,36 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             raise ValueError("an index brings its own model: give index or model, not both")
         super().__init__()
         self._index = FastLaneIndex.create(model=model) if index is None else index
+
+    @classmethod
+    def from_persist_dir(
+        cls,
+        persist_dir: str | os.PathLike[str] = DEFAULT_PERSIST_DIR,
+        namespace: str = DEFAULT_VECTOR_STORE,
+        *,
+        model: Any = None,
+        read_only: bool = False,
+    ) -> Self:
+        """The store that `StorageContext.persist(persist_dir)` wrote.
+
+        `StorageContext.from_defaults(persist_dir=..., vector_store=FastLaneVectorStore.from_persist_dir(...))`
+        then brings back the rest.
+
+        Args:
+            persist_dir: the storage context's directory.
+            namespace: the store's name in the storage context.
+            model: the model the index was made with; None is the bundled one.
+            read_only: open without the right to write.
+        """
+        name = f"{namespace}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
+        return cls.from_persist_path(Path(persist_dir) / name, model=model, read_only=read_only)
+
+    @classmethod
+    def from_persist_path(
+        cls, persist_path: str | os.PathLike[str], *, model: Any = None, read_only: bool = False
+    ) -> Self:
+        """The store that `persist(persist_path)` wrote."""
+        return cls(FastLaneIndex.open(_directory(persist_path), model=model, read_only=read_only))
 
     @classmethod
     def class_name(cls) -> str:
@@ -176,6 +214,22 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """As `query`, off the event loop."""
         return await asyncio.to_thread(self.query, query, **kwargs)
 
+    def persist(
+        self, persist_path: str | os.PathLike[str], fs: fsspec.AbstractFileSystem | None = None
+    ) -> None:
+        """Save the index, in place of what `persist` wrote there before.
+
+        LlamaIndex names a file, `default__vector_store.json`; an index is a directory, and gets that name
+        without the ending. An index made there, `FastLaneIndex.create("storage/default__vector_store")`, is
+        where it belongs already and is not copied.
+
+        Raises:
+            ValueError: a file system other than the local one.
+        """
+        if fs is not None and not isinstance(fs, LocalFileSystem):
+            raise ValueError(f"an index lives in a local directory, not in {type(fs).__name__}: persist it locally")
+        self._index.save(_directory(persist_path), overwrite=True)
+
     def _restriction(self, query: VectorStoreQuery) -> Filter | None:
         found = to_filter(query.filters)
         if query.node_ids:
@@ -190,3 +244,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         BaseModel.__setstate__(self, state)
+
+
+def _directory(persist_path: str | os.PathLike[str]) -> Path:
+    return Path(persist_path).with_suffix("")

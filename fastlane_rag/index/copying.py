@@ -1,0 +1,50 @@
+"""A copy of an index without its dead rows, and without encoding anything again."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.rows import row_checksum
+from fastlane_rag.index.segment import SegmentInfo, SegmentWriter
+from fastlane_rag.index.storage import Storage, View
+from fastlane_rag.index.writing import copy_rows
+
+__all__ = ["copy_live"]
+
+_CHUNK = 1000
+
+
+def copy_live(source: Storage, target: Storage) -> None:
+    """Put the live documents of an index, in their order, into an empty one of the same codec: one transaction."""
+    with source.view() as view:
+        if not view.snapshot.documents:
+            return
+        info = _copied_rows(view, target)
+        documents = _documents(view)
+        with target.change() as change:
+            segment, row = change.add_segment(info), 0
+            while chunk := list(islice(documents, _CHUNK)):
+                rows = range(row, row + len(chunk))
+                change.put([entry for entry, _ in chunk], segment, rows, [tokens for _, tokens in chunk])
+                row += len(chunk)
+
+
+def _copied_rows(view: View, target: Storage) -> SegmentInfo:
+    parts = {part.segment: part for part in view.snapshot.parts}
+    writer = SegmentWriter(target.store, target.codec, target.dim)
+    try:
+        copy_rows(view.reader.placed(list(parts)), parts, writer)
+        return writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _documents(view: View) -> Iterator[tuple[Entry, int]]:
+    """Each live document, oldest first, and how many token rows it has."""
+    query = "SELECT id, text, metadata, tokens, checksum FROM documents ORDER BY doc"
+    for id_, text, metadata, tokens, checksum in view.reader.connection.execute(query):
+        if row_checksum(id_, text, metadata) != checksum:
+            raise IndexFormatError(f"{view.reader.where} is damaged: the document {id_!r}")
+        yield (id_, text, metadata), tokens
