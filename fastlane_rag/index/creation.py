@@ -5,13 +5,14 @@ from pathlib import Path
 from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexReadOnlyError
 from fastlane_rag.index.catalogue import Catalogue, fill
 from fastlane_rag.index.lock import WriterLock
-from fastlane_rag.index.rows import Writer
-from fastlane_rag.index.storage import CATALOGUE, LOCK, SEGMENTS
+from fastlane_rag.index.marker import write_marker
+from fastlane_rag.index.rows import Reader, Writer
+from fastlane_rag.index.storage import CATALOGUE, LOCK, MARKER, SEGMENTS
 from fastlane_rag.index.store import DirectoryStore, sync_directory
 
 __all__ = ["create_directory"]
 
-_OURS = {CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", f"{CATALOGUE}-journal", SEGMENTS, LOCK}
+_OURS = {CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", f"{CATALOGUE}-journal", SEGMENTS, LOCK, MARKER}
 
 
 def create_directory(
@@ -38,6 +39,8 @@ def create_directory(
         catalogue = _replaced(path, meta, filter_keys, overwrite=overwrite)
         if catalogue is None:
             catalogue = Catalogue.create(path / CATALOGUE, meta, filter_keys)
+        with catalogue.reading() as connection:
+            write_marker(path / MARKER, Reader(connection, catalogue.where).commits())
         store.sweep(())
         sync_directory(path)
         sync_directory(path.parent)
@@ -69,7 +72,7 @@ def _replaced(
         if not overwrite:
             raise
         # Damaged or newer: nothing in it can be used.
-        for name in (f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", CATALOGUE):
+        for name in (MARKER, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", CATALOGUE):
             (path / name).unlink(missing_ok=True)
         return None
     if not overwrite:

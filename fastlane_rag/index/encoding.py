@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,23 @@ from fastlane_rag.errors import ModelError
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["encoded_documents"]
+__all__ = ["encoded_documents", "open_model"]
 
 # Enough that texts of like length fill whole batches, few enough that their rows fit in memory with ease.
 _CHUNK = 512
 # Additions of this many texts show a progress bar on a terminal.
 _MANY = 1000
 _HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def open_model(model: Any) -> FastLaneModel:
+    """What users call a model as a model; an object that encodes documents and queries is taken as it is."""
+    if hasattr(model, "encode_documents") and hasattr(model, "encode_routed"):
+        encoder: FastLaneModel = model
+        return encoder
+    from fastlane_rag.model import FastLaneModel
+
+    return FastLaneModel.from_pretrained(model)
 
 
 def encoded_documents(
@@ -38,7 +48,7 @@ def encoded_documents(
         if len(encoded) != len(chunk):
             raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
         for i, tensor in enumerate(encoded):
-            rows = tensor.detach().cpu().float().numpy()
+            rows = tensor.detach().float().cpu().numpy()
             _check(rows, model, first + i)
             yield rows
 

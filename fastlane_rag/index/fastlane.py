@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fastlane_rag.errors import IndexClosedError, InvalidInputError, ModelMismatchError
 from fastlane_rag.index import writing
-from fastlane_rag.index.encoding import encoded_documents
+from fastlane_rag.index.copying import copy_live
+from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.inputs import check_ids, check_texts, metadata_json, prepare
 from fastlane_rag.index.storage import Storage
 from fastlane_rag.types import Document, Hit, IndexStats
@@ -72,10 +73,8 @@ class FastLaneIndex:
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
-        from fastlane_rag.model import FastLaneModel
-
         keys = tuple(dict.fromkeys(check_texts(filter_keys, "filter_keys")))
-        opened = FastLaneModel.from_pretrained(model)
+        opened = open_model(model)
         meta: dict[str, str | int] = {
             "model": opened.name,
             "fingerprint": opened.fingerprint,
@@ -137,9 +136,7 @@ class FastLaneIndex:
         """
         with self._model_lock:
             if self._model is None:
-                from fastlane_rag.model import FastLaneModel
-
-                model = FastLaneModel.from_pretrained(self._given_model)
+                model = open_model(self._given_model)
                 if model.fingerprint != self._storage.meta["fingerprint"]:
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
@@ -294,6 +291,34 @@ class FastLaneIndex:
         """Rewrite the live rows into one segment and give the space of dead ones back; readers go on."""
         writing.compact(self._storage)
 
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Copy the live documents into a directory that `open` opens, without encoding them again.
+
+        Args:
+            path: a new or empty directory. Where the index lives already, there is nothing to do.
+            overwrite: replace an index that `path` holds already: first emptied, then filled.
+
+        Raises:
+            IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
+            IndexLockedError: another writer holds the index to overwrite.
+            StorageError: the disk is full, or failed.
+        """
+        directory = Path(path).absolute()
+        if self.path is not None and directory.resolve() == self.path.resolve():
+            return
+        source = self._storage
+        target = Storage.create(directory, dict(source.meta), source.filter_keys, overwrite=overwrite)
+        try:
+            copy_live(source, target)
+        finally:
+            target.close()
+
+    def verify(self) -> list[str]:
+        """Read every byte and say what is wrong: one sentence a problem, naming the file; empty when sound."""
+        from fastlane_rag.index.inspection import problems
+
+        return list(problems(self._storage))
+
     def stats(self) -> IndexStats:
         """What the index holds and takes."""
         return self._storage.stats()
@@ -331,7 +356,8 @@ class FastLaneIndex:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
             raise TypeError(
-                "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens"
+                "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
+                "or save(path) it and open that"
             )
         return _reopen, (str(self.path), self._given_model, self._read_only)
 

@@ -92,6 +92,11 @@ class Reader:
         found = {row[0]: self._document(*row) for row in self._for_ids(query, ids)}
         return [found[id_] for id_ in ids if id_ in found]
 
+    def documents(self) -> Iterator[Document]:
+        """Every document, in the order of insertion."""
+        for row in self.connection.execute("SELECT id, metadata, text, checksum FROM documents ORDER BY doc"):
+            yield self._document(*row)
+
     def unchanged(self, entries: Sequence[Entry]) -> set[str]:
         """The ids of the entries whose text is stored under that id already."""
         texts = {id_: text for id_, text, _ in entries}

@@ -11,14 +11,15 @@ from fastlane_rag.index.catalogue import Catalogue
 from fastlane_rag.index.codec import Codec, open_codec
 from fastlane_rag.index.filters import Filter
 from fastlane_rag.index.lock import WriterLock
+from fastlane_rag.index.marker import read_marker, write_marker
 from fastlane_rag.index.rows import PENDING, Reader, Writer
 from fastlane_rag.index.snapshot import Mask, Snapshot, load_snapshot
 from fastlane_rag.index.store import DirectoryStore, MemoryStore, Store
 from fastlane_rag.types import IndexStats
 
-__all__ = ["CATALOGUE", "LOCK", "SEGMENTS", "Storage", "View"]
+__all__ = ["CATALOGUE", "LOCK", "MARKER", "SEGMENTS", "Storage", "View"]
 
-CATALOGUE, SEGMENTS, LOCK = "catalogue.sqlite3", "segments", "writer.lock"
+CATALOGUE, SEGMENTS, LOCK, MARKER = "catalogue.sqlite3", "segments", "writer.lock", "commits"
 # A reader that another process's commits keep overtaking is unlucky; one that fails this often has lost a file.
 _ATTEMPTS = 5
 
@@ -69,9 +70,24 @@ class Storage:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool) -> "Storage":
-        """Open an index directory."""
+        """Open an index directory.
+
+        Raises:
+            IndexNotFoundError: there is no index.
+            IndexFormatError: a file is damaged or newer, or the catalogue lost commits.
+        """
+        # Before the catalogue: commits made between the two readings must not look like a loss.
+        expected = _marked_commits(path)
         catalogue = Catalogue.open(path / CATALOGUE, read_only=read_only)
         try:
+            with catalogue.reading() as connection:
+                commits = Reader(connection, catalogue.where).commits()
+            if expected is not None and commits < expected:
+                raise IndexFormatError(
+                    f"{catalogue.where} has {commits} commits, but {expected} were made: its write-ahead log was "
+                    "damaged or removed, or an older copy was put in its place. Restore the directory from a "
+                    f"backup; to go on without the lost writes, delete {path / MARKER}"
+                )
             return cls(path, catalogue, DirectoryStore(path / SEGMENTS), WriterLock(path / LOCK))
         except BaseException:
             catalogue.close()
@@ -110,7 +126,11 @@ class Storage:
         with self.changing:
             self.claim()
             with self.catalogue.writing() as connection:
-                yield Writer(connection, self.catalogue.where)
+                writer = Writer(connection, self.catalogue.where)
+                yield writer
+                commits = writer.commits() + 1
+            if self.path is not None:
+                write_marker(self.path / MARKER, commits)
 
     def claim(self) -> None:
         """Become the writer, until `close`. The first claim removes what interrupted writes left."""
@@ -182,3 +202,10 @@ class Storage:
                 return None
             self._snapshot = snapshot
             return snapshot
+
+
+def _marked_commits(path: Path) -> int | None:
+    try:
+        return read_marker(path / MARKER)
+    except ValueError:
+        return None  # `verify` tells; the catalogue itself may be sound
