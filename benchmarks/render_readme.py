@@ -8,12 +8,23 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+COLUMNS = (
+    "method",
+    "nDCG@10",
+    "MRR@10",
+    "recall@10",
+    "recall@100",
+    "ms a query, p50 / p95",
+    "without encoding",
+    "comparisons a query",
+    "bytes a document",
+)
 
 
 def quality(results: Path) -> str:
@@ -26,12 +37,9 @@ def _report(report: dict[str, Any]) -> str:
     where = report["environment"]
     parts = []
     for dataset in report["datasets"]:
-        title = f"**{dataset['name']}**, {dataset['documents']:,} documents, {dataset['queries']:,} {dataset['split']} queries"
-        rows = [
-            "| method | nDCG@10 | MRR@10 | recall@10 | recall@100 | ms a query p50 / p95 | without encoding | comparisons a query | bytes a document |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *(_row(method) for method in dataset["methods"]),
-        ]
+        asked = f"{dataset['queries']:,} {dataset['split']} queries"
+        title = f"**{dataset['name']}**, {dataset['documents']:,} documents, {asked}"
+        rows = [_line(COLUMNS), "|---" * len(COLUMNS) + "|", *(_row(method) for method in dataset["methods"])]
         parts.append(f"{title}\n\n" + "\n".join(rows))
     commit = (where["commit"] or "unknown")[:12] + ("+" if (where["commit"] or "").endswith("+") else "")
     hardware = ", ".join(where["gpus"]) or f"{where['cpu']}, {where['cores']} cores"
@@ -52,11 +60,15 @@ def _row(method: dict[str, Any]) -> str:
         _count(method["comparisons"]),
         _count(method["bytes_per_document"]),
     ]
+    return _line(cells)
+
+
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.0f}"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {"quality": quality}
