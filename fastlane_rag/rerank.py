@@ -42,9 +42,7 @@ def relevance(score: float, tokens: int) -> float:
     return min(max((score / tokens + 1) / 2, 0.0), 1.0)
 
 
-def rerank(
-    query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size: int | None = None
-) -> list[Ranked]:
+def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size: int | None = None) -> list[Ranked]:
     """Score every text against the query with all tokens of both; best first, equal scores in the given order."""
     if not texts:
         return []

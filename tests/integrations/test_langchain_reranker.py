@@ -1,6 +1,5 @@
 """FastLaneReranker as a document compressor."""
 
-
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.documents import Document

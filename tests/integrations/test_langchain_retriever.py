@@ -283,7 +283,9 @@ def test_from_documents_keeps_ids_and_leaves_the_input_alone(model):
     assert documents == before
     assert found["Cats purr."] == documents[0]
     assert found["Dogs bark."].id
-    assert {document.id for document in FastLaneRetriever.from_documents(documents, ["x", None], model=model).invoke("")} > {"x"}
+    assert {
+        document.id for document in FastLaneRetriever.from_documents(documents, ["x", None], model=model).invoke("")
+    } > {"x"}
 
 
 def test_building_over_an_existing_index_needs_overwrite(model, tmp_path):

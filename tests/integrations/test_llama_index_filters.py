@@ -21,6 +21,8 @@ ROWS: dict[str, dict[str, Any]] = {
 # To Python True is 1, so LlamaIndex's function takes true for a number. To the index it never is.
 COMPARABLE = ROWS.keys() - {"flags"}
 OPERATOR = FilterOperator
+
+
 def leaf(key: str, operator: FilterOperator, value: Any) -> MetadataFilter:
     return MetadataFilter(key=key, operator=operator, value=value)
 
@@ -149,7 +151,9 @@ def test_groups_may_be_nested(retriever, empty):
             MetadataFilters(filters=[tags], condition=FilterCondition.NOT),
         ]
     )
-    assert found(retriever, nested) == ({"full", "floats"} if empty == OPERATOR.IS_EMPTY else {"full", "later", "floats"})
+    assert found(retriever, nested) == (
+        {"full", "floats"} if empty == OPERATOR.IS_EMPTY else {"full", "later", "floats"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,9 @@ def test_routing_options_reach_the_engine(node_index):
 # --- queries -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("query", ["", " ", "?", "word " * 2000, QueryBundle(""), QueryBundle("x", custom_embedding_strs=[])])
+@pytest.mark.parametrize(
+    "query", ["", " ", "?", "word " * 2000, QueryBundle(""), QueryBundle("x", custom_embedding_strs=[])]
+)
 async def test_odd_queries_still_answer(retriever, query):
     assert len(retriever.retrieve(query)) == 4
     assert len(await retriever.aretrieve(query)) == 4

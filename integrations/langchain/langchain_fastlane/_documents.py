@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from langchain_core.documents import Document
+
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.types import Document as StoredDocument
 from fastlane_rag.types import Hit
-from langchain_core.documents import Document
 
 
 def to_document(stored: Hit | StoredDocument) -> Document:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from fastlane_rag.model import FastLaneModel
-from fastlane_rag.rerank import rerank
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict, Field, field_validator
+
+from fastlane_rag.model import FastLaneModel
+from fastlane_rag.rerank import rerank
 
 
 class FastLaneReranker(BaseDocumentCompressor):
@@ -30,7 +31,7 @@ class FastLaneReranker(BaseDocumentCompressor):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)  # type: ignore[assignment]
+    model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)
     top_n: int = Field(default=4, ge=0)
     batch_size: int | None = None
 

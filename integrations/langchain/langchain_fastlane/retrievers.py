@@ -4,15 +4,15 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
-from fastlane_rag.search import RouteK
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import run_in_executor
 from pydantic import ConfigDict, Field
 
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.filters import Filter
+from fastlane_rag.search import RouteK
 from langchain_fastlane._documents import add_documents, to_document
 
 

@@ -5,15 +5,15 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
-from fastlane_rag.rerank import diversify, relevances
-from fastlane_rag.search import RouteK, search_many
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.filters import Filter
+from fastlane_rag.rerank import diversify, relevances
+from fastlane_rag.search import RouteK, search_many
 from langchain_fastlane._documents import add_documents, to_document
 
 
@@ -89,16 +89,12 @@ class FastLaneVectorStore(VectorStore):
         return store
 
     @classmethod
-    async def afrom_texts(  # type: ignore[override]
-        cls, texts: Iterable[str], embedding: Any = None, *args: Any, **kwargs: Any
-    ) -> Self:
+    async def afrom_texts(cls, texts: Iterable[str], embedding: Any = None, *args: Any, **kwargs: Any) -> Self:
         """As `from_texts`, off the event loop."""
         return await run_in_executor(None, cls.from_texts, texts, embedding, *args, **kwargs)
 
     @classmethod
-    async def afrom_documents(  # type: ignore[override]
-        cls, documents: Iterable[Document], embedding: Any = None, **kwargs: Any
-    ) -> Self:
+    async def afrom_documents(cls, documents: Iterable[Document], embedding: Any = None, **kwargs: Any) -> Self:
         """As `from_documents`, off the event loop."""
         return await run_in_executor(None, cls.from_documents, documents, embedding, **kwargs)
 
@@ -185,7 +181,7 @@ class FastLaneVectorStore(VectorStore):
         hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine)
         return [to_document(hit) for hit in hits]
 
-    def similarity_search_with_score(  # type: ignore[override]
+    def similarity_search_with_score(
         self,
         query: str,
         k: int = 4,

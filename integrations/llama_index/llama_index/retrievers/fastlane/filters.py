@@ -11,9 +11,10 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+
 from fastlane_rag.errors import FilterError
 from fastlane_rag.index.filters import Filter
-from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 _ORDER: dict[FilterOperator, str] = {
     FilterOperator.GT: "$gt",
@@ -42,7 +43,7 @@ _ITERATES = (FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOp
 _MISSING_MATCHES = (FilterOperator.NE, FilterOperator.NIN, FilterOperator.IS_EMPTY)
 
 
-class _Unsayable(Exception):  # noqa: N818 - a signal between the functions below, never an error
+class _Unsayable(Exception):
     """The index's language has no words for this."""
 
 
@@ -64,7 +65,7 @@ def to_filter(filters: MetadataFilters | None) -> Filter | None:
         return lambda metadata: _group_holds(filters, metadata)
 
 
-def within(filter: Filter | None, key: str, allowed: Sequence[str]) -> Filter:  # noqa: A002
+def within(filter: Filter | None, key: str, allowed: Sequence[str]) -> Filter:
     """What matches the filter and has one of these values under `key`."""
     if callable(filter):
         known = set(allowed)
@@ -96,7 +97,8 @@ def _group(filters: MetadataFilters) -> dict[str, Any]:
 
 
 def _one(one: MetadataFilter) -> dict[str, Any]:
-    key, value = one.key, one.value
+    key = one.key
+    value: Any = one.value
     if one.operator == FilterOperator.NE:
         return {"$not": _one(one.model_copy(update={"operator": FilterOperator.EQ}))}
     if one.operator == FilterOperator.NIN:

@@ -4,9 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.types import Document as StoredDocument
-from fastlane_rag.types import Hit
 from llama_index.core.schema import (
     BaseNode,
     Document,
@@ -19,14 +16,17 @@ from llama_index.core.schema import (
     TextNode,
 )
 
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.types import Document as StoredDocument
+from fastlane_rag.types import Hit
+
 # Kept beside the node's own metadata, which stays on top so that filters see it.
 CONTENT_KEY = "_node_content"
 SOURCE_KEY = "_node_source"
 ID_KEY = "_node_id"
 
 _NODE_TYPES: dict[str, type[BaseNode]] = {
-    node_type.class_name(): node_type
-    for node_type in (TextNode, IndexNode, ImageNode, Node, Document, ImageDocument)
+    node_type.class_name(): node_type for node_type in (TextNode, IndexNode, ImageNode, Node, Document, ImageDocument)
 }
 
 

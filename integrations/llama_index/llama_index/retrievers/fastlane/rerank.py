@@ -3,16 +3,17 @@
 from copy import deepcopy
 from typing import Any
 
-from fastlane_rag.model import FastLaneModel
-from fastlane_rag.rerank import rerank
+from llama_index.core import instrumentation
 from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-dispatcher = get_dispatcher(__name__)
+from fastlane_rag.model import FastLaneModel
+from fastlane_rag.rerank import rerank
+
+dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
 
 class FastLaneRerank(BaseNodePostprocessor):
@@ -46,9 +47,7 @@ class FastLaneRerank(BaseNodePostprocessor):
         **fields: Any,
     ) -> None:
         """Load the model: whatever `FastLaneModel.from_pretrained` takes, None for the bundled one."""
-        super().__init__(
-            top_n=top_n, keep_retrieval_score=keep_retrieval_score, batch_size=batch_size, **fields
-        )
+        super().__init__(top_n=top_n, keep_retrieval_score=keep_retrieval_score, batch_size=batch_size, **fields)
         self._model = FastLaneModel.from_pretrained(model)
 
     @classmethod
@@ -62,11 +61,9 @@ class FastLaneRerank(BaseNodePostprocessor):
         if query_bundle is None:
             raise ValueError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
         dispatcher.event(
-            ReRankStartEvent(
-                query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name
-            )
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name)
         )
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self._model.name,
             EventPayload.QUERY_STR: query_bundle.query_str,

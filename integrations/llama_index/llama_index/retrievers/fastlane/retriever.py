@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.search import RouteK
-from fastlane_rag.types import Hit
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.ingestion import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle, TransformComponent
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores import MetadataFilters
-
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.search import RouteK
+from fastlane_rag.types import Hit
 
 # How deep each of several query texts is searched before their scores are averaged.
 _FUSED_DEPTH = 100
@@ -155,9 +154,7 @@ class FastLaneRetriever(BaseRetriever):
         show_progress: bool | None = None,
     ) -> list[str]:
         """As `add_nodes`, off the event loop."""
-        return await asyncio.to_thread(
-            self.add_nodes, nodes, batch_size=batch_size, show_progress=show_progress
-        )
+        return await asyncio.to_thread(self.add_nodes, nodes, batch_size=batch_size, show_progress=show_progress)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         texts = query_bundle.embedding_strs or [query_bundle.query_str]

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import fsspec
-from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
-from fastlane_rag.rerank import diversify
-from fastlane_rag.search import RouteK, search_many
 from fsspec.implementations.local import LocalFileSystem
 from llama_index.core.bridge.pydantic import BaseModel, PrivateAttr
 from llama_index.core.schema import BaseNode
@@ -22,9 +18,13 @@ from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     VectorStoreQueryMode,
 )
-
 from llama_index.retrievers.fastlane.filters import to_filter, within
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
+
+from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.filters import Filter
+from fastlane_rag.rerank import diversify
+from fastlane_rag.search import RouteK, search_many
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
@@ -60,7 +60,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """
         if index is not None and model is not None:
             raise ValueError("an index brings its own model: give index or model, not both")
-        super().__init__()
+        super().__init__(stores_text=True)
         self._index = FastLaneIndex.create(model=model) if index is None else index
 
     @classmethod
@@ -149,9 +149,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """As `clear`, off the event loop."""
         await asyncio.to_thread(self.clear)
 
-    def get_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
-    ) -> list[BaseNode]:
+    def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """The nodes with these ids, in their order, that match the filters; None leaves a side open."""
         ids = node_ids
         if node_ids is None or filters is not None:
@@ -214,9 +212,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """As `query`, off the event loop."""
         return await asyncio.to_thread(self.query, query, **kwargs)
 
-    def persist(
-        self, persist_path: str | os.PathLike[str], fs: fsspec.AbstractFileSystem | None = None
-    ) -> None:
+    def persist(self, persist_path: str | os.PathLike[str], fs: fsspec.AbstractFileSystem | None = None) -> None:
         """Save the index, in place of what `persist` wrote there before.
 
         LlamaIndex names a file, `default__vector_store.json`; an index is a directory, and gets that name

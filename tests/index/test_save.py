@@ -1,0 +1,65 @@
+"""`save` copies an index to a directory as it is, without encoding anything."""
+
+import pytest
+
+from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.errors import IndexExistsError
+
+QUERY = "what does a cat do?"
+
+
+def filled(model, path=None) -> FastLaneIndex:
+    index = FastLaneIndex.create(path, model=model, filter_keys=["legs"])
+    index.add(["Cats purr.", "Dogs bark."], ids=["cat", "dog"], metadatas=[{"legs": 4}, {"legs": 3}])
+    index.add(["Birds sing."], ids=["bird"], metadatas=[{"legs": 2}])
+    return index
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_saved_index_answers_as_the_original(model, tmp_path, monkeypatch, on_disk, compacted):
+    with filled(model, tmp_path / "original" if on_disk else None) as index:
+        if compacted:
+            index.compact()
+        index.add(["Cats hiss."], ids=["cat"], metadatas=[{"legs": 4}])
+        index.delete(["dog"])
+        encode = FastLaneModel.encode_documents
+        monkeypatch.setattr(FastLaneModel, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))
+        index.save(tmp_path / "copy")
+        monkeypatch.setattr(FastLaneModel, "encode_documents", encode)
+        with FastLaneIndex.open(tmp_path / "copy", model=model) as copy:
+            assert copy.search(QUERY) == index.search(QUERY)
+            assert copy.ids() == index.ids()
+            assert copy.get(["bird", "cat"]) == index.get(["bird", "cat"])
+            assert copy.ids({"legs": {"$lt": 4}}) == ["bird"]
+            assert copy.stats().filter_keys == ("legs",)
+            assert copy.stats().dead == 0
+            copy.add(["Dogs howl."], ids=["dog"])
+            assert len(copy) == 3
+            assert "dog" not in index
+
+
+def test_an_empty_index_can_be_saved(model, tmp_path):
+    with FastLaneIndex.create(model=model) as index:
+        index.save(tmp_path / "copy")
+    with FastLaneIndex.open(tmp_path / "copy", model=model) as copy:
+        assert len(copy) == 0
+        copy.add(["Cats purr."])
+        assert len(copy.search(QUERY)) == 1
+
+
+def test_saving_over_an_index_needs_overwrite(model, tmp_path):
+    with filled(model) as index, FastLaneIndex.create(tmp_path / "copy", model=model) as old:
+        old.add(["Cats meow."], ids=["old"])
+        old.close()
+        with pytest.raises(IndexExistsError, match="overwrite"):
+            index.save(tmp_path / "copy")
+        index.save(tmp_path / "copy", overwrite=True)
+        with FastLaneIndex.open(tmp_path / "copy", model=model) as copy:
+            assert copy.ids() == index.ids()
+
+
+def test_saving_where_the_index_lives_changes_nothing(model, tmp_path):
+    with filled(model, tmp_path / "index") as index:
+        index.save(tmp_path / "index")
+        assert index.ids() == ["cat", "dog", "bird"]
