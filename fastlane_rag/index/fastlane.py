@@ -15,7 +15,8 @@ from fastlane_rag.errors import IndexClosedError, InvalidInputError, ModelMismat
 from fastlane_rag.index import writing
 from fastlane_rag.index.copying import copy_live
 from fastlane_rag.index.encoding import encoded_documents, open_model
-from fastlane_rag.index.inputs import check_ids, check_texts, metadata_json, prepare
+from fastlane_rag.index.inputs import check_ids, check_texts, prepare
+from fastlane_rag.index.metadata import catalogue_text, metadata_json
 from fastlane_rag.index.storage import Storage
 from fastlane_rag.types import Document, Hit, IndexStats
 
@@ -73,7 +74,7 @@ class FastLaneIndex:
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
-        keys = tuple(dict.fromkeys(check_texts(filter_keys, "filter_keys")))
+        keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
         opened = open_model(model)
         meta: dict[str, str | int] = {
             "model": opened.name,

@@ -19,14 +19,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastlane_rag.errors import FilterError
+from fastlane_rag.errors import FilterError, InvalidInputError
+from fastlane_rag.index.metadata import catalogue_text, check_text
 
 __all__ = ["Compiled", "Filter", "compile_filter"]
 
 Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 """A filter as users write it: the language above, or a function of a document's metadata."""
 
-_DEEPEST = 50
+# SQLite's parser holds 100 symbols of open brackets, and its expressions are at most 1,000 terms deep.
+_DEEPEST = 20
+_LONGEST = 500
 _MOST_VALUES = 30_000
 _OPERATORS = "$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not, and between filters $and $or $not"
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -67,8 +70,7 @@ def _all_of(filter_: Any, indexed: frozenset[str], depth: int) -> Compiled:
         raise FilterError(f"the filter is nested more than {_DEEPEST} levels deep")
     parts = []
     for key, condition in filter_.items():
-        if not isinstance(key, str):
-            raise FilterError(f"the filter key {key!r} must be str")
+        _check_key(key)
         if key in ("$and", "$or"):
             parts.append(_joined(key, condition, indexed, depth))
         elif key == "$not":
@@ -168,12 +170,13 @@ def _contains(key: str, value: Any) -> Compiled:
     )
     if isinstance(value, str):
         sql += " OR f.type = 'text' AND instr(f.value, ?) > 0))"
-        return Compiled(sql, (key, *element.parameters, value))
-    return Compiled(sql + "))", (key, *element.parameters))
+        return Compiled(sql, (catalogue_text(key), *element.parameters, catalogue_text(value)))
+    return Compiled(sql + "))", (catalogue_text(key), *element.parameters))
 
 
 def _where(key: str, condition: Compiled, indexed: frozenset[str]) -> Compiled:
     """Documents with this key, and a value that meets the condition. Never NULL, so NOT is exact."""
+    key = catalogue_text(key)
     parameters = (key, *condition.parameters)
     if key in indexed:
         return Compiled(
@@ -195,10 +198,17 @@ def _join(parts: list[Compiled], glue: str, *, empty: str) -> Compiled:
         return Compiled(empty)
     if len(parts) == 1:
         return parts[0]
-    # Halves, not a chain: SQLite's limit on the depth of an expression is 1,000.
-    middle = len(parts) // 2
-    left, right = _join(parts[:middle], glue, empty=empty), _join(parts[middle:], glue, empty=empty)
-    return Compiled(f"({left.sql}{glue}{right.sql})", left.parameters + right.parameters)
+    if len(parts) > _LONGEST:
+        parts = [_join(parts[i : i + _LONGEST], glue, empty=empty) for i in range(0, len(parts), _LONGEST)]
+    sql = glue.join(part.sql for part in parts)
+    return Compiled(f"({sql})", tuple(value for part in parts for value in part.parameters))
+
+
+def _check_key(key: Any) -> None:
+    try:
+        check_text("a filter key", key)
+    except InvalidInputError as error:
+        raise FilterError(str(error)) from error
 
 
 def _is_number(value: Any) -> bool:
@@ -209,10 +219,9 @@ def _plain(operator: str, key: str, value: Any) -> str | int | float:
     """A value SQLite can compare with: text as UTF-8, numbers as int64 or double."""
     if isinstance(value, str):
         try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise FilterError(f"{operator} on {key!r}: {value!r} holds half of a surrogate pair") from error
-        return str(value)
+            return catalogue_text(check_text(f"{operator} on {key!r}", value))
+        except InvalidInputError as error:
+            raise FilterError(str(error)) from error
     if isinstance(value, float):
         if not math.isfinite(value):
             raise FilterError(f"{operator} on {key!r} takes a finite number, not {value!r}")

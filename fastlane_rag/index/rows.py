@@ -6,7 +6,6 @@ the catalogue itself until there are enough of them for a segment; their row is 
 
 # ruff: noqa: S608 -- statements are put together from constants of this module alone
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from sqlite3 import Connection
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.index.filters import Filter, compile_filter
 from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.metadata import metadata_from_json
 from fastlane_rag.index.segment import SegmentInfo
 from fastlane_rag.types import Document
 
@@ -124,7 +124,7 @@ class Reader:
             return self.connection.execute(f"SELECT {columns} FROM documents{order}").fetchall()
         if callable(filter_):
             rows = self.connection.execute(f"SELECT metadata, {columns} FROM documents{order}")
-            return [rest for metadata, *rest in rows if filter_(json.loads(metadata))]
+            return [rest for metadata, *rest in rows if filter_(metadata_from_json(metadata))]
         compiled = compile_filter(filter_, self.filter_keys())
         query = f"SELECT {columns} FROM documents WHERE {compiled.sql}{order}"
         return self.connection.execute(query, compiled.parameters).fetchall()
@@ -143,7 +143,7 @@ class Reader:
     def _document(self, id_: str, metadata: str, text: str, checksum: int) -> Document:
         if row_checksum(id_, text, metadata) != checksum:
             raise IndexFormatError(f"{self.where} is damaged: the document {id_!r}")
-        return Document(id_, text, json.loads(metadata))
+        return Document(id_, text, metadata_from_json(metadata))
 
 
 class Writer(Reader):

@@ -258,7 +258,7 @@ def test_odd_but_legal_documents_come_back_unchanged(index):
         {},
         {"": None},
         {"a.b": {"c": [1, [2, {}]]}, "$eq": 1},
-        {"q\"uote\\": "a\\\"b", "nul\0": "\0x"},
+        {'q"uote\\': 'a\\"b', "nul\0": "\0x"},
         {"big": 10**30, "small": -1e-300, "t": True, "f": False},
         {"é": "ü", "🙂": "🙂"},
         {"'; DROP TABLE documents; --": "' OR 1=1"},

@@ -1,0 +1,115 @@
+"""Metadata as the catalogue stores it: JSON text that SQLite's functions read to the end.
+
+SQLite's JSON functions end a text at U+0000 (before 3.45), and text extracted from PDFs does contain it. So
+inside the catalogue U+0000 is written as U+FDD0 "0", and U+FDD0, a code point that is no character, as
+U+FDD0 "1": in metadata, and in the keys and values of filters alike.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastlane_rag.errors import InvalidInputError
+
+__all__ = ["catalogue_text", "check_text", "kind", "metadata_from_json", "metadata_json"]
+
+# SQLite's own JSON functions give up at 1,000 levels.
+_DEEPEST = 100
+_ESCAPE = "\ufdd0"
+
+
+def metadata_json(metadata: Any, where: str = "metadata") -> str:
+    """The catalogue's JSON text for a metadata dictionary; None is an empty one.
+
+    Raises:
+        InvalidInputError: the part that is not JSON.
+    """
+    if metadata is None:
+        return "{}"
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"{where} must be a dict, not {kind(metadata)}")
+    _check_json(metadata, where, 0)
+    text = _dumps(dict(metadata), where)
+    if "\\u0000" in text or _ESCAPE in text:
+        text = _dumps(_mapped(dict(metadata), catalogue_text), where)
+    return text
+
+
+def metadata_from_json(text: str) -> dict[str, Any]:
+    """The metadata dictionary of a catalogue's JSON text."""
+    metadata: dict[str, Any] = json.loads(text)
+    return _mapped(metadata, _original_text) if _ESCAPE in text else metadata
+
+
+def catalogue_text(text: str) -> str:
+    """A key or value as the catalogue's JSON has it."""
+    if "\0" not in text and _ESCAPE not in text:
+        return text
+    return text.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
+
+
+def check_text(where: str, value: Any) -> str:
+    """A str that can be written as UTF-8.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{where} must be str, not {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
+        ) from error
+    return value
+
+
+def kind(value: Any) -> str:
+    """Type and value, short, for messages."""
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def _check_json(value: Any, where: str, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise InvalidInputError(f"{where} is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, str):
+        check_text(where, value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidInputError(f"{where} is {value}, which is not JSON")
+    elif isinstance(value, dict) or (depth == 0 and isinstance(value, Mapping)):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidInputError(f"{where} has the key {key!r}: keys of JSON objects are str")
+            check_text(f"a key of {where}", key)
+            _check_json(item, f"{where}[{key!r}]", depth + 1)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _check_json(item, f"{where}[{i}]", depth + 1)
+    elif value is not None and not isinstance(value, bool | int):
+        raise InvalidInputError(f"{where} is {kind(value)}, which is not JSON")
+
+
+def _dumps(metadata: dict[str, Any], where: str) -> str:
+    try:
+        return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:  # a whole number of more than 4,300 digits
+        raise InvalidInputError(f"{where} cannot be written as JSON: {error}") from error
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The JSON value with every text changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value
+
+
+def _original_text(text: str) -> str:
+    return text.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE)

@@ -1,0 +1,278 @@
+"""The filter language: what it means, told by a plain Python evaluator, with and without indexed keys."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from word_model import WordModel
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import FilterError
+
+DOCUMENTS = {
+    "en20": {"lang": "en", "year": 2020, "tags": ["a", "b"], "draft": False},
+    "de21": {"lang": "de", "year": 2021, "tags": [], "draft": True, "note": None},
+    "en19": {"lang": "en", "year": 2019.5, "tags": ["b", 3, None, True]},
+    "fr": {"lang": "français", "year": "2020", "tags": "a,b"},
+    "none": {},
+}
+
+
+@pytest.fixture(params=[(), ("lang", "year", "tags", "draft", "note")], ids=["plain", "indexed"])
+def filtered(request):
+    with FastLaneIndex.create(model=WordModel(), filter_keys=request.param) as index:
+        index.add(["same words"] * 5, ids=list(DOCUMENTS), metadatas=list(DOCUMENTS.values()))
+        yield index
+
+
+@pytest.mark.parametrize(
+    ("filter", "expected"),
+    [
+        ({}, "en20 de21 en19 fr none"),
+        ({"lang": "en"}, "en20 en19"),
+        ({"lang": {"$eq": "français"}}, "fr"),
+        ({"lang": {"$ne": "en"}}, "de21 fr none"),
+        ({"year": 2020}, "en20"),
+        ({"year": 2020.0}, "en20"),
+        ({"year": "2020"}, "fr"),
+        ({"year": {"$gt": 2019.5}}, "en20 de21"),
+        ({"year": {"$gte": 2019.5}}, "en20 de21 en19"),
+        ({"year": {"$lt": 2020}}, "en19"),
+        ({"year": {"$lte": 2020}}, "en20 en19"),
+        ({"year": {"$gte": 2020, "$lt": 2021}}, "en20"),
+        ({"year": {"$gt": "2"}}, "fr"),
+        ({"lang": {"$lt": "en"}}, "de21"),
+        ({"draft": True}, "de21"),
+        ({"draft": False}, "en20"),
+        ({"draft": 1}, ""),
+        ({"draft": {"$ne": True}}, "en20 en19 fr none"),
+        ({"note": None}, "de21"),
+        ({"note": {"$ne": None}}, "en20 en19 fr none"),
+        ({"year": {"$in": [2021, "2020", 7]}}, "de21 fr"),
+        ({"year": {"$in": []}}, ""),
+        ({"year": {"$nin": []}}, "en20 de21 en19 fr none"),
+        ({"year": {"$nin": [2020, 2021]}}, "en19 fr none"),
+        ({"draft": {"$in": [True, None]}}, "de21"),
+        ({"lang": {"$in": {"en", "de"}}}, "en20 de21 en19"),
+        ({"tags": {"$contains": "a"}}, "en20 fr"),
+        ({"tags": {"$contains": "a,"}}, "fr"),
+        ({"tags": {"$contains": 3}}, "en19"),
+        ({"tags": {"$contains": None}}, "en19"),
+        ({"tags": {"$contains": True}}, "en19"),
+        ({"lang": {"$contains": "an"}}, "fr"),
+        ({"lang": {"$contains": "EN"}}, ""),
+        ({"lang": {"$contains": ""}}, "en20 de21 en19 fr"),
+        ({"note": {"$exists": True}}, "de21"),
+        ({"note": {"$exists": False}}, "en20 en19 fr none"),
+        ({"tags": "a"}, ""),
+        ({"$and": [{"lang": "en"}, {"year": {"$lt": 2020}}]}, "en19"),
+        ({"$and": []}, "en20 de21 en19 fr none"),
+        ({"$or": [{"lang": "de"}, {"year": "2020"}]}, "de21 fr"),
+        ({"$or": []}, ""),
+        ({"$not": {"lang": "en"}}, "de21 fr none"),
+        ({"$not": {}}, ""),
+        ({"year": {"$not": {"$gt": 2019}}}, "fr none"),
+        ({"lang": "en", "$or": [{"year": 2020}, {"year": 2021}]}, "en20"),
+        ({"absent": {"$gt": 1}}, ""),
+        ({"absent": {"$nin": [1]}}, "en20 de21 en19 fr none"),
+    ],
+)
+def test_what_a_filter_matches(filtered, filter, expected):
+    assert " ".join(filtered.ids(filter)) == expected
+    assert {hit.id for hit in filtered.search("words", k=9, filter=filter)} == set(expected.split())
+
+
+@pytest.mark.parametrize(
+    ("filter", "message"),
+    [
+        ({"year": {"$gr": 3}}, r"unknown operator '\$gr' on 'year'"),
+        ({"$xor": []}, r"unknown operator '\$xor'"),
+        ({"$eq": 3}, r"unknown operator '\$eq' between filters"),
+        ({"year": {"gt": 3}}, "unknown operator 'gt'"),
+        ({"year": {}}, "condition on 'year' is empty"),
+        ({"year": {"$gt": None}}, r"\$gt on 'year' compares numbers or texts, not None"),
+        ({"year": {"$gt": True}}, r"\$gt on 'year'"),
+        ({"year": {"$lt": [1]}}, r"\$lt on 'year'"),
+        ({"year": {"$in": 3}}, r"\$in on 'year' takes a list"),
+        ({"year": {"$in": "abc"}}, r"\$in on 'year' takes a list"),
+        ({"year": {"$in": [[1]]}}, r"\$in on 'year'"),
+        ({"year": {"$exists": 1}}, r"\$exists on 'year' takes True or False"),
+        ({"year": [1, 2]}, r"\$eq on 'year' takes"),
+        ({"year": float("nan")}, "finite"),
+        ({"year": 10**400}, "beyond"),
+        ({"tags": {"$contains": ["a"]}}, r"\$contains on 'tags'"),
+        ({"$and": {"lang": "en"}}, r"\$and takes a list"),
+        ({"$or": [3]}, "a filter is a dict"),
+        ({"$not": [{}]}, "a filter is a dict"),
+        ({"lang": {"$not": "en"}}, r"\$not on 'lang' takes operators"),
+        ({3: 4}, "filter key"),
+        ({"\ud800": 4}, "surrogate"),
+        ("lang", "a filter is a dict"),
+        ([], "a filter is a dict"),
+    ],
+)
+def test_a_filter_that_means_nothing_is_named(filtered, filter, message):
+    for action in (filtered.ids, lambda f: filtered.search("x", filter=f), lambda f: filtered.delete(filter=f)):
+        with pytest.raises(FilterError, match=message):
+            action(filter)
+    assert len(filtered) == 5
+
+
+def test_wrong_filters_are_named_on_an_empty_index_too():
+    with FastLaneIndex.create(model=WordModel()) as index, pytest.raises(FilterError, match=r"\$gr"):
+        index.search("x", filter={"a": {"$gr": 1}})
+
+
+def test_filters_of_any_size(filtered):
+    assert filtered.ids({"$or": [{"year": year} for year in range(1500, 3500)]}) == ["en20", "de21"]
+    assert filtered.ids({"year": {"$in": list(range(100_000))}}) == ["en20", "de21"]
+    with pytest.raises(FilterError, match=r"\$in and \$nin"):
+        filtered.ids({"$or": [{"year": year} for year in range(40_000)]})
+
+
+def test_nested_filters(filtered):
+    negated = mixed = {"lang": {"$in": ["en", None, 3]}}
+    for i in range(18):
+        negated = {"$not": negated}
+        mixed = {"$or" if i % 2 else "$and": [{"year": {"$exists": True}}, {"year": {"$nin": [1, "x"]}}, mixed]}
+    assert filtered.ids(negated) == ["en20", "en19"]
+    assert filtered.ids(mixed) == ["en20", "de21", "en19", "fr", "none"]
+    for _ in range(5000):
+        negated = {"$not": negated}
+    with pytest.raises(FilterError, match="nested"):
+        filtered.ids(negated)
+
+
+def test_a_callable_is_applied_before_ranking(filtered):
+    hits = filtered.search("words", k=9, filter=lambda metadata: metadata.get("year", 0) == 2020)
+    assert [hit.id for hit in hits] == ["en20"]
+    with pytest.raises(KeyError):
+        filtered.search("words", filter=lambda metadata: metadata["absent"])
+
+
+@pytest.mark.parametrize("share", [1, 10, 300])
+def test_a_filter_gives_exactly_k_from_many(share):
+    with FastLaneIndex.create(model=WordModel(), filter_keys=["group"]) as index:
+        index.add(
+            [f"word{i % 9} other{i % 5}" for i in range(1200)],
+            ids=[f"{i:04}" for i in range(1200)],
+            metadatas=[{"group": i % share} for i in range(1200)],
+        )
+        hits = index.search("word3 other2", k=4, filter={"group": 0}, route_k=1)
+        assert len(hits) == 4
+        assert all(hit.metadata["group"] == 0 for hit in hits)
+        everything = index.search("word3 other2", k=1200, route_k="all")
+        assert hits == [hit for hit in everything if hit.metadata["group"] == 0][:4]
+
+
+def test_indexed_keys_follow_updates(tmp_path):
+    with FastLaneIndex.create(tmp_path / "i", model=WordModel(), filter_keys=["year"]) as index:
+        index.add(["a", "b", "c"], ids=["a", "b", "c"], metadatas=[{"year": i} for i in range(3)])
+        index.update_metadata(["a"], [{"year": 9}])
+        index.add(["b"], ids=["b"], metadatas=[{"year": 9}])
+        index.delete(["c"])
+        index.compact()
+        assert index.ids({"year": 9}) == ["a", "b"]
+        assert index.ids({"year": {"$lt": 9}}) == []
+        assert index.verify() == []
+
+
+# A plain evaluator of the language, against which the SQL is checked.
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([0.5, -1.0, 2.0, 1e300, 2**60, 2**70]),
+    st.text(alphabet='ab"\\\0é\ufdd0%', max_size=2),
+)
+keys = st.sampled_from(["k", "a.b", 'q"', "\\", "n\0", ""])
+values = st.one_of(scalars, st.lists(scalars, max_size=3))
+ordered = st.one_of(st.integers(-3, 3), st.sampled_from([0.5, 2.0]), st.text(alphabet="abé", max_size=2))
+conditions = st.one_of(
+    scalars,
+    st.builds(lambda v: {"$eq": v}, scalars),
+    st.builds(lambda v: {"$ne": v}, scalars),
+    st.builds(lambda v: {"$in": v}, st.lists(scalars, max_size=3)),
+    st.builds(lambda v: {"$nin": v}, st.lists(scalars, max_size=3)),
+    st.builds(lambda o, v: {o: v}, st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), ordered),
+    st.builds(lambda v: {"$contains": v}, scalars),
+    st.builds(lambda v: {"$exists": v}, st.booleans()),
+)
+conditions = st.one_of(conditions, st.builds(lambda c: {"$not": c}, conditions.filter(lambda c: isinstance(c, dict))))
+fields = st.dictionaries(keys, conditions, max_size=2)
+filters = st.recursive(
+    fields,
+    lambda inner: st.one_of(
+        st.builds(lambda f: {"$and": f}, st.lists(inner, max_size=3)),
+        st.builds(lambda f: {"$or": f}, st.lists(inner, max_size=3)),
+        st.builds(lambda f: {"$not": f}, inner),
+    ),
+    max_leaves=5,
+)
+
+
+def same(a, b):
+    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b)]
+    return (all(numbers) or type(a) is type(b)) and a == b
+
+
+def orders(value, operand, operator):
+    number = [isinstance(v, int | float) and not isinstance(v, bool) for v in (value, operand)]
+    if not (all(number) or (isinstance(value, str) and isinstance(operand, str))):
+        return False
+    return {"$gt": value > operand, "$gte": value >= operand, "$lt": value < operand, "$lte": value <= operand}[
+        operator
+    ]
+
+
+def holds(condition, present, value):
+    if not isinstance(condition, dict):
+        return present and same(value, condition)
+    [(operator, operand)] = condition.items()
+    match operator:
+        case "$eq":
+            return present and same(value, operand)
+        case "$ne":
+            return not (present and same(value, operand))
+        case "$in":
+            return present and any(same(value, v) for v in operand)
+        case "$nin":
+            return not (present and any(same(value, v) for v in operand))
+        case "$exists":
+            return present is operand
+        case "$not":
+            return not holds(operand, present, value)
+        case "$contains":
+            if isinstance(value, list):
+                return any(same(element, operand) for element in value)
+            return isinstance(value, str) and isinstance(operand, str) and operand in value
+    return present and orders(value, operand, operator)
+
+
+def matches(filter, metadata):
+    results = []
+    for key, condition in filter.items():
+        if key == "$and":
+            results.append(all(matches(part, metadata) for part in condition))
+        elif key == "$or":
+            results.append(any(matches(part, metadata) for part in condition))
+        elif key == "$not":
+            results.append(not matches(condition, metadata))
+        else:
+            results.append(holds(condition, key in metadata, metadata.get(key)))
+    return all(results)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    metadatas=st.lists(st.dictionaries(keys, values, max_size=3), min_size=1, max_size=8),
+    conditions=st.lists(filters, min_size=1, max_size=6),
+    indexed=st.sets(keys),
+)
+def test_sql_agrees_with_a_plain_evaluator(metadatas, conditions, indexed):
+    with FastLaneIndex.create(model=WordModel(), filter_keys=sorted(indexed)) as index:
+        ids = index.add(["x"] * len(metadatas), metadatas=metadatas)
+        for filter in conditions:
+            expected = [id_ for id_, metadata in zip(ids, metadatas, strict=True) if matches(filter, metadata)]
+            assert index.ids(filter) == expected
+            assert index.ids(lambda metadata, f=filter: matches(f, metadata)) == expected
