@@ -103,7 +103,8 @@ def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
     worth = int(ends[-1]) * multiply_adds // _WORTH_A_THREAD
     threads = max(1, min(get_threads(), len(lengths), worth))
     inner = np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads)
-    return np.unique([0, *inner, len(lengths)]).tolist()
+    bounds: list[int] = np.unique([0, *inner, len(lengths)]).tolist()
+    return bounds
 
 
 def _tiles(query: NDArray[np.float32]) -> tuple[tuple[int, ...], NDArray[np.float32]]:
