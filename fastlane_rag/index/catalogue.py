@@ -19,6 +19,7 @@ from fastlane_rag.errors import (
     IndexReadOnlyError,
     StorageError,
 )
+from fastlane_rag.index.fork import inside_sqlite
 
 __all__ = ["Catalogue"]
 
@@ -89,7 +90,7 @@ class Catalogue:
     def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> "Catalogue":
         """Make an empty catalogue; on disk, where there is none or an unfinished one."""
         catalogue = cls(path)
-        with catalogue._translated():
+        with catalogue._translated(), inside_sqlite():
             connection = catalogue._connect("rwc")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL" if path else "PRAGMA journal_mode = MEMORY")
@@ -138,7 +139,7 @@ class Catalogue:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection inside a read transaction: everything seen through it is of one commit."""
-        with self._translated(), self._borrowed() as connection:
+        with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -149,7 +150,7 @@ class Catalogue:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A connection inside a write transaction, committed at the end and rolled back on any exception."""
-        with self._translated(), self._borrowed() as connection:
+        with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -162,13 +163,16 @@ class Catalogue:
 
     def shrink(self) -> None:
         """Give free pages back to the file system, as far as readers allow."""
-        with self._translated(), self._borrowed() as connection:
+        with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # A reader in mid-search keeps the log from being emptied; the next commit or close does it then.
+            connection.execute("PRAGMA busy_timeout = 100")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT_SECONDS * 1000)}")
 
     def close(self) -> None:
         """Close the connections; one that another thread is using closes when that thread is done."""
-        with self._lock:
+        with inside_sqlite(), self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
             for connection in idle:

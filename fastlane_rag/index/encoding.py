@@ -47,8 +47,9 @@ def encoded_documents(
         encoded = model.encode_documents(chunk, batch_size=batch_size, show_progress=False)
         if len(encoded) != len(chunk):
             raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
-        for i, tensor in enumerate(encoded):
-            rows = tensor.detach().float().cpu().numpy()
+        for i, tokens in enumerate(encoded):
+            array = isinstance(tokens, np.ndarray)
+            rows = tokens.astype(np.float32) if array else tokens.detach().float().cpu().numpy()
             _check(rows, model, first + i)
             yield rows
 

@@ -15,6 +15,7 @@ from fastlane_rag.errors import IndexClosedError, InvalidInputError, ModelMismat
 from fastlane_rag.index import writing
 from fastlane_rag.index.copying import copy_live
 from fastlane_rag.index.encoding import encoded_documents, open_model
+from fastlane_rag.index.fork import reset_after_fork
 from fastlane_rag.index.inputs import check_ids, check_texts, prepare
 from fastlane_rag.index.metadata import catalogue_text, metadata_json
 from fastlane_rag.index.storage import Storage
@@ -385,8 +386,7 @@ def _after_fork() -> None:
         index._storage.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+reset_after_fork(_after_fork)
 
 
 def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:

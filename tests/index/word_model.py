@@ -58,10 +58,8 @@ class WordModel:
         self.encoded = 0
 
     def encode_documents(self, texts, *, batch_size=None, show_progress=None):
-        import torch
-
         self.encoded += len(texts)
-        return [torch.from_numpy(embed(text)) for text in texts]
+        return [embed(text) for text in texts]
 
     def encode_routed(self, texts, *, batch_size=None):
         import torch

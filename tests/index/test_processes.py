@@ -1,0 +1,323 @@
+"""One writer, many readers: threads, processes, forks and pickles."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from word_model import WordModel, exact_score
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import IndexLockedError
+
+HERE = Path(__file__).parent
+
+
+def run_child(code: str, *arguments: str) -> str:
+    """Run Python code in a process of its own and return what it prints."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    prelude = "import sys\nfrom word_model import WordModel\nfrom fastlane_rag import FastLaneIndex\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code, *arguments], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_second_writer_is_told_who_holds_the_index(tmp_path, word_model):
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=word_model) as writer:
+        writer.add(["first"], ids=["1"])
+        with FastLaneIndex.open(path, model=word_model) as other:
+            with pytest.raises(IndexLockedError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
+                other.add(["second"])
+            with pytest.raises(IndexLockedError):
+                FastLaneIndex.create(path, model=word_model, overwrite=True)
+            assert other.ids() == ["1"]
+        code = """
+from fastlane_rag.errors import IndexLockedError
+index = FastLaneIndex.open(sys.argv[1], model=WordModel())
+try:
+    index.delete(["1"])
+except IndexLockedError as error:
+    print(error)
+"""
+        assert f"process {os.getpid()} on {socket.gethostname()}" in run_child(code, str(path))
+        assert len(writer) == 1
+    with FastLaneIndex.open(path, model=word_model) as heir:
+        heir.add(["second"])
+        assert len(heir) == 2
+
+
+def test_a_dead_writer_leaves_no_lock(tmp_path, word_model):
+    path = tmp_path / "index"
+    code = """
+import os
+index = FastLaneIndex.create(sys.argv[1], model=WordModel())
+index.add(["from the dead"], ids=["d"])
+os._exit(0)
+"""
+    run_child(code, str(path))
+    with FastLaneIndex.open(path, model=word_model) as index:
+        index.add(["from the living"], ids=["l"])
+        assert index.ids() == ["d", "l"]
+
+
+def test_readers_in_other_processes_pick_up_commits(tmp_path, word_model):
+    path = tmp_path / "index"
+    code = """
+index = FastLaneIndex.open(sys.argv[1], model=WordModel(), read_only=True)
+for line in sys.stdin:
+    print([hit.id for hit in index.search(line, k=9)], index.ids({"n": {"$gt": 0}}), flush=True)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    prelude = "import sys\nfrom word_model import WordModel\nfrom fastlane_rag import FastLaneIndex\n"
+    with FastLaneIndex.create(path, model=word_model) as writer:
+        writer.add(["a b"], ids=["1"])
+        with subprocess.Popen(
+            [sys.executable, "-c", prelude + code, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as reader:
+
+            def ask(query):
+                reader.stdin.write(query + "\n")
+                reader.stdin.flush()
+                return reader.stdout.readline().strip()
+
+            assert ask("a") == "['1'] []"
+            writer.add(["a", "c"], ids=["2", "3"], metadatas=[{"n": 1}, {"n": 0}])
+            assert ask("a b") == "['1', '2', '3'] ['2']"
+            writer.delete(["1"])
+            writer.compact()
+            writer.update_metadata(["3"], [{"n": 5}])
+            assert ask("c") == "['3', '2'] ['2', '3']"
+            reader.stdin.close()
+            assert reader.wait(30) == 0
+
+
+def test_threads_read_consistent_commits_while_one_writes(index, small_limits):
+    """Every search must see one commit: all documents of a generation, or all of the next one."""
+    count, generations = 12, 25
+    ids = [f"{i:02}" for i in range(count)]
+    index.add([f"word{i} g0" for i in range(count)], ids=ids, metadatas=[{"g": 0}] * count)
+    stop = threading.Event()
+    seen: list[set] = []
+
+    def read():
+        while not stop.is_set():
+            hits = index.search("word3 word5", k=count)
+            seen.append({hit.metadata["g"] for hit in hits} | {int(hit.text.rpartition("g")[2]) for hit in hits})
+            assert len(hits) == count
+            for hit in hits[:2]:
+                assert hit.score == pytest.approx(exact_score("word3 word5", hit.text), abs=1e-4)
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        try:
+            for generation in range(1, generations):
+                texts = [f"word{i} g{generation}" for i in range(count)]
+                index.add(texts, ids=ids, metadatas=[{"g": generation}] * count)
+                if generation % 8 == 0:
+                    index.compact()
+        finally:
+            stop.set()
+        for reader in readers:
+            reader.result()
+    assert seen
+    assert all(len(generation) == 1 for generation in seen)
+    assert index.verify() == []
+
+
+def test_threads_may_all_write(index, small_limits):
+    def write(worker):
+        for i in range(8):
+            index.add([f"worker{worker} step{i}"], ids=[f"{worker}-{i}"])
+            if i % 3 == 2:
+                index.delete([f"{worker}-{i - 1}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    expected = {f"{w}-{i}" for w in range(4) for i in range(8) if i not in (1, 4)}
+    assert set(index.ids()) == expected
+    assert index.search("worker2 step7", k=1)[0].id == "2-7"
+    assert index.verify() == []
+
+
+def test_a_text_kept_by_an_upsert_survives_its_deletion_meanwhile(index, word_model):
+    """An unchanged text is not encoded; when another thread deletes it in between, it is encoded after all."""
+    index.add(["kept text"], ids=["k"])
+    encode = word_model.encode_documents
+
+    def deleting(texts, **options):
+        if texts == ["new text"]:
+            index.delete(["k"])
+        return encode(texts, **options)
+
+    word_model.encode_documents = deleting
+    index.add(["kept text", "new text"], ids=["k", "n"])
+    assert {hit.id for hit in index.search("kept text", k=5)} == {"k", "n"}
+    assert index.search("kept text", k=1)[0].score == pytest.approx(2.0, abs=1e-3)
+    assert index.verify() == []
+
+
+def test_pickling_reopens_by_path(tmp_path, word_model):
+    with FastLaneIndex.create(tmp_path / "index", model=word_model) as index:
+        index.add(["red", "blue"], ids=["r", "b"])
+        with pickle.loads(pickle.dumps(index)) as copy:
+            assert copy.path == index.path
+            assert copy.search("red", k=1)[0].id == "r"
+            index.add(["green"], ids=["g"])
+            assert copy.search("green", k=1)[0].id == "g"
+
+
+def test_pickling_an_index_in_memory_explains_itself(word_model):
+    with FastLaneIndex.create(model=word_model) as index, pytest.raises(TypeError, match=r"in-memory.*path"):
+        pickle.dumps(index)
+
+
+def answer(index: FastLaneIndex, query: str) -> list[str]:
+    return [hit.id for hit in index.search(query, k=2)]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_an_open_index_travels_to_other_processes(tmp_path, word_model, method):
+    with FastLaneIndex.create(tmp_path / "index", model=word_model) as index:
+        index.add(["red", "blue", "green"], ids=["r", "b", "g"])
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            assert pool.starmap(answer, [(index, "red"), (index, "green")]) == [
+                answer(index, "red"),
+                answer(index, "green"),
+            ]
+
+
+FORK = """
+import os, json, threading, time
+from fastlane_rag.errors import FastLaneError
+path = sys.argv[1] or None
+index = FastLaneIndex.create(path, model=WordModel())
+index.add(["red rose", "blue sea"], ids=["r", "b"])
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        index.ids(); len(index)
+thread = threading.Thread(target=busy); thread.start()
+failures = []
+for round in range(20):
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            found = index.ids()
+            try:
+                index.delete(["r"])
+                found.append("wrote")
+            except FastLaneError as error:
+                found.append(type(error).__name__)
+            os.write(into, json.dumps(found).encode())
+        except BaseException as error:
+            os.write(into, repr(error).encode())
+        os._exit(0)
+    os.close(into)
+    text = os.read(out, 4096).decode()
+    os.close(out)
+    os.waitpid(child, 0)
+    print(text)
+stop.set(); thread.join()
+index.add(["green leaf"], ids=["g"])
+print(json.dumps(index.ids()), index.verify())
+index.close()
+if path:
+    with FastLaneIndex.open(path, model=WordModel()) as again:
+        again.delete(["g"])
+        print(again.ids())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_reads_and_leaves_the_lock_to_its_parent(tmp_path):
+    *children, parent, heir = run_child(FORK, str(tmp_path / "index")).splitlines()
+    assert [json.loads(line) for line in children] == [["r", "b", "IndexLockedError"]] * 20
+    assert parent == '["r", "b", "g"] []'
+    assert heir == "['r', 'b']"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_of_an_index_in_memory_has_its_own_copy():
+    *children, parent = run_child(FORK, "").splitlines()
+    assert [json.loads(line) for line in children] == [["r", "b", "wrote"]] * 20
+    assert parent == '["r", "b", "g"] []'
+
+
+def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path, word_model):
+    code = """
+import os, time
+index = FastLaneIndex.create(sys.argv[1], model=WordModel())
+index.add(["x"], ids=["x"])
+child = os.fork()
+if child == 0:
+    os.close(1); os.close(2)
+    time.sleep(20)
+    os._exit(0)
+print(child, flush=True)
+os._exit(0)
+"""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this platform")
+    child = int(run_child(code, str(tmp_path / "index")))
+    try:
+        with FastLaneIndex.open(tmp_path / "index", model=word_model) as index:
+            index.add(["y"], ids=["y"])
+            assert index.ids() == ["x", "y"]
+    finally:
+        os.kill(child, 9)
+
+
+def test_a_reader_keeps_working_when_compaction_removes_its_files(tmp_path, word_model):
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=word_model) as writer:
+        writer.add([f"w{i} " * 200 for i in range(400)], ids=[str(i) for i in range(400)])
+        with FastLaneIndex.open(path, model=word_model, read_only=True) as reader, reader._storage.view() as view:
+            writer.delete([str(i) for i in range(300)])
+            writer.compact()
+            [part] = view.snapshot.parts
+            assert part.documents == 400
+            assert part.source.rows(0, 1).shape == (1, 16)
+            assert view.reader.has("0")
+        assert len(reader.path.name) > 0
+
+
+def test_searches_do_not_wait_for_a_long_write(tmp_path, word_model):
+    with FastLaneIndex.create(tmp_path / "index", model=word_model) as index:
+        index.add(["quick"], ids=["q"])
+        encode, started, go_on = word_model.encode_documents, threading.Event(), threading.Event()
+
+        def slow(texts, **options):
+            started.set()
+            assert go_on.wait(30)
+            return encode(texts, **options)
+
+        word_model.encode_documents = slow
+        with ThreadPoolExecutor(1) as pool:
+            adding = pool.submit(index.add, ["slow"], ["s"])
+            assert started.wait(30)
+            begin = time.perf_counter()
+            assert [hit.id for hit in index.search("slow", k=5)] == ["q"]
+            assert index.delete(["absent"]) == 0
+            assert time.perf_counter() - begin < 5
+            go_on.set()
+            assert adding.result() == ["s"]
+        assert index.search("slow", k=1)[0].id == "s"
+
+
+assert WordModel  # the children import it by name
