@@ -5,7 +5,7 @@ from llama_index.core import MockEmbedding, StorageContext, VectorStoreIndex
 from llama_index.core.chat_engine import ContextChatEngine
 from llama_index.core.evaluation import RetrieverEvaluator
 from llama_index.core.llms import MockLLM
-from llama_index.core.node_parser import HierarchicalNodeParser, get_leaf_nodes
+from llama_index.core.node_parser import HierarchicalNodeParser, TokenTextSplitter, get_leaf_nodes
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import AutoMergingRetriever, QueryFusionRetriever
 from llama_index.core.schema import Document, TextNode
@@ -68,7 +68,8 @@ async def test_query_fusion_leaves_the_engines_scores_alone(retriever, mode):
 def test_auto_merging_climbs_to_the_parent(model):
     """Most children of one parent are found, so the parent comes back in their place."""
     text = "Enumerations give names to values. " * 12
-    parser = HierarchicalNodeParser.from_defaults(chunk_sizes=[128, 32], chunk_overlap=0)
+    splitters = {str(size): TokenTextSplitter(chunk_size=size, chunk_overlap=0) for size in (128, 32)}
+    parser = HierarchicalNodeParser.from_defaults(node_parser_ids=list(splitters), node_parser_map=splitters)
     nodes = parser.get_nodes_from_documents([Document(id_="enums", text=text), Document(id_="cats", text="Cats purr.")])
     docstore = SimpleDocumentStore()
     docstore.add_documents(nodes)

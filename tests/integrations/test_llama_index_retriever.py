@@ -10,7 +10,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugH
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.schema import (
     Document,
     IndexNode,
@@ -282,7 +282,7 @@ def test_the_object_map_can_be_given(model, retriever):
 
 def test_from_documents_splits_and_keeps_the_source(model):
     documents = [Document(id_="doc", text="Cats purr when they are content. " * 30, metadata={"topic": "cats"})]
-    splitter = SentenceSplitter(chunk_size=64, chunk_overlap=0)
+    splitter = TokenTextSplitter(chunk_size=64, chunk_overlap=0)
     retriever = FastLaneRetriever.from_documents(documents, transformations=[splitter], model=model)
     found = retriever.retrieve("cats")
     assert len(retriever.index) > 1

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from llama_index.core import MockEmbedding, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.schema import Document, IndexNode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
@@ -335,7 +335,7 @@ def test_an_index_and_a_model_together_are_refused(store, model):
 async def test_an_ingestion_pipeline_stores_nodes_when_it_embeds_them(empty, asynchronous):
     """Without an embedding step LlamaIndex hands the store nothing, so a free one is documented."""
     documents = [Document(id_="cats", text="Cats purr. " * 40), Document(id_="dogs", text="Dogs bark. " * 40)]
-    splitter = SentenceSplitter(chunk_size=64, chunk_overlap=0)
+    splitter = TokenTextSplitter(chunk_size=64, chunk_overlap=0)
     pipeline = IngestionPipeline(
         transformations=[splitter, MockEmbedding(embed_dim=1)], vector_store=empty, disable_cache=True
     )

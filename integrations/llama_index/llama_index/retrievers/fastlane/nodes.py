@@ -49,8 +49,7 @@ def add_nodes(
 
 def to_metadata(node: BaseNode) -> dict[str, Any]:
     """What the index stores for a node: its metadata for filters, and all of it to build the node again."""
-    content = node.model_dump(mode="json")
-    content["embedding"] = None
+    content = _content(node)
     metadata = dict(content["metadata"])
     source = node.ref_doc_id
     if source is not None:
@@ -71,10 +70,28 @@ def to_node(stored: Hit | StoredDocument) -> BaseNode:
     content = stored.metadata.get(CONTENT_KEY)
     if content is None:
         return TextNode(id_=stored.id, text=stored.text, metadata=stored.metadata)
-    fields = json.loads(content)
-    return _NODE_TYPES.get(fields.get("class_name", ""), TextNode).from_dict(fields)
+    return _node(json.loads(content))
 
 
 def to_scored_node(hit: Hit) -> NodeWithScore:
     """A fresh node with the hit's score."""
     return NodeWithScore(node=to_node(hit), score=hit.score)
+
+
+def _content(node: BaseNode) -> dict[str, Any]:
+    content: dict[str, Any] = node.model_dump(mode="json")
+    content["embedding"] = None
+    # llama-index-core 0.13 writes the separator under both spellings and reads the other one last.
+    content.pop("metadata_seperator", None)
+    if isinstance(node, IndexNode) and isinstance(node.obj, BaseNode):
+        content["obj"] = _content(node.obj)
+    return content
+
+
+def _node(content: dict[str, Any]) -> BaseNode:
+    node_type = _NODE_TYPES.get(content.get("class_name", ""), TextNode)
+    obj = content.get("obj")
+    if not isinstance(obj, dict) or obj.get("class_name") not in _NODE_TYPES:
+        return node_type.from_dict(content)
+    node = node_type.from_dict({**content, "obj": None})
+    return node.model_copy(update={"obj": _node(obj)})
