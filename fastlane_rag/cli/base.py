@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROUTE_K_HELP = "Query tokens to gather with: a number, 'auto' or 'all'. Default: what the model prefers."
 
-_PLAIN_WIDTH = 160
+_PLAIN_WIDTH = 100
 
 
 class Commands(click.Group):

@@ -26,7 +26,7 @@ LANGCHAIN_QUESTIONS = (
 )
 LLAMA_INDEX_QUESTIONS = (
     "How can several unrelated exceptions be raised and handled together?",
-    "What replaces reference counting when there is no global interpreter lock?",
+    "Can each interpreter in a process have a lock of its own?",
 )
 # These are only timed.
 MORE_QUESTIONS = (

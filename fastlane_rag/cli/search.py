@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +26,7 @@ _SNIPPET = 400
 @click.option("--filter", "filter_", callback=parse_object, help="Metadata filter, a JSON object.")
 @click.option("--route-k", metavar="K", callback=parse_route_k, help=ROUTE_K_HELP)
 @click.option("--no-refine", is_flag=True, help="Rank by the routed tokens alone.")
-@click.option("--model", help="Model folder or name, where the index was made with one that has moved.")
+@click.option("--model", help="What the index was made with, where it is not the bundled model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def search(
     index: Path,
@@ -66,7 +67,6 @@ def show_route(out: "Console", tokens: Sequence[str], selected: Iterable[int]) -
 
 def show_hits(out: "Console", hits: Iterable["Hit"]) -> None:
     """Print hits with rank, score, id, title and the start of the text."""
-    from rich.padding import Padding
     from rich.text import Text
 
     rank = 0
@@ -77,7 +77,7 @@ def show_hits(out: "Console", hits: Iterable["Hit"]) -> None:
             head.append(f"  {hit.id}", "dim")
         out.print(head, soft_wrap=True)
         short = text if len(text) <= _SNIPPET else text[:_SNIPPET].rsplit(" ", 1)[0] + " ..."
-        out.print(Padding(Text(short), (0, 0, 1, 4), expand=False))
+        out.print(Text(indent(fill(short, out.width - 4), "    ") + "\n"), soft_wrap=True)
     if not rank:
         out.print("no passage matches", style="dim")
 
