@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn.functional import embedding_bag
 
 from fastlane_rag.scoring import backends
 from fastlane_rag.scoring.inputs import Packed
@@ -44,8 +43,10 @@ class _MaxSim(torch.autograd.Function):
         backend = backends.choose(query_rows, document_rows)
         result, argmax = backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=True)
         ctx.save_for_backward(query_rows, document_rows, weights, argmax)
-        ctx.queries_of_tokens = torch.repeat_interleave(torch.arange(len(queries)), queries.lengths)
-        ctx.starts, ctx.lengths, ctx.grouped = documents.starts, documents.lengths, grouped
+        ctx.queries_of_tokens = torch.arange(len(queries), device=queries.lengths.device).repeat_interleave(
+            queries.lengths
+        )
+        ctx.starts, ctx.lengths, ctx.grouped, ctx.backend = documents.starts, documents.lengths, grouped, backend
         return result
 
     @staticmethod
@@ -61,28 +62,23 @@ class _MaxSim(torch.autograd.Function):
 
         bags = torch.zeros_like(queries)
         grad_documents = torch.zeros_like(document_rows) if ctx.needs_input_grad[1] else None
-        for columns, rows in _blocks(argmax, document_rows, ctx.starts, ctx.lengths, ctx.grouped):
-            here = (argmax[:, columns] - rows.start).clamp_(min=0)
+        for columns, span in _blocks(argmax, document_rows, ctx.starts.cpu(), ctx.lengths.cpu(), ctx.grouped):
+            here = (argmax[:, columns] - span.start).clamp_(min=0)
             part = grad[:, columns].contiguous()
-            bags += embedding_bag(here, document_rows[rows].to(dtype), per_sample_weights=part, mode="sum")
+            starts = torch.arange(0, here.numel(), here.shape[1], device=here.device)
+            bags += ctx.backend.bag(document_rows[span], here.flatten(), part.flatten(), starts)
             if grad_documents is not None:
                 scaled = part if factor is None else part * factor
-                grad_documents[rows] = _gather_by_row(here, scaled, queries, rows.stop - rows.start).to(
-                    grad_documents.dtype
-                )
+                ordered, order = here.flatten().sort(stable=True)
+                starts = torch.searchsorted(ordered, torch.arange(span.stop - span.start, device=here.device))
+                tokens = order // here.shape[1]
+                sums = ctx.backend.bag(query_rows, tokens, scaled.flatten()[order], starts)
+                grad_documents[span] = sums.to(grad_documents.dtype)
 
         # The maxima themselves are not kept: sum_n grad * maximum is the query's product with its bag.
         grad_weights = (queries * bags).sum(1).to(weights.dtype) if ctx.needs_input_grad[2] else None
         grad_queries = (bags if factor is None else bags * factor).to(query_rows.dtype)
         return grad_queries, grad_documents, grad_weights, None, None, None
-
-
-def _gather_by_row(rows: torch.Tensor, factors: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
-    """Sum factors[i, n] * queries[i] into row rows[i, n] of a (count, d) result."""
-    ordered, order = rows.flatten().sort(stable=True)
-    starts = torch.searchsorted(ordered, torch.arange(count, device=rows.device))
-    tokens = order // rows.shape[1]
-    return embedding_bag(tokens, queries, starts, per_sample_weights=factors.flatten()[order], mode="sum")
 
 
 def _blocks(

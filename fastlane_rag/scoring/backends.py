@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from fastlane_rag.scoring import cpu_backend, torch_backend
+from fastlane_rag.scoring import cpu_backend, torch_backend, triton_backend
 from fastlane_rag.scoring.inputs import Packed
 
 __all__ = ["Backend", "choose"]
@@ -31,9 +31,17 @@ class Backend(Protocol):
         """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
         ...
 
+    def bag(
+        self, rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum weighted rows bag by bag: what both gradients are made of."""
+        ...
+
 
 def choose(queries: torch.Tensor, documents: torch.Tensor) -> Backend:
     """Return the fastest implementation for rows on this device and of these dtypes."""
     if cpu_backend.supports(queries, documents):
         return cpu_backend
+    if triton_backend.supports(queries, documents):
+        return triton_backend
     return torch_backend

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fastlane_rag.scoring.inputs import Packed
 from fastlane_rag.scoring.threads import get_threads, run_ranges
+from fastlane_rag.scoring.torch_backend import bag
 
-__all__ = ["scores", "supports", "token_maxima"]
+__all__ = ["bag", "scores", "supports", "token_maxima"]
 
 # Fewer multiply-adds than this take less time than handing them to another thread.
 _WORTH_A_THREAD = 4_000_000
@@ -49,6 +50,7 @@ def scores(
     queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool, keep_argmax: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Score queries against documents; arguments and results as `torch_backend.scores`."""
+    queries, documents = queries.on("cpu"), documents.on("cpu")
     columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
     offsets, rows = queries.offsets.numpy(), _float32(queries.rows)
     factors = np.ones(len(rows), np.float32) if weights is None else _float32(weights)
@@ -72,7 +74,7 @@ def scores(
 def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best match of each query token in each document; as `torch_backend.token_maxima`."""
     no_query = np.zeros(1, np.int64), np.empty(0, np.float32), np.empty((0, len(documents)), np.float32)
-    values, argmax = _match(_float32(query), documents, *no_query)
+    values, argmax = _match(_float32(query), documents.on("cpu"), *no_query)
     return torch.from_numpy(values), torch.from_numpy(argmax)
 
 

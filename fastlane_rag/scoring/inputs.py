@@ -25,8 +25,10 @@ class Packed:
 
     Attributes:
         rows: (T, d) embeddings.
-        starts: (N,) int64 on the CPU: first row of each sequence.
-        lengths: (N,) int64 on the CPU: rows of each sequence.
+        starts: (N,) int64: first row of each sequence.
+        lengths: (N,) int64: rows of each sequence.
+
+    Starts and lengths stay on the device they were given on, which need not be that of the rows.
     """
 
     rows: torch.Tensor
@@ -44,9 +46,11 @@ class Packed:
     @property
     def offsets(self) -> torch.Tensor:
         """(N + 1,) int64: the boundaries of sequences that lie one after another, as queries always do."""
-        offsets = torch.zeros(len(self) + 1, dtype=torch.int64)
-        torch.cumsum(self.lengths, 0, out=offsets[1:])
-        return offsets
+        return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
+
+    def on(self, device: torch.device | str) -> Packed:
+        """The same sequences with starts and lengths on `device`."""
+        return Packed(self.rows, self.starts.to(device), self.lengths.to(device))
 
 
 def pack(
@@ -140,7 +144,7 @@ def _floating(name: str, values: Array) -> torch.Tensor:
 def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
     count, width, dim = padded.shape
     if mask is None:
-        return Packed.of(padded.reshape(count * width, dim), torch.arange(count + 1) * width)
+        return Packed.of(padded.reshape(count * width, dim), torch.arange(count + 1, device=padded.device) * width)
     keep = torch.as_tensor(mask, device=padded.device)
     if keep.shape != padded.shape[:2]:
         raise ValueError(
@@ -148,13 +152,13 @@ def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
             f"but it is {tuple(keep.shape)}"
         )
     keep = keep.bool()
-    lengths = keep.sum(1).cpu()
+    lengths = keep.sum(1)
     return Packed(padded[keep], lengths.cumsum(0) - lengths, lengths)
 
 
 def _select(side: str, rows: torch.Tensor, offsets: Array, selection: Array) -> Packed:
     limits = _integers(f"offsets of the {side}", offsets)
-    numbers = _integers(f"the selection of {side}", selection)
+    numbers = _integers(f"the selection of {side}", selection).to(limits.device)
     count = len(limits) - 1
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
         raise ValueError(
@@ -176,14 +180,15 @@ def _checked_offsets(side: str, offsets: Array, rows: int) -> torch.Tensor:
     tensor = _integers(f"offsets of the {side}", offsets)
     if len(tensor) == 0:
         raise ValueError(f"offsets of the {side} must be (N + 1,) integers, but there are none")
-    first, last = int(tensor[0]), int(tensor[-1])
+    falling = tensor.diff() < 0
+    # One read for all checks: on a CUDA device each would be a synchronisation.
+    first, last, falls = torch.stack([tensor[0], tensor[-1], falling.sum()]).tolist()
     if first != 0 or last != rows:
         raise ValueError(
             f"offsets of the {side} must run from 0 to the {rows} rows given, but run from {first} to {last}"
         )
-    falls = (tensor.diff() < 0).nonzero()
-    if len(falls):
-        at = int(falls[0])
+    if falls:
+        at = int(falling.nonzero()[0])
         raise ValueError(
             f"offsets of the {side} must not decrease, but offsets[{at}] = {int(tensor[at])} "
             f"and offsets[{at + 1}] = {int(tensor[at + 1])}"
@@ -197,4 +202,4 @@ def _integers(name: str, values: Array) -> torch.Tensor:
         raise ValueError(
             f"{name} must be one-dimensional integers, but are {tensor.dtype} of shape {tuple(tensor.shape)}"
         )
-    return tensor.to("cpu", torch.int64)
+    return tensor.long()

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch.nn.functional import embedding_bag
 
 from fastlane_rag.scoring.inputs import Packed
 
-__all__ = ["scores", "token_maxima"]
+__all__ = ["bag", "scores", "token_maxima"]
 
 # Similarities of one block. On a CPU they should stay in the last-level cache, elsewhere they need only fit.
 CPU_BLOCK_BYTES = 4 << 20
@@ -35,6 +36,7 @@ def scores(
         (Nq, Nd) scores, or (Nq, N) when grouped, float64 for float64 inputs and float32 otherwise, and the
         argmax (Tq, Nd or N) int64 into document rows, -1 for empty documents, or None.
     """
+    queries, documents = queries.on("cpu"), documents.on("cpu")
     dtype = compute_dtype(queries.rows, documents.rows)
     columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
     device = queries.rows.device
@@ -65,6 +67,7 @@ def scores(
 
 def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
+    documents = documents.on("cpu")
     dtype = compute_dtype(query, documents.rows)
     shape = (len(documents), len(query))
     values = torch.full(shape, -torch.inf, dtype=dtype, device=query.device)
@@ -78,6 +81,21 @@ def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, 
         if best is not None:
             argmax[here] = best
     return values, argmax
+
+
+def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Sum factors[e] * rows[indices[e]] over e from starts[b] to starts[b + 1], for every bag b.
+
+    Args:
+        rows: (T, d), any floating dtype.
+        indices: (E,) int64 into the rows.
+        factors: (E,) in the dtype to sum in.
+        starts: (B,) int64 ascending; the last bag ends at E.
+
+    Returns:
+        (B, d) in the dtype of the factors.
+    """
+    return embedding_bag(indices, rows.to(factors.dtype), starts, per_sample_weights=factors, mode="sum")
 
 
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:

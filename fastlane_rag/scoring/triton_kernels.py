@@ -1,0 +1,136 @@
+"""MaxSim on a GPU, in Triton: the kernels alone; triton_backend launches them.
+
+A program scores one document for a block of query tokens. Document rows stream through once, similarities
+stay in registers, and what is written is one score a query (and one row a token for the gradient).
+"""
+
+# The kernels' arguments are pointers and compile-time numbers; a type checker has nothing to say about them.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def,misc,untyped-decorator,import-untyped"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["bag_kernel", "maxsim_kernel"]
+
+
+@triton.jit
+def maxsim_kernel(
+    queries,  # (Tq, DIM) rows of all queries
+    weights,  # (Tq,) float32
+    slots,  # (Nq * SLOTS,) int64: the row of `queries` in each query's slots, -1 in unused ones
+    documents,  # (T, DIM) rows of all documents
+    starts,  # (Nd,) int64
+    lengths,  # (Nd,) int64
+    scores,  # (Nq, Nd) float32 out; (Nq, N) when GROUPED
+    values,  # (Nd, Tq) float32 out if KEEP, the maxima; (N, Tq) when GROUPED
+    argmax,  # (Nd, Tq) int64 out if KEEP, their rows
+    query_count,
+    query_tokens,  # Tq
+    document_count,
+    columns,  # Nd, or N when GROUPED
+    DIM: tl.constexpr,
+    SLOTS: tl.constexpr,  # of a query, a multiple of 16
+    BLOCK_Q: tl.constexpr,  # slots scored together, a divisor or multiple of SLOTS
+    BLOCK_D: tl.constexpr,  # document rows read together
+    BLOCK_K: tl.constexpr,  # dimensions multiplied together
+    SPLIT: tl.constexpr,  # queries have more digits than documents: multiply them in two parts
+    GROUPED: tl.constexpr,
+    KEEP: tl.constexpr,
+):
+    """Score one document against the queries of one block of slots."""
+    together: tl.constexpr = BLOCK_Q // SLOTS if BLOCK_Q > SLOTS else 1  # queries of one program
+    program = tl.program_id(0).to(tl.int64)
+    if GROUPED:
+        document = program
+        first_query = document // columns
+        column = document % columns
+    else:
+        # Programs of one document run side by side, so its rows come from memory once.
+        blocks = tl.cdiv(query_count, together)
+        document = program // blocks
+        first_query = (program % blocks) * together
+        column = document
+    start = tl.load(starts + document)
+    length = tl.load(lengths + document)
+    owners = first_query + tl.arange(0, together)
+    total = tl.zeros((together,), tl.float32)
+
+    for slot in range(0, SLOTS, BLOCK_Q):
+        slot_numbers = first_query * SLOTS + slot + tl.arange(0, BLOCK_Q)
+        rows = tl.load(slots + slot_numbers, slot_numbers < query_count * SLOTS, -1)
+        best = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+        where = tl.full((BLOCK_Q,), -1, tl.int64)
+        for token in range(0, length, BLOCK_D):
+            tokens = token + tl.arange(0, BLOCK_D)
+            similarity = _similarity(
+                queries, rows, documents, start + tokens, tokens < length, DIM, BLOCK_Q, BLOCK_D, BLOCK_K, SPLIT
+            )
+            # A maximum would drop a NaN; infinity survives until it is turned back below.
+            similarity = tl.where(similarity == similarity, similarity, float("inf"))
+            similarity = tl.where((tokens < length)[None, :], similarity, float("-inf"))
+            if KEEP:
+                block_best, block_where = tl.max(similarity, 1, return_indices=True)
+                where = tl.where(block_best > best, start + token + block_where, where)
+            else:
+                block_best = tl.max(similarity, 1)
+            best = tl.maximum(best, block_best)
+        best = tl.where(best == float("inf"), float("nan"), best)
+        if KEEP:
+            target = column * query_tokens + rows
+            tl.store(values + target, best, rows >= 0)
+            tl.store(argmax + target, where, rows >= 0)
+        weighted = tl.where(rows >= 0, best * tl.load(weights + rows, rows >= 0, 0.0), 0.0)
+        total += tl.sum(tl.reshape(weighted, (together, BLOCK_Q // together)), 1)
+
+    total = tl.where(length > 0, total, float("-inf"))
+    tl.store(scores + owners * columns + column, total, owners < query_count)
+
+
+@triton.jit
+def _similarity(
+    queries, rows, documents, tokens, present, DIM, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """Dot products (BLOCK_Q, BLOCK_D) in float32."""
+    similarity = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    for k in range(0, DIM, BLOCK_K):
+        dims = k + tl.arange(0, BLOCK_K)
+        inside = dims < DIM
+        query = tl.load(queries + rows[:, None] * DIM + dims[None, :], (rows >= 0)[:, None] & inside[None, :], 0.0)
+        document = tl.load(documents + tokens[:, None] * DIM + dims[None, :], present[:, None] & inside[None, :], 0.0)
+        high = query.to(document.dtype)
+        turned = tl.trans(document)
+        similarity = tl.dot(high, turned, similarity, input_precision="ieee")
+        if SPLIT:
+            low = (query - high.to(query.dtype)).to(document.dtype)
+            similarity = tl.dot(low, turned, similarity, input_precision="ieee")
+    return similarity
+
+
+@triton.jit
+def bag_kernel(
+    rows,  # (T, DIM)
+    indices,  # (E,) int64 into rows
+    factors,  # (E,) float32
+    starts,  # (B + 1,) int64
+    sums,  # (B, DIM) float32 out
+    DIM: tl.constexpr,
+    BLOCK_E: tl.constexpr,  # entries read together
+    BLOCK_K: tl.constexpr,  # dimensions of one program
+):
+    """Sum factors[e] * rows[indices[e]] over one bag's entries e."""
+    bag = tl.program_id(0).to(tl.int64)
+    dims = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside = dims < DIM
+    total = tl.zeros((BLOCK_K,), tl.float32)
+    end = tl.load(starts + bag + 1)
+    for first in range(tl.load(starts + bag), end, BLOCK_E):
+        entries = first + tl.arange(0, BLOCK_E)
+        index = tl.load(indices + entries, entries < end, 0)
+        factor = tl.load(factors + entries, entries < end, 0.0)
+        values = tl.load(rows + index[:, None] * DIM + dims[None, :], inside[None, :], 0.0)
+        total += tl.sum(values.to(tl.float32) * factor[:, None], 0)
+    tl.store(sums + bag * DIM + dims, total, inside)

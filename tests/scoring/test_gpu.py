@@ -1,0 +1,65 @@
+"""Scores and gradients on a CUDA device against the float64 definition."""
+
+import pytest
+import torch
+
+from fastlane_rag.scoring import maxsim, maxsim_groups, token_maxima
+from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_scores_match_the_definition(case, dtype, assert_close):
+    queries, documents = case.batches(dtype)
+    actual = maxsim(
+        queries.packed.cuda(),
+        documents.packed.cuda(),
+        query_offsets=queries.offsets,
+        document_offsets=documents.offsets.cuda(),
+    )
+    assert actual.is_cuda
+    assert_close(actual, reference_maxsim(queries.sequences, documents.sequences), dtype)
+
+
+def test_float32_queries_keep_their_digits_on_half_documents(case, assert_close):
+    """The kernel multiplies such queries in two parts; rounding them would miss the tolerance."""
+    queries, _ = case.batches(torch.float32)
+    _, documents = case.batches(torch.float16)
+    actual = maxsim(
+        queries.packed.cuda(),
+        documents.packed.cuda(),
+        query_offsets=queries.offsets,
+        document_offsets=documents.offsets,
+    )
+    assert_close(actual, reference_maxsim(queries.sequences, documents.sequences))
+
+
+def test_token_maxima_match_the_definition(case, dtype, assert_close):
+    queries, documents = case.batches(dtype)
+    for query in queries.sequences:
+        values, argmax = token_maxima(query.cuda(), documents.packed.cuda(), documents.offsets)
+        assert_close(values, reference_token_maxima(query, documents.sequences), dtype)
+        assert (argmax.cpu() >= 0).tolist() == (documents.offsets.diff() > 0)[:, None].expand(argmax.shape).tolist()
+
+
+def test_gradients_equal_those_on_the_cpu(dtype):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(3, 17, 40, generator=generator).to(dtype),
+        torch.randn(3, 4, 70, 40, generator=generator).to(dtype),
+        torch.rand(3, 17, generator=generator).to(dtype),
+    ]
+    mask = torch.arange(70) < torch.randint(1, 71, (3, 4), generator=generator)[:, :, None]
+
+    def gradients(device):
+        leaves = [t.to(device).requires_grad_() for t in inputs]
+        scores = maxsim_groups(leaves[0], leaves[1], document_mask=mask.to(device), query_weights=leaves[2])
+        scores.square().sum().backward()
+        return [leaf.grad.cpu().float() for leaf in leaves]
+
+    tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-2 if dtype == torch.bfloat16 else 1e-3}
+    for on_device, on_cpu in zip(gradients("cuda"), gradients("cpu"), strict=True):
+        torch.testing.assert_close(on_device, on_cpu, **tolerance)

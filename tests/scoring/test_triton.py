@@ -1,0 +1,36 @@
+"""The Triton kernels in Triton's interpreter, which runs them on a CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="the kernels for CUDA need triton")
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "triton and (d5 or d33 or d96)",
+        pytest.param("triton", marks=pytest.mark.slow),
+    ],
+    ids=["odd-shapes", "everything"],
+)
+def test_in_the_interpreter(selection):
+    """Scores, maxima, selections, groups and gradients, against the same references as on the CPU."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("this is the interpreting process")
+    here = Path(__file__).parent
+    tests = [str(here / name) for name in ("test_maxsim.py", "test_gradients.py")]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", selection, *tests],
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=here.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
