@@ -1,0 +1,145 @@
+"""kill -9 at random instants: what is reopened is the state before the interrupted write or after it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from crash_worker import expected, operation, read_contents
+from word_model import WordModel, exact_score
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import IndexNotFoundError
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+WORKER = Path(__file__).with_name("crash_worker.py")
+
+
+@pytest.fixture
+def worker():
+    with subprocess.Popen(
+        [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+def interrupted(worker, path, seed, step, delay) -> tuple[list[int], list[int]]:
+    """Let a child write from this step on, kill it after `delay` seconds; the steps it began and ended."""
+    worker.stdin.write(f"{path} {seed} {step}\n")
+    begun, ended, child, killed = [], [], 0, False
+    while (line := worker.stdout.readline().strip()) != "gone":
+        word, _, number = line.partition(" ")
+        assert word in ("child", "begin", "end"), line
+        {"child": [], "begin": begun, "end": ended}[word].append(int(number) if word != "child" else 0)
+        if word == "child":
+            child = int(number)
+        if child and begun and not killed:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+            killed = True
+    return begun, ended
+
+
+def run_trials(worker, path, trials, seed):
+    chance = random.Random(seed)
+    with FastLaneIndex.create(path, model=WordModel()):
+        pass
+    contents, step, between = {}, 0, 0
+    for _ in range(trials):
+        begun, ended = interrupted(worker, path, seed, step, chance.expovariate(1 / 0.06))
+        for number in ended:
+            contents = expected(contents, *operation(seed, number, contents))
+        step = ended[-1] + 1 if ended else step
+        with FastLaneIndex.open(path, model=WordModel(), read_only=chance.random() < 0.5) as index:
+            assert index.verify() == []
+            found = read_contents(index)
+            if found != contents:
+                assert begun[-1] == step, "nothing was going on, and yet the contents differ"
+                contents = expected(contents, *operation(seed, step, contents))
+                step += 1
+                between += 1
+            assert found == contents
+            assert list(found) == list(contents)
+            if contents and chance.random() < 0.3:
+                best = max(exact_score("w1 w2 w3", text) for text, _ in contents.values())
+                assert index.search("w1 w2 w3", k=1)[0].score == pytest.approx(best, abs=1e-3)
+    leftovers = {file.suffix for file in (path / "segments").iterdir()} - {".safetensors", ".draft"}
+    assert not leftovers
+    with FastLaneIndex.open(path, model=WordModel()) as index:
+        index.add(["the last word"], ids=["last"])
+        index.compact()
+        assert len(list((path / "segments").iterdir())) == 1
+    return step, between
+
+
+def test_killed_at_random_instants(worker, tmp_path):
+    step, _ = run_trials(worker, tmp_path / "index", trials=25, seed=1)
+    assert step > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_killed_at_many_random_instants(worker, tmp_path, seed):
+    step, between = run_trials(worker, tmp_path / "index", trials=100, seed=seed)
+    print(f"{step} writes, 100 kills, {between} of them after the commit and before its return")
+
+
+def test_killed_while_creating(tmp_path):
+    """An index that is not finished is no index, and creating it again works."""
+    delays = [0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02]
+    from fastlane_rag.index import creation  # noqa: F401  (imported before the fork, so that the delays hit the work)
+
+    for i, delay in enumerate(delays):
+        path = tmp_path / f"index{i}"
+        child = os.fork()
+        if child == 0:
+            try:
+                FastLaneIndex.create(path, model=WordModel())
+                time.sleep(10)
+            finally:
+                os._exit(1)
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        try:
+            FastLaneIndex.open(path, model=WordModel()).close()
+        except IndexNotFoundError:
+            FastLaneIndex.create(path, model=WordModel()).close()
+        with FastLaneIndex.open(path, model=WordModel()) as index:
+            index.add(["works"], ids=["w"])
+            assert index.ids() == ["w"]
+            assert index.verify() == []
+
+
+def test_a_segment_is_on_the_disk_before_the_commit_that_names_it(tmp_path, monkeypatch, small_limits):
+    """fsync of the file, then its rename, then fsync of the directory, then the commit."""
+    from fastlane_rag.index import store
+    from fastlane_rag.index.catalogue import Catalogue
+
+    events = []
+    fsync, rename, writing = os.fsync, Path.rename, Catalogue.writing
+
+    def noted_fsync(fd):
+        name = os.readlink(f"/proc/self/fd/{fd}") if os.path.isdir("/proc/self/fd") else ""
+        events.append("sync draft" if name.endswith(".draft") else "sync directory")
+        fsync(fd)
+
+    def noted_rename(self, target):
+        events.append("rename")
+        return rename(self, target)
+
+    def noted_writing(self):
+        events.append("commit")
+        return writing(self)
+
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        monkeypatch.setattr(store.os, "fsync", noted_fsync)
+        monkeypatch.setattr(Path, "rename", noted_rename)
+        monkeypatch.setattr(Catalogue, "writing", noted_writing)
+        index.add([f"word{i} " * 9 for i in range(9)])
+    assert events[:4] == ["sync draft", "rename", "sync directory", "commit"]
