@@ -13,13 +13,13 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.util import load_file_path
 from torch import nn
+from transformers import PreTrainedModel
 
 from fastlane_rag.errors import ModelError
 from fastlane_rag.model.router import (
     DocumentRouter,
     QueryRouter,
     TokenRouter,
-    router_folder,
     vocabulary_prior,
 )
 
@@ -45,7 +45,7 @@ class RoutedEncoder(MultiVectorEncoder):
 
     def __init__(self, model_name_or_path: str | None = None, **kwargs: Any) -> None:
         self._source = model_name_or_path
-        self._hub = {k: kwargs.get(k) for k in ("token", "cache_folder", "revision")}
+        self._hub: dict[str, Any] = {k: kwargs.get(k) for k in ("token", "cache_folder", "revision")}
         self._hub["local_files_only"] = kwargs.get("local_files_only", False)
         super().__init__(model_name_or_path, **kwargs)
 
@@ -63,6 +63,26 @@ class RoutedEncoder(MultiVectorEncoder):
         )
         routed.model_card_data.base_model = encoder.model_card_data.base_model
         return routed
+
+    @property
+    def transformer(self) -> Transformer:
+        """The first module, which makes token states.
+
+        Raises:
+            ModelError: it is of another kind, so that there are no token states to route by.
+        """
+        first: nn.Module = self[0]
+        if not isinstance(first, Transformer):
+            raise ModelError(
+                f"the model's first module is a {type(first).__name__}; routing needs a sentence-transformers "
+                "Transformer there, whose token states the router reads"
+            )
+        return first
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The transformers model inside :attr:`transformer`."""
+        return self.transformer.auto_model
 
     @property
     def query_router(self) -> QueryRouter:
@@ -104,13 +124,7 @@ class RoutedEncoder(MultiVectorEncoder):
             )
 
     def _fresh_routers(self) -> list[TokenRouter]:
-        transformer = self[0]
-        if not isinstance(transformer, Transformer):
-            raise ModelError(
-                f"the model's first module is a {type(transformer).__name__}; routing needs a sentence-transformers "
-                "Transformer there, whose token states the router reads"
-            )
-        size = transformer.get_embedding_dimension()
+        size = self.transformer.get_embedding_dimension()
         prior = vocabulary_prior(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
         routers = [kind(hidden_size=size, vocabulary_size=len(prior)) for kind in _ROUTERS.values()]
         for router in routers:
@@ -136,12 +150,13 @@ class RoutedEncoder(MultiVectorEncoder):
         super().save(path, *args, **{**kwargs, "safe_serialization": True})
         listing = Path(path) / "modules.json"
         modules = json.loads(listing.read_text(encoding="utf-8"))
-        routers = [
-            {"type": type(self[m["idx"]]).__name__, "path": router_folder(m["idx"], self[m["idx"]])}
-            for m in modules
-            if isinstance(self[m["idx"]], TokenRouter)
-        ]
-        others = [m for m in modules if not isinstance(self[m["idx"]], TokenRouter)]
+        routers, others = [], []
+        for module in modules:
+            kind = type(self[module["idx"]])
+            if issubclass(kind, TokenRouter):
+                routers.append({"type": kind.__name__, "path": module["path"]})
+            else:
+                others.append(module)
         listing.write_text(json.dumps(others, indent=2), encoding="utf-8")
         content = {"format_version": 1, "routers": routers}
         (Path(path) / ROUTERS_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import ModelError
@@ -150,7 +151,7 @@ class FastLaneModel:
         return opened
 
     def _set_dtype(self, dtype: str) -> None:
-        native = "bfloat16" if _native_bfloat16(self.device) else "float32"
+        native = "bfloat16" if native_bfloat16(self.device) else "float32"
         self.encoder.to(getattr(torch, native if dtype == "auto" else dtype))
         for module in self.encoder:
             if isinstance(module, TokenRouter):
@@ -169,12 +170,12 @@ class FastLaneModel:
     @property
     def max_query_length(self) -> int:
         """Tokens a query may have; longer ones are cut."""
-        return int(getattr(self.encoder[0], "query_length", None) or self.encoder.max_seq_length or 0)
+        return int(getattr(self.encoder.transformer, "query_length", None) or self.encoder.max_seq_length or 0)
 
     @property
     def max_document_length(self) -> int:
         """Tokens a document may have; longer ones are cut."""
-        return int(getattr(self.encoder[0], "document_length", None) or self.encoder.max_seq_length or 0)
+        return int(getattr(self.encoder.transformer, "document_length", None) or self.encoder.max_seq_length or 0)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -187,7 +188,7 @@ class FastLaneModel:
         for module in self.encoder:
             if isinstance(module, TokenRouter):
                 continue
-            config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+            config = module.get_config_dict() if isinstance(module, Module) else {}
             digest.update(json.dumps([type(module).__name__, config], sort_keys=True, default=str).encode())
             for key, value in sorted(module.state_dict().items()):
                 digest.update(f"{key}{tuple(value.shape)}".encode())
@@ -265,24 +266,22 @@ class FastLaneModel:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not texts:
             return []
-        rows: list[dict[str, Any]] = encode(
-            texts, batch_size=size, show_progress_bar=bool(show_progress), output_value=None
-        )
-        return rows
+        rows: Any = encode(texts, batch_size=size, show_progress_bar=bool(show_progress), output_value=None)
+        return list(rows)
 
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
         texts = _checked(texts)
         size = batch_size or 32
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         prompt = self.encoder.prompts.get(task)
-        out = np.zeros((len(texts), int(self.encoder[0].get_embedding_dimension())), dtype=np.float32)
+        out = np.zeros((len(texts), int(self.encoder.transformer.get_embedding_dimension())), dtype=np.float32)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             features = self.encoder.preprocess([texts[i] for i in rows], prompt=prompt, task=task)
             features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
             mask = features["attention_mask"].bool()
             with torch.inference_mode():
-                states = self.encoder[0](features)["token_embeddings"].float()
+                states = self.encoder.transformer(features)["token_embeddings"].float()
             mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
             out[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return out
@@ -291,7 +290,7 @@ class FastLaneModel:
         return f"FastLaneModel({self.name!r}, dim={self.dim}, device={str(self.device)!r})"
 
 
-def _native_bfloat16(device: torch.device) -> bool:
+def native_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware there, so that they are faster than float32's."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -88,14 +87,14 @@ class TokenRouter(Module):
         route_special_tokens: let [CLS], [SEP] and expansion masks compete too.
     """
 
-    config_keys: ClassVar[list[str]] = [
+    config_keys: list[str] = [  # noqa: RUF012 - the base class declares it so
         "hidden_size",
         "inner_size",
         "num_heads",
         "vocabulary_size",
         "route_special_tokens",
     ]
-    forward_kwargs: ClassVar[set[str]] = {"task"}
+    forward_kwargs: set[str] = {"task"}  # noqa: RUF012
     tasks: ClassVar[tuple[str | None, ...]] = ()
 
     def __init__(
@@ -106,7 +105,7 @@ class TokenRouter(Module):
         vocabulary_size: int = 0,
         route_special_tokens: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if hidden_size < 1 or inner_size < 1 or inner_size % num_heads:
             raise ValueError(
                 f"router sizes do not fit: hidden_size={hidden_size}, inner_size={inner_size}, "
@@ -132,7 +131,7 @@ class TokenRouter(Module):
         ids = getattr(model.tokenizer, "all_special_ids", None) or []
         self._special_ids = torch.tensor(sorted(set(ids)), dtype=torch.long)
 
-    def forward(self, features: dict[str, Any], task: str | None = None) -> dict[str, Any]:
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Add ``routing_scores`` to the features of a task this router serves."""
         if task in self.tasks:
             features["routing_scores"] = self.score_tokens(
@@ -154,7 +153,8 @@ class TokenRouter(Module):
         scores = self.score(torch.nn.functional.gelu(x + self.out(mixed))).squeeze(-1).float()
         if self.vocabulary_size and input_ids is not None:
             scores = scores + self.prior_weight.float() * self.prior[input_ids].float()
-        return scores.masked_fill(~self._candidates(mask, input_ids), float("-inf"))
+        masked: Tensor = scores.masked_fill(~self._candidates(mask, input_ids), float("-inf"))
+        return masked
 
     def _candidates(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         if self.route_special_tokens or input_ids is None or not len(self._special_ids):
@@ -174,7 +174,7 @@ class TokenRouter(Module):
         self.save_torch_weights(output_path, safe_serialization=True)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> TokenRouter:
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> TokenRouter:  # type: ignore[override]
         """Read what :meth:`save` wrote, from a directory or a hub id."""
         hub = {k: v for k, v in kwargs.items() if k in {"token", "cache_folder", "revision", "local_files_only"}}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
@@ -197,7 +197,7 @@ class DocumentRouter(TokenRouter):
             (rounded up), None keeps all. Other arguments as for :class:`TokenRouter`.
     """
 
-    config_keys: ClassVar[list[str]] = [*TokenRouter.config_keys, "budget"]
+    config_keys: list[str] = [*TokenRouter.config_keys, "budget"]  # noqa: RUF012
     tasks: ClassVar[tuple[str | None, ...]] = ("document", None)
 
     def __init__(self, *args: Any, budget: float | None = None, **kwargs: Any) -> None:
@@ -219,7 +219,7 @@ class DocumentRouter(TokenRouter):
             )
         self._budget = value
 
-    def forward(self, features: dict[str, Any], task: str | None = None) -> dict[str, Any]:
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Score document tokens and, with a budget, drop the rest from the scoring mask."""
         if task not in self.tasks or (self.budget is None and not self.training):
             return features
@@ -237,8 +237,3 @@ class DocumentRouter(TokenRouter):
         limit = torch.full_like(length, int(budget)) if isinstance(budget, int) else (length * budget).ceil()
         rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
         return candidates & (rank < limit.clamp(min=1)[:, None])
-
-
-def router_folder(index: int, router: TokenRouter) -> str:
-    """Folder of a router inside a checkpoint, named the way sentence-transformers names module folders."""
-    return str(Path(f"{index}_{type(router).__name__}"))

@@ -1,0 +1,152 @@
+"""What a training run is made of, read from YAML and checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fastlane_rag.errors import ModelError
+
+__all__ = ["DataConfig", "LossWeights", "RoutingConfig", "Source", "TrainConfig", "load_config"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """One training set: a BEIR folder with a qrels split, or a JSONL file of {query, pos} pairs."""
+
+    path: Path
+    split: str = "train"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most this many pairs, drawn with the run's seed; None takes all."""
+
+
+class DataConfig(_Strict):
+    """Where pairs come from and how hard negatives are found."""
+
+    train: dict[str, Source]
+    dev: dict[str, Source] = {}
+    """Folders judged during training; ``limit`` bounds their queries."""
+    dev_corpus: Annotated[int, Field(ge=100)] = 1000
+    """Passages in each dev corpus: the judged ones, filled up with others."""
+    negatives: Annotated[int, Field(ge=0, le=16)] = 1
+    """Hard negatives a query."""
+    negative_depth: tuple[int, int] = (1, 20)
+    """Ranks of BM25's (and the model's) list that negatives are drawn from."""
+    mine_with_model: bool = False
+    """Also draw negatives from the starting model's own ranking (encodes the corpora first)."""
+
+
+class LossWeights(_Strict):
+    """How much each term of the loss counts; 0 leaves a term out."""
+
+    full: float = 1.0
+    """In-batch contrastive on full SumMaxSim."""
+    routed: float = 1.0
+    """In-batch contrastive on the routed score."""
+    distill: float = 1.0
+    """KL of the routed ranking from the full one."""
+    document: float = 0.5
+    """KL of the ranking over routed documents from the full one."""
+    document_alignment: float = 0.1
+    """Cross-entropy of the document router to the tokens that win the maximum for the positive's query."""
+    collapse: float = 0.02
+    """Against routing the same positions whatever the query."""
+
+
+class RoutingConfig(_Strict):
+    """How routing is trained."""
+
+    k: dict[int, float] = {1: 0.5, 2: 0.25, 4: 0.25}
+    """Tokens routed per query in a batch, with the probability of each."""
+    document_share: tuple[float, float] = (0.15, 0.75)
+    """Share of a document's tokens kept, drawn evenly between the two."""
+    temperature: tuple[float, float] = (2.0, 0.3)
+    """Gumbel-Softmax temperature at the first and at the last step, annealed geometrically."""
+    route_special_tokens: bool = False
+
+
+class TrainConfig(_Strict):
+    """A whole run. Figures in comments of the shipped recipe say what each was chosen by."""
+
+    model: str | None = None
+    """Where to start: a directory or hub id; None for the bundled default."""
+    output: Path
+    dim: Annotated[int, Field(ge=8)] | None = 128
+    """Width of the projection, started as the principal axes of the token states; None for no projection."""
+    seed: int = 17
+    data: DataConfig
+    loss: LossWeights = LossWeights()
+    routing: RoutingConfig = RoutingConfig()
+    scale: float = 20.0
+    """Multiplies mean MaxSim (cosines) before a softmax: 1 / temperature of the contrastive terms."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """0 trains the encoder itself; above it, adapters of this rank that are merged when the run ends."""
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
+    """Transformer layers left as they are, from the bottom."""
+    freeze_embeddings: bool = True
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    mini_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """With a number, gradients are cached so that memory follows it and not the batch size."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 1e-3
+    """For routers and projection, which start from little."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    weight_decay: float = 0.01
+    query_length: Annotated[int, Field(ge=4)] = 48
+    document_length: Annotated[int, Field(ge=8)] = 180
+    """Training cuts; the saved model keeps ``saved_document_length``."""
+    saved_document_length: Annotated[int, Field(ge=8)] = 512
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    evaluate_every: Annotated[int, Field(ge=1)] = 200
+    save_every: Annotated[int, Field(ge=1)] = 100
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many evaluations without a better one; None never."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    tracker: Literal["csv", "tensorboard", "both"] = "csv"
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        low, high = self.routing.document_share
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"routing.document_share must be 0 < low <= high <= 1, got {low}, {high}")
+        if min(self.routing.temperature) <= 0:
+            raise ValueError(f"routing.temperature must be above 0, got {self.routing.temperature}")
+        if not self.routing.k or min(self.routing.k) < 1 or min(self.routing.k.values()) < 0:
+            raise ValueError(f"routing.k maps counts of at least 1 to probabilities, got {self.routing.k}")
+        return self
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a YAML file; relative paths in it are relative to the file.
+
+    Raises:
+        ModelError: the file cannot be read, or a setting is unknown or out of range; the message names it.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = TrainConfig.model_validate(content)
+    except (OSError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot read the training config {path}: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ModelError(f"{path}: {problems}") from error
+    return _resolve(config, path.resolve().parent)
+
+
+def _resolve(config: TrainConfig, base: Path) -> TrainConfig:
+    def rebase(sources: dict[str, Source]) -> dict[str, Source]:
+        return {k: v.model_copy(update={"path": base / v.path}) for k, v in sources.items()}
+
+    data = config.data.model_copy(update={"train": rebase(config.data.train), "dev": rebase(config.data.dev)})
+    return config.model_copy(update={"data": data, "output": base / config.output})

@@ -1,0 +1,167 @@
+"""Training pairs with hard negatives, and small dev collections, from BEIR folders and pair files."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastlane_rag.data import read_records
+from fastlane_rag.errors import DataError
+from fastlane_rag.evaluation.baselines import Bm25
+from fastlane_rag.evaluation.dataset import load_dataset
+from fastlane_rag.training.config import DataConfig, Source
+
+if TYPE_CHECKING:
+    from fastlane_rag.model import FastLaneModel
+
+__all__ = ["DevSet", "Pair", "file_hashes", "load_dev", "load_pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A query, a passage that answers it, and passages that look as if they did."""
+
+    query: str
+    positive: str
+    negatives: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DevSet:
+    """A small judged collection.
+
+    Attributes:
+        name: of the source.
+        queries: text by id.
+        documents: text by id.
+        qrels: relevance by document id by query id.
+    """
+
+    name: str
+    queries: dict[str, str]
+    documents: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+
+def load_pairs(
+    name: str, source: Source, config: DataConfig, seed: int, model: FastLaneModel | None = None
+) -> list[Pair]:
+    """Read one training source and mine its hard negatives.
+
+    Args:
+        name: for messages.
+        source: a BEIR folder or a JSONL file of {query, pos}.
+        config: how many negatives, from which ranks.
+        seed: decides the draw of pairs and of negatives.
+        model: mines with its dense vectors beside BM25; None leaves that out.
+    """
+    draw = random.Random(f"{seed}-{name}")
+    texts, labelled = _read(source)
+    labelled = [(q, gold) for q, gold in labelled if q.strip()]
+    draw.shuffle(labelled)
+    labelled = labelled[: source.limit]
+    if not labelled:
+        raise DataError(f"{source.path} holds no pair to train on")
+    if config.negatives == 0:
+        return [Pair(q, texts[draw.choice(sorted(gold))], []) for q, gold in labelled]
+    ids = list(texts)
+    miners = [_bm25_miner(ids, list(texts.values()))]
+    if model is not None:
+        miners.append(_dense_miner(model, ids, list(texts.values()), [q for q, _ in labelled]))
+    first, last = config.negative_depth
+    pairs = []
+    for query, gold in labelled:
+        gold_texts = {texts[g] for g in gold}
+        found: list[str] = []
+        for mine in miners:
+            ranked = mine(query, last + len(gold))[first - 1 :]
+            found += [i for i in ranked if i not in gold and texts[i] not in gold_texts]
+        found = list(dict.fromkeys(found))
+        chosen = draw.sample(found, min(config.negatives, len(found)))
+        while len(chosen) < config.negatives:  # nothing looks alike: any other passage
+            other = draw.choice(ids)
+            if other not in gold and other not in chosen:
+                chosen.append(other)
+        pairs.append(Pair(query, texts[draw.choice(sorted(gold))], [texts[i] for i in chosen]))
+    return pairs
+
+
+def load_dev(name: str, source: Source, size: int, seed: int) -> DevSet:
+    """A dev collection: every judged passage of the drawn queries, filled up to ``size`` with others."""
+    dataset = load_dataset(source.path, source.split, limit=source.limit)
+    documents = {p.id: p.content for p in dataset.passages()}
+    judged = {d for grades in dataset.qrels.values() for d, grade in grades.items() if grade > 0}
+    others = sorted(set(documents) - judged)
+    random.Random(f"{seed}-{name}-dev").shuffle(others)
+    kept = sorted(judged & set(documents)) + others[: max(0, size - len(judged))]
+    return DevSet(name, dataset.queries, {d: documents[d] for d in kept}, dataset.qrels)
+
+
+def file_hashes(sources: dict[str, Source]) -> dict[str, str]:
+    """SHA-256 of every file a run reads, by "source/file"."""
+    hashes = {}
+    for name, source in sources.items():
+        for file in _files(source):
+            with file.open("rb") as stream:
+                hashes[f"{name}/{file.name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def _files(source: Source) -> Iterator[Path]:
+    if source.path.is_file():
+        yield source.path
+        return
+    for stem in ("corpus", "queries"):
+        yield from source.path.glob(f"{stem}.jsonl*")
+    yield source.path / "qrels" / f"{source.split}.tsv"
+
+
+def _read(source: Source) -> tuple[dict[str, str], list[tuple[str, set[str]]]]:
+    """Texts by id, and queries with the ids of the passages that answer them."""
+    if source.path.is_file():
+        texts, labelled = {}, []
+        for number, record in read_records(source.path):
+            if not isinstance(record.get("query"), str) or not isinstance(record.get("pos"), str):
+                raise DataError(f'{source.path}, line {number}: expected strings "query" and "pos"')
+            key = str(record.get("pos_id", number))
+            texts[key] = record["pos"]
+            labelled.append((record["query"], {key}))
+        return texts, labelled
+    dataset = load_dataset(source.path, source.split)
+    texts = {p.id: p.content for p in dataset.passages()}
+    labelled = []
+    for query_id, grades in dataset.qrels.items():
+        gold = {d for d, grade in grades.items() if grade > 0 and d in texts}
+        if gold:
+            labelled.append((dataset.queries[query_id], gold))
+    return texts, labelled
+
+
+def _bm25_miner(ids: list[str], texts: list[str]) -> _Miner:
+    engine = Bm25(ids, texts)
+    return lambda query, depth: engine.answer(query, depth).ids
+
+
+def _dense_miner(model: FastLaneModel, ids: list[str], texts: list[str], queries: list[str]) -> _Miner:
+    documents = model.encode_dense_documents(texts)
+    vectors = dict(zip(queries, model.encode_dense_queries(queries), strict=True))
+
+    def mine(query: str, depth: int) -> list[str]:
+        scores = documents @ vectors[query]
+        depth = min(depth, len(scores))
+        best = np.argpartition(-scores, depth - 1)[:depth]
+        return [ids[i] for i in best[np.argsort(-scores[best], kind="stable")]]
+
+    return mine
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Miner = Callable[[str, int], list[str]]

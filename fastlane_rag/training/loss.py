@@ -1,0 +1,272 @@
+"""The routed late-interaction loss: contrastive, distilled and routed terms over one batch of embeddings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorMultipleNegativesRankingLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastlane_rag.model.encoder import RoutedEncoder
+from fastlane_rag.model.router import TokenRouter, gumbel_top_k
+from fastlane_rag.scoring import maxsim, token_maxima
+from fastlane_rag.training.config import LossWeights, RoutingConfig
+
+__all__ = ["CachedRoutedLoss", "RoutedLoss", "RoutedTerms"]
+
+_UNROUTABLE = -1e4  # stands for -inf where a score must stay finite to carry a gradient
+
+
+class RoutedTerms:
+    """The loss over embeddings and router scores, however they were computed.
+
+    Scores are mean MaxSim: the sum over query tokens divided by their number, so that any k has one scale.
+
+    Args:
+        weights: how much each term counts.
+        routing: k, document share and temperature.
+        scale: factor before a softmax over scores.
+        seed: of the draws of k and of the document share.
+    """
+
+    def __init__(self, weights: LossWeights, routing: RoutingConfig, scale: float, seed: int) -> None:
+        self.weights = weights
+        self.routing = routing
+        self.scale = scale
+        self.seed = seed
+        self.step = 0
+        self.last_step = 1
+        self.terms: dict[str, float] = {}
+        self.routed_positions: Tensor = torch.empty(0)
+
+    @property
+    def temperature(self) -> float:
+        """Gumbel-Softmax temperature of the current step (geometric annealing)."""
+        first, last = self.routing.temperature
+        return float(first * (last / first) ** min(1.0, self.step / max(self.last_step, 1)))
+
+    def __call__(
+        self,
+        queries: Tensor,
+        query_mask: Tensor,
+        query_scores: Tensor,
+        documents: Tensor,
+        document_mask: Tensor,
+        document_scores: Tensor,
+        positives: Tensor,
+        *,
+        training: bool,
+    ) -> Tensor:
+        """The weighted sum of the terms.
+
+        Args:
+            queries: (B, Lq, d); query_mask (B, Lq) bool; query_scores (B, Lq), -inf where not routable.
+            documents: (N, Ld, d) of all the batch's documents, with document_mask and document_scores (N, Ld).
+            positives: (B,) index of each query's positive.
+            training: draw Gumbel noise and random budgets; False takes the middle of each.
+        """
+        # The draws depend on the step alone, so a resumed run repeats them.
+        draw = random.Random(f"{self.seed}-{self.step}") if training else random.Random(self.seed)
+        w = self.weights
+        lengths = query_mask.sum(1).clamp(min=1)
+        mean = query_mask / lengths[:, None]
+        full = maxsim(queries, documents, query_mask=query_mask, document_mask=document_mask, query_weights=mean)
+        target = full.detach() * self.scale
+        terms = {"full": F.cross_entropy(full * self.scale, positives)}
+
+        k = draw.choices(list(self.routing.k), weights=list(self.routing.k.values()))[0]
+        z = gumbel_top_k(query_scores, k, self.temperature, noise=training)
+        routed = maxsim(
+            queries,
+            documents,
+            query_mask=query_mask,
+            document_mask=document_mask,
+            query_weights=z / z.detach().sum(1, keepdim=True).clamp(min=1),
+        )
+        terms["routed"] = F.cross_entropy(routed * self.scale, positives)
+        terms["distill"] = _divergence(routed * self.scale, target)
+        if w.collapse:
+            terms["collapse"] = _position_concentration(query_scores, self.temperature)
+        if w.document or w.document_alignment:
+            terms |= self._document_terms(
+                queries, query_mask, mean, documents, document_mask, document_scores, positives, target, draw
+            )
+        with torch.no_grad():
+            self.routed_positions = query_scores.argmax(1)
+            self.terms = {name: float(value) for name, value in terms.items()}
+            hit = torch.stack([full.argmax(1), routed.argmax(1)]) == positives
+            self.terms |= {"full_hit": float(hit[0].float().mean()), f"routed_hit_k{k}": float(hit[1].float().mean())}
+        total = torch.zeros((), device=queries.device)
+        for name, value in terms.items():
+            total = total + getattr(w, name) * value
+        return total
+
+    def _document_terms(
+        self,
+        queries: Tensor,
+        query_mask: Tensor,
+        mean: Tensor,
+        documents: Tensor,
+        document_mask: Tensor,
+        document_scores: Tensor,
+        positives: Tensor,
+        target: Tensor,
+        draw: random.Random,
+    ) -> dict[str, Tensor]:
+        terms = {}
+        low, high = self.routing.document_share
+        scores = document_scores.masked_fill(~document_mask, float("-inf"))
+        budget = (torch.isfinite(scores).sum(1) * draw.uniform(low, high)).ceil().clamp(min=1)
+        z = gumbel_top_k(scores, budget, self.temperature)
+        # Multiplying a kept token by its weight of 1 hands the router the straight-through gradient: how much
+        # the scores would lose without it.
+        kept = maxsim(
+            queries,
+            documents * z[..., None].to(documents.dtype),
+            query_mask=query_mask,
+            document_mask=z.detach() > 0.5,
+            query_weights=mean,
+        )
+        terms["document"] = _divergence(kept * self.scale, target)
+        if self.weights.document_alignment:
+            own = scores[positives]
+            wins = _wins(queries, query_mask, documents, document_mask, positives)
+            wins = wins.masked_fill(~torch.isfinite(own), 0.0)
+            log_p = torch.log_softmax(own, dim=1).masked_fill(wins == 0, 0.0)
+            terms["document_alignment"] = -(wins * log_p).sum(1).mean()
+        return terms
+
+
+class RoutedLoss(nn.Module):
+    """:class:`RoutedTerms` over a routed encoder; columns are (query, positive, negative_1, ...).
+
+    Args:
+        model: the encoder being trained.
+        terms: the loss itself.
+    """
+
+    def __init__(self, model: RoutedEncoder, terms: RoutedTerms) -> None:
+        super().__init__()
+        self.model = model
+        self.terms = terms
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch."""
+        columns = [
+            _embed(self.model, dict(features), "query" if i == 0 else "document")
+            for i, features in enumerate(sentence_features)
+        ]
+        return _batch_loss(self.terms, columns, self.training)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Settings for the model card."""
+        return {"weights": self.terms.weights.model_dump(), "scale": self.terms.scale}
+
+
+class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
+    """:class:`RoutedLoss` with cached gradients: large batches in the memory of ``mini_batch_size`` texts."""
+
+    def __init__(self, model: RoutedEncoder, terms: RoutedTerms, mini_batch_size: int) -> None:
+        super().__init__(model, mini_batch_size=mini_batch_size)
+        self._routers: tuple[TokenRouter, ...] = (model.query_router, model.document_router)
+        self.terms = terms
+
+    def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
+        """Embeddings with the router score as a last column: only one tensor a text is cached."""
+        stash: list[Tensor] = []
+        handles = [
+            router.register_forward_hook(lambda _m, _i, out: stash.append(out["routing_scores"]))
+            for router in self._routers
+            if sentence_feature.get("task") in router.tasks
+        ]
+        try:
+            embeddings, mask, state = super().embed_minibatch(sentence_feature, begin, end, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        scores = stash[0].clamp(min=_UNROUTABLE).to(embeddings.dtype)
+        return torch.cat([embeddings, scores[..., None]], dim=-1), mask, state
+
+    def calculate_loss(self, reps: Any, masks_chunks: Any, *, with_backward: bool = False) -> Tensor:
+        """The loss over cached embeddings."""
+        columns = []
+        for chunks, masks in zip(reps, masks_chunks, strict=True):
+            packed, mask = _pad_columns(chunks, masks)
+            scores = packed[..., -1].float()
+            scores = scores.masked_fill(~mask | (scores <= _UNROUTABLE / 2), float("-inf"))
+            columns.append((packed[..., :-1], mask, scores))
+        loss = _batch_loss(self.terms, columns, self.training)
+        if with_backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss = loss.detach()
+        return loss
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Settings for the model card."""
+        return {"weights": self.terms.weights.model_dump(), "mini_batch_size": self.mini_batch_size}
+
+
+_Column = tuple[Tensor, Tensor, Tensor]  # embeddings (B, L, d), mask (B, L), router scores (B, L)
+
+
+def _embed(model: RoutedEncoder, features: dict[str, Any], default_task: str) -> _Column:
+    out = model(features, task=features.get("task", default_task))
+    mask = out["attention_mask"].bool()
+    return out["token_embeddings"], mask, out["routing_scores"].masked_fill(~mask, float("-inf"))
+
+
+def _batch_loss(terms: RoutedTerms, columns: list[_Column], training: bool) -> Tensor:
+    (queries, query_mask, query_scores), *others = columns
+    documents, document_mask = _pad_columns([c[0] for c in others], [c[1] for c in others])
+    width = documents.shape[1]
+    scores = torch.cat([F.pad(c[2], (0, width - c[2].shape[1]), value=float("-inf")) for c in others])
+    positives = torch.arange(len(queries), device=queries.device)
+    return terms(
+        queries.float(),
+        query_mask,
+        query_scores,
+        documents.float(),
+        document_mask,
+        scores,
+        positives,
+        training=training,
+    )
+
+
+def _pad_columns(embeddings: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    width = max(e.shape[1] for e in embeddings)
+    return (
+        torch.cat([F.pad(e, (0, 0, 0, width - e.shape[1])) for e in embeddings]),
+        torch.cat([F.pad(m, (0, width - m.shape[1]), value=False) for m in masks]),
+    )
+
+
+def _divergence(scores: Tensor, target: Tensor) -> Tensor:
+    """KL(target || scores), both as softmax over documents, averaged over queries."""
+    return F.kl_div(torch.log_softmax(scores, 1), torch.log_softmax(target, 1), reduction="batchmean", log_target=True)
+
+
+def _position_concentration(scores: Tensor, temperature: float) -> Tensor:
+    """How concentrated routing is on a few positions over the batch: 0 when spread evenly, 1 when on one."""
+    p = torch.softmax(scores / temperature, dim=1).masked_fill(~torch.isfinite(scores), 0.0)
+    marginal = p.mean(0)
+    reachable = torch.isfinite(scores).any(0).sum().clamp(min=2)
+    entropy = -(marginal * torch.log(marginal.clamp(min=1e-9))).sum()
+    return 1.0 - entropy / torch.log(reachable.float())
+
+
+@torch.no_grad()
+def _wins(queries: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor, positives: Tensor) -> Tensor:
+    """Share of a query's maxima that each token of its positive wins: (B, Ld)."""
+    wins = torch.zeros(len(queries), documents.shape[1], device=queries.device)
+    for row, positive in enumerate(positives.tolist()):
+        tokens = document_mask[positive].nonzero().squeeze(1)
+        offsets = torch.tensor([0, len(tokens)])
+        query = queries[row][query_mask[row]]
+        _, argmax = token_maxima(query, documents[positive][tokens], offsets)
+        wins[row].index_add_(0, tokens[argmax[0]], torch.full((len(query),), 1.0 / len(query), device=wins.device))
+    return wins

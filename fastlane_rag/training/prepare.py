@@ -1,0 +1,79 @@
+"""Getting an encoder ready to train: a fitted projection, a measured prior, and what stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from sentence_transformers.base.modules import Dense, Normalize
+from torch import Tensor, nn
+
+from fastlane_rag.errors import ModelError
+from fastlane_rag.model.encoder import RoutedEncoder
+
+__all__ = ["add_projection", "corpus_idf", "freeze"]
+
+
+@torch.no_grad()
+def add_projection(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, batch_size: int = 32) -> None:
+    """Put a linear projection to ``dim`` before the normalisation, fitted so that token cosines survive it.
+
+    The rows are the leading principal axes (uncentred, since MaxSim compares cosines) of the unit-length token
+    states of ``texts``: the linear map that loses least of them in squared error.
+
+    Raises:
+        ModelError: the encoder has a projection, or ``dim`` exceeds its width.
+    """
+    width = int(encoder.transformer.get_embedding_dimension())
+    if dim > width:
+        raise ModelError(f"cannot project token states of width {width} to {dim}; choose dim <= {width}")
+    if any(isinstance(m, Dense) for m in encoder):
+        raise ModelError("the encoder has a projection already; train it as it is with dim: null")
+    moment = torch.zeros(width, width, dtype=torch.float64)
+    encoder.eval()
+    for start in range(0, len(texts), batch_size):
+        features = encoder.preprocess(list(texts[start : start + batch_size]), task="document")
+        features = {k: v.to(encoder.device) if isinstance(v, Tensor) else v for k, v in features.items()}
+        mask = features["attention_mask"].bool()
+        states = nn.functional.normalize(encoder.transformer(features)["token_embeddings"][mask].float(), dim=-1)
+        moment += (states.T @ states).double().cpu()
+    axes = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :dim].T.float().contiguous()
+    dense = Dense(
+        width,
+        dim,
+        bias=False,
+        activation_function=nn.Identity(),
+        init_weight=axes,
+        module_input_name="token_embeddings",
+    ).to(encoder.device)
+    position = next((i for i, m in enumerate(encoder) if isinstance(m, Normalize)), len(encoder))
+    encoder.insert(position, dense)
+
+
+def corpus_idf(encoder: RoutedEncoder, texts: Sequence[str], *, batch_size: int = 1000) -> Tensor:
+    """Inverse document frequency of every token id, ``log((N + 1) / (df + 1))`` in nats: (vocabulary,) float32."""
+    tokenizer = encoder.tokenizer
+    counts = torch.zeros(len(tokenizer), dtype=torch.float64)
+    for start in range(0, len(texts), batch_size):
+        for ids in tokenizer(list(texts[start : start + batch_size]), truncation=True)["input_ids"]:
+            counts[torch.tensor(sorted(set(ids)), dtype=torch.long)] += 1
+    return torch.log((len(texts) + 1) / (counts + 1)).float()
+
+
+def freeze(encoder: RoutedEncoder, *, layers: int, embeddings: bool) -> None:
+    """Leave the embedding table and the lowest ``layers`` of the transformer as they are.
+
+    Raises:
+        ModelError: the transformer does not show its layers by one of the usual names.
+    """
+    base = encoder.backbone
+    if embeddings:
+        getattr(base, "embeddings", base.get_input_embeddings()).requires_grad_(False)
+    if not layers:
+        return
+    stack = next((m for m in base.modules() if isinstance(m, nn.ModuleList) and len(m) > 1), None)
+    if stack is None or layers > len(stack):
+        found = 0 if stack is None else len(stack)
+        raise ModelError(f"freeze_layers={layers}, but the transformer shows {found} layers")
+    for layer in list(stack)[:layers]:
+        layer.requires_grad_(False)

@@ -1,0 +1,206 @@
+"""Training an encoder and its routers together, on sentence-transformers' MultiVectorEncoderTrainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+from sentence_transformers.base.modules import Dense, Normalize
+from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from fastlane_rag.errors import ModelError
+from fastlane_rag.model import FastLaneModel, RoutedEncoder
+from fastlane_rag.model.router import TokenRouter
+from fastlane_rag.training.config import TrainConfig
+from fastlane_rag.training.data import Pair, file_hashes, load_dev, load_pairs
+from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
+from fastlane_rag.training.monitor import CsvLog, DevEvaluator, RoutingMonitor
+from fastlane_rag.training.prepare import add_projection, corpus_idf, freeze
+
+__all__ = ["train"]
+
+logger = logging.getLogger("fastlane_rag.training")
+
+
+def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
+    """Run a training config to its end and save the model in ``config.output / "model"``.
+
+    Args:
+        config: the run.
+        resume: go on from the last checkpoint in ``config.output``, if there is one; the result is the same as
+            that of a run which was never stopped. False starts over (and refuses to if checkpoints exist).
+
+    Returns:
+        The trained model: the best on the dev sets when there are any, else the last.
+
+    Raises:
+        ModelError: data or model cannot be used, or checkpoints are in the way.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    config.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = (
+        get_last_checkpoint(str(config.output / "checkpoints")) if (config.output / "checkpoints").is_dir() else None
+    )
+    if checkpoint and not resume:
+        raise ModelError(f"{config.output} holds checkpoints of an earlier run; resume it or choose another output")
+    start = FastLaneModel.from_pretrained(config.model, dtype="float32")
+    pairs = _load_all_pairs(config, start)
+    encoder = _prepare(start.encoder, config, pairs)
+    terms = RoutedTerms(config.loss, config.routing, config.scale, config.seed)
+    loss = (
+        CachedRoutedLoss(encoder, terms, config.mini_batch_size)
+        if config.mini_batch_size
+        else RoutedLoss(encoder, terms)
+    )
+    sets = [load_dev(n, s, config.data.dev_corpus, config.seed) for n, s in config.data.dev.items()]
+    (config.output / "run.json").write_text(_record(config, pairs), encoding="utf-8")
+    trainer = MultiVectorEncoderTrainer(
+        model=encoder,
+        args=_arguments(config, encoder, bool(sets)),
+        train_dataset=_datasets(pairs),
+        loss=loss,
+        evaluator=DevEvaluator(sets) if sets else None,
+        callbacks=_callbacks(config, terms, bool(sets)),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if config.lora_rank:
+        _merge_adapters(encoder)
+    _finish(encoder, config)
+    trained = FastLaneModel(encoder, name=str(config.output / "model"))
+    trained.save(config.output / "model")
+    return trained
+
+
+def _load_all_pairs(config: TrainConfig, model: FastLaneModel) -> dict[str, list[Pair]]:
+    miner = model if config.data.mine_with_model else None
+    pairs = {}
+    for name, source in config.data.train.items():
+        pairs[name] = load_pairs(name, source, config.data, config.seed, miner)
+        logger.info("%s: %d pairs", name, len(pairs[name]))
+    return pairs
+
+
+def _prepare(encoder: RoutedEncoder, config: TrainConfig, pairs: dict[str, list[Pair]]) -> RoutedEncoder:
+    torch.manual_seed(config.seed)
+    sample = [p.positive for group in pairs.values() for p in group[: 2000 // len(pairs) + 1]]
+    if config.dim and not any(isinstance(m, Dense) for m in encoder):
+        add_projection(encoder, config.dim, sample)
+    idf = corpus_idf(encoder, [p.positive for group in pairs.values() for p in group])
+    for router in (encoder.query_router, encoder.document_router):
+        router.set_prior(idf)
+        router.route_special_tokens = config.routing.route_special_tokens
+    freeze(encoder, layers=config.freeze_layers, embeddings=config.freeze_embeddings)
+    if config.lora_rank:
+        _add_adapters(encoder, config.lora_rank)
+    return encoder
+
+
+def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> MultiVectorEncoderTrainingArguments:
+    heads = [name for name, m in encoder.named_children() if isinstance(m, TokenRouter | Dense)]
+    precision = config.precision
+    if precision == "auto":
+        from fastlane_rag.model.fastlane import native_bfloat16
+
+        precision = "bfloat16" if native_bfloat16(encoder.device) else "float32"
+    return MultiVectorEncoderTrainingArguments(
+        output_dir=str(config.output / "checkpoints"),
+        seed=config.seed,
+        data_seed=config.seed,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        max_steps=config.max_steps or -1,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        # Anchored: a bare "2." would also name the transformer's own layer 2.
+        learning_rate_mapping={rf"^(model\.)?({'|'.join(map(re.escape, heads))})\.": config.head_learning_rate},
+        warmup_steps=config.warmup_share,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type="cosine",
+        max_length={"query": config.query_length, "document": config.document_length},
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        use_cpu=encoder.device.type == "cpu",
+        batch_sampler="no_duplicates",
+        multi_dataset_batch_sampler="proportional",
+        eval_strategy="steps" if judged else "no",
+        eval_steps=config.evaluate_every,
+        save_strategy="steps",
+        save_steps=config.evaluate_every if judged else config.save_every,
+        save_total_limit=2,
+        load_best_model_at_end=judged,
+        metric_for_best_model="dev_score" if judged else None,
+        greater_is_better=True if judged else None,
+        logging_steps=10,
+        report_to=["tensorboard"] if config.tracker in ("tensorboard", "both") else [],
+        dataloader_pin_memory=encoder.device.type == "cuda",
+        disable_tqdm=False,
+    )
+
+
+def _callbacks(config: TrainConfig, terms: RoutedTerms, judged: bool) -> list[Any]:
+    callbacks: list[Any] = [RoutingMonitor(terms)]
+    if config.tracker in ("csv", "both"):
+        callbacks.append(CsvLog(config.output / "log.csv"))
+    if config.patience and judged:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    return callbacks
+
+
+def _datasets(pairs: dict[str, list[Pair]]) -> Any:
+    from datasets import Dataset, DatasetDict
+
+    def table(group: list[Pair]) -> Dataset:
+        columns = {"query": [p.query for p in group], "positive": [p.positive for p in group]}
+        for i in range(len(group[0].negatives)):
+            columns[f"negative_{i + 1}"] = [p.negatives[i] for p in group]
+        return Dataset.from_dict(columns)
+
+    return DatasetDict({name: table(group) for name, group in pairs.items()})
+
+
+def _add_adapters(encoder: RoutedEncoder, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), encoder.backbone)
+
+
+def _merge_adapters(encoder: RoutedEncoder) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    base = encoder.backbone
+    for name, module in list(base.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent = base.get_submodule(name.rpartition(".")[0]) if "." in name else base
+            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+
+
+def _finish(encoder: RoutedEncoder, config: TrainConfig) -> None:
+    encoder.transformer.document_length = config.saved_document_length
+    encoder.max_seq_length = max(config.saved_document_length, encoder.max_seq_length or 0)
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(True)
+    if not any(isinstance(m, Normalize) for m in encoder):
+        encoder.append(Normalize(module_input_name="token_embeddings"))
+    encoder.eval()
+
+
+def _record(config: TrainConfig, pairs: dict[str, list[Pair]]) -> str:
+    record = {
+        "config": config.model_dump(mode="json"),
+        "pairs": {name: len(group) for name, group in pairs.items()},
+        "sha256": file_hashes(config.data.train) | file_hashes(config.data.dev),
+    }
+    return json.dumps(record, indent=2)
+
+
+def config_of(run: Path) -> TrainConfig:
+    """The config a run folder was made with."""
+    return TrainConfig.model_validate(json.loads((run / "run.json").read_text(encoding="utf-8"))["config"])
