@@ -8,7 +8,8 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 from fastlane_rag.errors import (
@@ -240,6 +241,8 @@ class Catalogue:
                 f"{self.where} has format version {version}, this version of fastlane-rag reads {VERSION}; "
                 "upgrade fastlane-rag"
             )
+        if _schema(connection) != _our_schema():
+            raise IndexFormatError(f"{self.where} is damaged: its tables are not the ones that were made")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -248,7 +251,8 @@ class Catalogue:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            # Python's own complaint about text that is not UTF-8 carries no code.
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "not decode" in str(error):
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
             if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise StorageError(f"cannot use {self.where}: {error}; nothing of this write is stored") from error
@@ -277,6 +281,17 @@ _abandoned: list[sqlite3.Connection] = []
 
 def _meta_checksum(values: Mapping[str, str]) -> int:
     return zlib.crc32("\n".join(f"{key}={values[key]}" for key in sorted(values)).encode())
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    return connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
+
+
+@cache
+def _our_schema() -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        return _schema(connection)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -5,10 +5,10 @@ from itertools import islice
 
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.index.inputs import Entry
-from fastlane_rag.index.rows import row_checksum
-from fastlane_rag.index.segment import SegmentInfo, SegmentWriter
+from fastlane_rag.index.rows import intact
+from fastlane_rag.index.segment import SegmentInfo
 from fastlane_rag.index.storage import Storage, View
-from fastlane_rag.index.writing import copy_rows
+from fastlane_rag.index.writing import copy_rows, new_segment
 
 __all__ = ["copy_live"]
 
@@ -32,19 +32,15 @@ def copy_live(source: Storage, target: Storage) -> None:
 
 def _copied_rows(view: View, target: Storage) -> SegmentInfo:
     parts = {part.segment: part for part in view.snapshot.parts}
-    writer = SegmentWriter(target.store, target.codec, target.dim)
-    try:
+    with new_segment(target) as writer:
         copy_rows(view.reader.placed(list(parts)), parts, writer)
         return writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
 
 
 def _documents(view: View) -> Iterator[tuple[Entry, int]]:
     """Each live document, oldest first, and how many token rows it has."""
     query = "SELECT id, text, metadata, tokens, checksum FROM documents ORDER BY doc"
     for id_, text, metadata, tokens, checksum in view.reader.connection.execute(query):
-        if row_checksum(id_, text, metadata) != checksum:
+        if not intact(id_, text, metadata, checksum):
             raise IndexFormatError(f"{view.reader.where} is damaged: the document {id_!r}")
         yield (id_, text, metadata), tokens

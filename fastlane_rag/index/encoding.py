@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fastlane_rag.model import FastLaneModel
 
 __all__ = ["encoded_documents", "open_model"]
@@ -48,19 +50,19 @@ def encoded_documents(
         if len(encoded) != len(chunk):
             raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
         for i, tokens in enumerate(encoded):
-            array = isinstance(tokens, np.ndarray)
-            rows = tokens.astype(np.float32) if array else tokens.detach().float().cpu().numpy()
-            _check(rows, model, first + i)
-            yield rows
+            yield _checked(tokens, model, first + i)
 
 
-def _check(rows: NDArray[np.float32], model: FastLaneModel, position: int) -> None:
+def _checked(tokens: Tensor | NDArray[np.floating], model: FastLaneModel, position: int) -> NDArray[np.float32]:
+    array = tokens if isinstance(tokens, np.ndarray) else tokens.detach().float().cpu().numpy()
+    rows = array.astype(np.float32, copy=False)
     if rows.ndim != 2 or rows.shape[1] != model.dim or len(rows) == 0:
         raise ModelError(f"{model.name} gave an embedding of shape {rows.shape} for text {position}")
     if not float(np.abs(rows).max()) <= _HALF_MAX:  # NaN fails every comparison
         raise ModelError(
             f"{model.name} gave an embedding with NaN, infinite or huge values for text {position}; nothing was stored"
         )
+    return rows
 
 
 def _steps(count: int, visible: bool) -> Iterator[int]:

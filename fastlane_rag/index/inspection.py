@@ -9,7 +9,7 @@ import numpy as np
 from fastlane_rag.errors import FastLaneError, IndexFormatError
 from fastlane_rag.index.catalogue import Catalogue
 from fastlane_rag.index.marker import read_marker
-from fastlane_rag.index.rows import PENDING, Reader, row_checksum
+from fastlane_rag.index.rows import PENDING, Reader, intact
 from fastlane_rag.index.segment import Segment, SegmentInfo
 from fastlane_rag.index.storage import CATALOGUE, MARKER, Storage
 from fastlane_rag.types import Document
@@ -70,6 +70,8 @@ def problems(storage: Storage) -> Iterator[str]:
                 yield from _segment_problems(storage, reader, number, info)
     except FastLaneError as error:
         yield str(error)
+    except (TypeError, ValueError, LookupError) as error:  # a value of another type than was written
+        yield f"{where} is damaged: {error!r}"
 
 
 def _marker_problems(storage: Storage, reader: Reader) -> Iterator[str]:
@@ -88,7 +90,7 @@ def _document_problems(reader: Reader) -> Iterator[str]:
     rows = reader.connection.execute("SELECT doc, id, text, metadata, checksum, segment FROM documents")
     segments = {PENDING, *reader.segments()}
     for doc, id_, text, metadata, checksum, segment in rows:
-        if row_checksum(id_, text, metadata) != checksum:
+        if not intact(id_, text, metadata, checksum):
             yield f"{reader.where} is damaged: document {doc} ({id_!r}) is not as it was written"
         elif segment not in segments:
             yield f"{reader.where} is inconsistent: document {id_!r} is in segment {segment}, which does not exist"

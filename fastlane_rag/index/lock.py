@@ -6,7 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
-from fastlane_rag.errors import IndexLockedError
+from fastlane_rag.errors import IndexLockedError, IndexReadOnlyError
 
 __all__ = ["WriterLock"]
 
@@ -59,10 +59,14 @@ class WriterLock:
 
         Raises:
             IndexLockedError: another index object holds it; the message names its process.
+            IndexReadOnlyError: the directory cannot be written.
         """
         if self._fd is not None:
             return
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError as error:
+            raise IndexReadOnlyError(f"{self._path.parent} cannot be written: {error}") from error
         if not _try_lock(fd):
             holder = self._holder(fd)
             os.close(fd)

@@ -21,7 +21,7 @@ from fastlane_rag.index.metadata import metadata_from_json
 from fastlane_rag.index.segment import SegmentInfo
 from fastlane_rag.types import Document
 
-__all__ = ["PENDING", "Place", "Reader", "Writer", "row_checksum"]
+__all__ = ["PENDING", "Place", "Reader", "Writer", "intact"]
 
 PENDING = 0
 Place = tuple[int, int]
@@ -46,7 +46,10 @@ class Reader:
     def segments(self) -> dict[int, SegmentInfo]:
         """The live segments, oldest first."""
         query = "SELECT segment, name, documents, tokens, bytes, header FROM segments ORDER BY segment"
-        return {number: SegmentInfo(*rest) for number, *rest in self.connection.execute(query)}
+        rows = self.connection.execute(query).fetchall()
+        if any(tuple(map(type, row)) != (int, str, int, int, int, str) for row in rows):
+            raise IndexFormatError(f"{self.where} is damaged: its table segments")
+        return {number: SegmentInfo(*rest) for number, *rest in rows}
 
     def dead_after(self, n: int) -> list[tuple[int, int, int]]:
         """(n, segment, row) of the rows that died after entry n."""
@@ -141,7 +144,7 @@ class Reader:
         return row
 
     def _document(self, id_: str, metadata: str, text: str, checksum: int) -> Document:
-        if row_checksum(id_, text, metadata) != checksum:
+        if not intact(id_, text, metadata, checksum):
             raise IndexFormatError(f"{self.where} is damaged: the document {id_!r}")
         return Document(id_, text, metadata_from_json(metadata))
 
@@ -237,6 +240,13 @@ class Writer(Reader):
         """Forget every document; keys go on counting."""
         for table in ("documents", "fields", "pending", "dead", "segments", "filter_keys"):
             self.connection.execute(f"DELETE FROM {table}")
+
+
+def intact(id_: Any, text: Any, metadata: Any, checksum: Any) -> bool:
+    """Whether a row of `documents` is as it was written."""
+    # A flipped bit can turn a text into a blob.
+    texts = isinstance(id_, str) and isinstance(text, str) and isinstance(metadata, str)
+    return texts and row_checksum(id_, text, metadata) == checksum
 
 
 def row_checksum(id_: str, text: str, metadata: str) -> int:

@@ -10,13 +10,14 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.errors import IndexFormatError, IndexReadOnlyError, StorageError
 from fastlane_rag.index.codec import Codec
 from fastlane_rag.index.store import Store
 
@@ -49,24 +50,28 @@ class SegmentInfo:
 
 
 class SegmentWriter:
-    """Writes one segment, streaming: `append` as often as needed, then `finish` or `abandon`."""
+    """Writes one segment, streaming: `append` as often as needed, then `finish` or `abandon`.
+
+    Attributes:
+        lengths: token rows of each document appended so far.
+
+    Raises:
+        StorageError: from every method, when the operating system refuses (a full disk, for one).
+        IndexReadOnlyError: the directory cannot be written.
+    """
 
     def __init__(self, store: Store, codec: Codec, dim: int) -> None:
         self._store = store
         self._codec = codec
         self._dim = dim
-        self._lengths: list[int] = []
-        self._draft = store.draft()
+        self.lengths: list[int] = []
+        with _refusals(store):
+            self._draft = store.draft()
         self._draft.file.write(b"\0" * HEADER_BYTES)
         # The first array goes straight into the file, each further one into a file of its own until `finish`.
         names = list(codec.layout(dim))
         self._streams: dict[str, IO[bytes]] = {names[0]: self._draft.file}
         self._streams |= {name: tempfile.TemporaryFile() for name in names[1:]}  # noqa: SIM115
-
-    @property
-    def documents(self) -> int:
-        """Documents appended so far."""
-        return len(self._lengths)
 
     def append(self, tokens: NDArray[np.floating]) -> None:
         """Add one document's (L, dim) token rows."""
@@ -74,19 +79,29 @@ class SegmentWriter:
 
     def append_encoded(self, arrays: Mapping[str, NDArray[np.generic]], lengths: list[int]) -> None:
         """Add documents as the codec encoded them: arrays of sum(lengths) rows."""
-        for name, stream in self._streams.items():
-            stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
-        self._lengths += lengths
+        with _refusals(self._store):
+            for name, stream in self._streams.items():
+                stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
+        self.lengths += lengths
 
     def finish(self) -> SegmentInfo:
         """Complete the file, bring it to the disk and give it its final name."""
+        with _refusals(self._store):
+            return self._finish()
+
+    def abandon(self) -> None:
+        """Drop what was written."""
+        self._draft.discard()
+        self._close_streams()
+
+    def _finish(self) -> SegmentInfo:
         file = self._draft.file
         for stream in list(self._streams.values())[1:]:
             stream.seek(0)
             while chunk := stream.read(1 << 20):
                 file.write(chunk)
-        offsets = np.zeros(len(self._lengths) + 1, "<i8")
-        np.cumsum(self._lengths, out=offsets[1:])
+        offsets = np.zeros(len(self.lengths) + 1, "<i8")
+        np.cumsum(self.lengths, out=offsets[1:])
         file.write(offsets.tobytes())
         checksums = np.array(list(_block_checksums(self._draft.read_back()[HEADER_BYTES:])), "<u4")
         file.write(checksums.tobytes())
@@ -97,12 +112,7 @@ class SegmentWriter:
         name = self._draft.publish()
         self._close_streams()
         digest = hashlib.sha256(header).hexdigest()
-        return SegmentInfo(name, len(self._lengths), int(offsets[-1]), size, digest)
-
-    def abandon(self) -> None:
-        """Drop what was written."""
-        self._draft.discard()
-        self._close_streams()
+        return SegmentInfo(name, len(self.lengths), int(offsets[-1]), size, digest)
 
     def _close_streams(self) -> None:
         for stream in list(self._streams.values())[1:]:
@@ -111,7 +121,7 @@ class SegmentWriter:
     def _header(self, tokens: int, checksums: NDArray[np.uint32]) -> bytes:
         layout = self._codec.layout(self._dim)
         arrays = {name: (dtype, (tokens, *shape)) for name, (dtype, shape) in layout.items()}
-        arrays["offsets"] = (np.dtype("<i8"), (len(self._lengths) + 1,))
+        arrays["offsets"] = (np.dtype("<i8"), (len(self.lengths) + 1,))
         arrays["checksums"] = (np.dtype("<u4"), checksums.shape)
         description: dict[str, Any] = {
             "__metadata__": {
@@ -202,6 +212,17 @@ class Segment:
     def _view(self, entry: Mapping[str, Any]) -> NDArray[np.generic]:
         first, last = entry["data_offsets"]
         return self._body[first:last].view(_NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+@contextmanager
+def _refusals(store: Store) -> Iterator[None]:
+    """The operating system's errors in our words."""
+    try:
+        yield
+    except PermissionError as error:
+        raise IndexReadOnlyError(f"cannot write {store}: {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot write to {store}: {error}; nothing of this write is stored") from error
 
 
 def _block_checksums(data: NDArray[np.uint8]) -> Iterator[int]:

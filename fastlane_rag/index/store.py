@@ -74,6 +74,9 @@ class DirectoryStore:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def __str__(self) -> str:
+        return str(self._path)
+
     def draft(self) -> Draft:
         """Begin a file under a temporary name."""
         return _FileDraft(self._path)
@@ -146,6 +149,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._files: dict[str, NDArray[np.uint8]] = {}
+
+    def __str__(self) -> str:
+        return "memory"
 
     def draft(self) -> Draft:
         """Begin a buffer."""

@@ -8,6 +8,8 @@ the size of the index, and every token row is copied a logarithmic number of tim
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,25 +69,30 @@ def _staged(
     """Lengths of the documents, and their rows: few in memory, many in a finished segment that nobody sees yet."""
     lengths: list[int] = []
     small: list[NDArray[np.float16]] = []
+    rest = iter(tokens)
     size = 0
-    writer: SegmentWriter | None = None
+    for rows in rest:
+        lengths.append(len(rows))
+        small.append(rows.astype("<f2"))
+        size += small[-1].nbytes
+        if size > SMALL_BYTES:
+            break
+    else:
+        return lengths, small, None
+    with new_segment(storage) as writer:
+        for rows in chain(small, rest):
+            writer.append(rows)
+        return writer.lengths, [], writer.finish()
+
+
+@contextmanager
+def new_segment(storage: Storage) -> Iterator[SegmentWriter]:
+    """A segment to write and finish; should that fail, nothing of it stays behind."""
+    writer = SegmentWriter(storage.store, storage.codec, storage.dim)
     try:
-        for rows in tokens:
-            lengths.append(len(rows))
-            if writer is not None:
-                writer.append(rows)
-                continue
-            small.append(rows.astype("<f2"))
-            size += small[-1].nbytes
-            if size > SMALL_BYTES:
-                writer = SegmentWriter(storage.store, storage.codec, storage.dim)
-                for waiting in small:
-                    writer.append(waiting)
-                small = []
-        return lengths, small, writer.finish() if writer is not None else None
+        yield writer
     except BaseException:
-        if writer is not None:
-            writer.abandon()
+        writer.abandon()
         raise
 
 
@@ -134,13 +141,9 @@ def _merge(storage: Storage, segments: list[int]) -> None:
         placed = view.reader.placed(segments)
     info = None
     if placed:
-        writer = SegmentWriter(storage.store, storage.codec, storage.dim)
-        try:
+        with new_segment(storage) as writer:
             copy_rows(placed, parts, writer)
             info = writer.finish()
-        except BaseException:
-            writer.abandon()
-            raise
     old = [part.source.info.name for part in parts.values() if isinstance(part.source, Segment)]
     with storage.change() as change:
         if info is not None:
