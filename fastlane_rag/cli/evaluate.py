@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import console, parse_route_k, progress, quiet_libraries
+from fastlane_rag.evaluation.method import METHODS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
     from fastlane_rag.evaluation.runner import Result
 
 _TABLE_WIDTH = 112
-_METHODS = ("dense", "bm25", "full", "fastlane", "gather")
 
 
 def _parse_methods(context: click.Context, option: click.Parameter, value: str) -> list[str]:
     names = [name.strip() for name in value.split(",") if name.strip()]
     for name in names:
-        if name not in _METHODS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(_METHODS)}")
+        if name not in METHODS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)}")
     if not names:
         raise click.BadParameter("no method named")
     return names
@@ -38,7 +38,7 @@ def _parse_route_ks(context: click.Context, option: click.Parameter, value: str)
 @click.command("eval")
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET_DIR...", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv to judge by.")
-@click.option("--methods", default=",".join(_METHODS), show_default=True, callback=_parse_methods)
+@click.option("--methods", default=",".join(METHODS), show_default=True, callback=_parse_methods)
 @click.option(
     "--route-k",
     "route_ks",

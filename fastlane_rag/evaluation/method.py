@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+METHODS = ("dense", "bm25", "full", "fastlane", "gather")
+"""What can be compared; the last two once for each k."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

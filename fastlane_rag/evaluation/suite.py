@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
     from fastlane_rag.search import RouteK
 
-METHODS = ("dense", "bm25", "full", "fastlane", "gather")
-"""What can be compared; the last two once for each k."""
-
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 """Passes items through, showing progress; the text says what is done with them."""
 
