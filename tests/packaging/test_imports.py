@@ -16,7 +16,10 @@ SECONDS = 0.3
 
 
 def run_timed(code: str) -> tuple[float, list[str]]:
-    """Run code in a fresh interpreter; best processor seconds of five (a busy machine must not fail it), and the heavy modules it left loaded."""
+    """Run code in a fresh interpreter; best seconds of five, and the heavy modules it left loaded.
+
+    Seconds of the processor, so that a busy machine fails nothing.
+    """
     program = (
         "import json, sys, time\nstart = time.process_time()\n"
         f"{code}\n"
