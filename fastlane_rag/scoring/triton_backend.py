@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 
@@ -14,9 +15,13 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def supports(queries: torch.Tensor, documents: torch.Tensor) -> bool:
-    """Whether the kernels are there and take these rows."""
+    """Whether the kernels are there, take these rows, and suit the device.
+
+    Before compute capability 8.0 Triton does not use the tensor cores, and torch is faster.
+    """
     return (
         documents.is_cuda
+        and torch.cuda.get_device_capability(documents.device) >= (8, 0)
         and queries.dtype in _DTYPES
         and documents.dtype in _DTYPES
         and documents.shape[1] > 0
@@ -77,9 +82,8 @@ def _launch(
 
     slots, width = _slots(queries.on(device))
     factors = torch.ones(tokens, device=device) if weights is None else weights.detach().float().contiguous()
-    # Several short queries share a program, so that it multiplies matrices and not slivers.
-    together = 1 if grouped else max(1, min(128 // width, triton.next_power_of_2(len(queries))))
-    block_q = min(width * together, 128)
+    blocks = block_sizes(query_rows.dtype, document_rows.dtype, dim, width, 1 if grouped else len(queries))
+    together = max(blocks["BLOCK_Q"] // width, 1)
     programs = len(documents) * (1 if grouped else triton.cdiv(len(queries), together))
     unused = result
     maxsim_kernel[(programs,)](
@@ -98,25 +102,48 @@ def _launch(
         columns,
         DIM=dim,
         SLOTS=width,
-        BLOCK_Q=block_q,
-        BLOCK_D=64,
-        BLOCK_K=max(16, min(triton.next_power_of_2(dim), 128)),
-        SPLIT=query_rows.dtype == torch.float32 and document_rows.dtype != torch.float32,
+        PRECISION="tf32x3",
         GROUPED=grouped,
         KEEP=keep,
+        **blocks,
     )
     return result, values, argmax
+
+
+def block_sizes(
+    query_dtype: torch.dtype, document_dtype: torch.dtype, dim: int, width: int, queries: int
+) -> dict[str, Any]:
+    """Choose the kernel's tile for rows of these dtypes and queries of `width` slots.
+
+    Every choice stays within 96 KiB of shared memory, what the smaller devices from compute capability 8.0
+    on have, and almost without register spills.
+    """
+    import triton
+
+    full = document_dtype == torch.float32
+    widest = 32 if full else 64
+    # Several short queries share a program, so that it multiplies matrices and not slivers.
+    together = max(1, min(widest // width, triton.next_power_of_2(queries)))
+    whole = max(16, triton.next_power_of_2(dim))  # the smallest matrix a tensor core multiplies is 16 wide
+    return {
+        "BLOCK_Q": min(width * together, widest),
+        "BLOCK_D": 32 if full else 64,
+        "BLOCK_K": min(whole, 32) if full else whole if whole <= 128 else 64,
+        "SPLIT": query_dtype == torch.float32 and not full,
+        "num_warps": 4,
+        "num_stages": 2 if full else 3,
+    }
 
 
 def _slots(queries: Packed) -> tuple[torch.Tensor, int]:
     """Give every query the same number of slots, 16 and up: the rows in them (-1: none), and that number.
 
-    The number is a power of two up to 128 and a multiple of 128 beyond, so that blocks divide it.
+    The number is a power of two up to 64 and a multiple of 64 beyond, so that blocks divide it.
     """
     import triton
 
     longest = int(queries.lengths.max())
-    width = max(16, triton.next_power_of_2(longest)) if longest <= 128 else triton.cdiv(longest, 128) * 128
+    width = max(16, triton.next_power_of_2(longest)) if longest <= 64 else triton.cdiv(longest, 64) * 64
     slot = torch.arange(width, device=queries.lengths.device)
     rows = torch.where(slot < queries.lengths[:, None], queries.starts[:, None] + slot, -1)
     return rows.flatten(), width

@@ -37,6 +37,7 @@ def maxsim_kernel(
     BLOCK_D: tl.constexpr,  # document rows read together
     BLOCK_K: tl.constexpr,  # dimensions multiplied together
     SPLIT: tl.constexpr,  # queries have more digits than documents: multiply them in two parts
+    PRECISION: tl.constexpr,  # of products of float32; "tf32x3" is as exact as float32 for this purpose
     GROUPED: tl.constexpr,
     KEEP: tl.constexpr,
 ):
@@ -63,11 +64,19 @@ def maxsim_kernel(
         rows = tl.load(slots + slot_numbers, slot_numbers < query_count * SLOTS, -1)
         best = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
         where = tl.full((BLOCK_Q,), -1, tl.int64)
+        if DIM <= BLOCK_K:
+            query = _load_rows(queries, rows, rows >= 0, 0, DIM, BLOCK_K)
         for token in range(0, length, BLOCK_D):
             tokens = token + tl.arange(0, BLOCK_D)
-            similarity = _similarity(
-                queries, rows, documents, start + tokens, tokens < length, DIM, BLOCK_Q, BLOCK_D, BLOCK_K, SPLIT
-            )
+            similarity = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+            if DIM <= BLOCK_K:
+                document_part = _load_rows(documents, start + tokens, tokens < length, 0, DIM, BLOCK_K)
+                similarity = _multiply_add(query, document_part, similarity, SPLIT, PRECISION)
+            else:
+                for k in range(0, DIM, BLOCK_K):
+                    query_part = _load_rows(queries, rows, rows >= 0, k, DIM, BLOCK_K)
+                    document_part = _load_rows(documents, start + tokens, tokens < length, k, DIM, BLOCK_K)
+                    similarity = _multiply_add(query_part, document_part, similarity, SPLIT, PRECISION)
             # A maximum would drop a NaN; infinity survives until it is turned back below.
             similarity = tl.where(similarity == similarity, similarity, float("inf"))
             similarity = tl.where((tokens < length)[None, :], similarity, float("-inf"))
@@ -90,23 +99,21 @@ def maxsim_kernel(
 
 
 @triton.jit
-def _similarity(
-    queries, rows, documents, tokens, present, DIM, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """Dot products (BLOCK_Q, BLOCK_D) in float32."""
-    similarity = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-    for k in range(0, DIM, BLOCK_K):
-        dims = k + tl.arange(0, BLOCK_K)
-        inside = dims < DIM
-        query = tl.load(queries + rows[:, None] * DIM + dims[None, :], (rows >= 0)[:, None] & inside[None, :], 0.0)
-        document = tl.load(documents + tokens[:, None] * DIM + dims[None, :], present[:, None] & inside[None, :], 0.0)
-        high = query.to(document.dtype)
-        turned = tl.trans(document)
-        similarity = tl.dot(high, turned, similarity, input_precision="ieee")
-        if SPLIT:
-            low = (query - high.to(query.dtype)).to(document.dtype)
-            similarity = tl.dot(low, turned, similarity, input_precision="ieee")
+def _load_rows(table, rows, present, first_dim, DIM: tl.constexpr, BLOCK_K: tl.constexpr):
+    """A (rows, BLOCK_K) part of a table of DIM columns, zero where not present."""
+    dims = first_dim + tl.arange(0, BLOCK_K)
+    return tl.load(table + rows[:, None] * DIM + dims[None, :], present[:, None] & (dims < DIM)[None, :], 0.0)
+
+
+@triton.jit
+def _multiply_add(query, document, similarity, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """Similarity plus query @ document.T, in float32."""
+    high = query.to(document.dtype)
+    turned = tl.trans(document)
+    similarity = tl.dot(high, turned, similarity, input_precision=PRECISION)
+    if SPLIT:
+        low = (query - high.to(query.dtype)).to(document.dtype)
+        similarity = tl.dot(low, turned, similarity, input_precision=PRECISION)
     return similarity
 
 
