@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.inputs import check_count, check_texts
-from fastlane_rag.index.lanes import TokenCache, exhaustive, rescore
+from fastlane_rag.index.lanes import exhaustive, rescore
 from fastlane_rag.types import Hit
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def search_many(
     routed = _encoded(index, queries)
     with index._storage.view() as view:
         allowed = view.allowed(filter)
-        plan = _Plan(view, index._tokens, allowed, k, route_k or DEFAULT_ROUTE_K, refine)
+        plan = _Plan(view, allowed, k, route_k or DEFAULT_ROUTE_K, refine)
         return [result for batch in _batches(routed) for result in plan.run(batch)]
 
 
@@ -108,7 +108,6 @@ class _Plan:
     """What all queries of one call share."""
 
     view: View
-    cache: TokenCache
     allowed: Mask | None
     k: int
     route_k: RouteK
@@ -125,7 +124,7 @@ class _Plan:
         if self.refine and len(matching) <= depth:
             return [self._refined(q, s, matching, 0) for q, s in zip(queries, selected, strict=True)]
         rows = [query.embeddings[chosen] for query, chosen in zip(queries, selected, strict=True)]
-        scores, met = exhaustive(self.view.snapshot, self.cache, rows, self.allowed)
+        scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
         results = []
         for query, chosen, is_full, row in zip(queries, selected, full, scores, strict=True):
             if self.refine and not is_full:
@@ -152,7 +151,7 @@ class _Plan:
     def _refined(
         self, query: RoutedQuery, selected: torch.Tensor, candidates: NDArray[np.int64], gathered: int
     ) -> SearchResult:
-        scores, met = rescore(self.view.snapshot, self.cache, query.embeddings, candidates)
+        scores, met = rescore(self.view.snapshot, query.embeddings, candidates)
         best = _best(scores, self.k)
         hits = self._fetch(candidates[best], scores[best])
         return self._result(hits, query, selected, len(candidates), gathered, met * len(query.embeddings))

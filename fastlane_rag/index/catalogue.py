@@ -216,8 +216,15 @@ class Catalogue:
             target, uri=True, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         # FULL: a commit is on the disk when it returns. trusted_schema: a foreign file may not run functions.
-        for pragma in ("synchronous = FULL", "trusted_schema = OFF", "cell_size_check = ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in ("synchronous = FULL", "trusted_schema = OFF", "cell_size_check = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        except UnicodeDecodeError as error:  # raised over the message about a damaged schema
+            connection.close()
+            raise IndexFormatError(f"{self.where} is damaged: {error.object!r}") from error
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
         self._all.append(connection)
         return connection
 

@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +22,6 @@ from fastlane_rag.types import Document, Hit, IndexStats
 
 if TYPE_CHECKING:
     from fastlane_rag.index.filters import Filter
-    from fastlane_rag.index.lanes import TokenCache
     from fastlane_rag.model import FastLaneModel
     from fastlane_rag.search import RouteK
 
@@ -369,12 +367,6 @@ class FastLaneIndex:
             return f"FastLaneIndex({where}, {len(self)} documents)"
         except IndexClosedError:
             return f"FastLaneIndex({where}, closed)"
-
-    @cached_property
-    def _tokens(self) -> TokenCache:
-        from fastlane_rag.index.lanes import TokenCache
-
-        return TokenCache()
 
 
 _open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()

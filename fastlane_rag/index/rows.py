@@ -37,7 +37,10 @@ class Reader:
 
     def commits(self) -> int:
         """Writes since the index was created; every commit adds one."""
-        return int(self.connection.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone()[0])
+        row = self.connection.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone()
+        if row is None or not isinstance(row[0], int):
+            raise IndexFormatError(f"{self.where} is damaged: its count of commits")
+        return row[0]
 
     def filter_keys(self) -> list[str]:
         """The keys that `fields` holds."""

@@ -72,6 +72,11 @@ class Part:
         """Live documents."""
         return len(self) if self.live is None else int(self.live.sum())
 
+    def tokens(self, positions: NDArray[np.int64]) -> int:
+        """Token rows of these documents together."""
+        offsets = self.source.offsets
+        return int((offsets[positions + 1] - offsets[positions]).sum())
+
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where documents with these row numbers are in `source`."""
         if isinstance(self.source, PendingRows):
