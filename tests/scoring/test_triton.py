@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="the kernels for CUDA need triton")
 @pytest.mark.parametrize(
     "selection",
     [
-        "triton and (d5 or d96)",
+        "triton and (d3x1 or d4x0)",
         pytest.param("triton", marks=pytest.mark.slow),
     ],
     ids=["odd-shapes", "everything"],
