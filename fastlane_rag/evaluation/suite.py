@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from fastlane_rag.evaluation.environment import Environment
 from fastlane_rag.evaluation.method import Method
 from fastlane_rag.evaluation.methods import FastLane, Full
 from fastlane_rag.evaluation.runner import Result, judge
+from fastlane_rag.evaluation.significance import DRAWS, randomization_test
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
     from fastlane_rag.search import RouteK
 
+_METRIC = "nDCG@10"
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 """Passes items through, showing progress; the text says what is done with them."""
 
@@ -88,7 +91,24 @@ def report(
                 "documents": sum(1 for _ in dataset.passages()),
                 "queries": len(dataset.queries),
                 "methods": [result.as_dict() for result in of_dataset],
+                "significance": _significance(of_dataset),
             }
             for dataset, of_dataset in results
+        ],
+    }
+
+
+def _significance(results: Sequence[Result]) -> dict[str, Any]:
+    """Every pair of methods, by the metric that ranks them."""
+    return {
+        "metric": _METRIC,
+        "test": f"paired randomization, two-sided, {DRAWS} draws",
+        "pairs": [
+            {
+                "methods": [a.method, b.method],
+                "difference": a.metrics[_METRIC] - b.metrics[_METRIC],
+                "p": randomization_test(a.per_query[_METRIC], b.per_query[_METRIC]),
+            }
+            for a, b in combinations(results, 2)
         ],
     }

@@ -53,6 +53,10 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
     assert methods["fastlane k=1 gather"]["comparisons"] < full["comparisons"]
     assert methods["dense"]["comparisons"] == 30
     assert methods["bm25"]["comparisons"] is None
+    pairs = {tuple(pair["methods"]): pair for pair in judged["significance"]["pairs"]}
+    assert len(pairs) == 7 * 6 // 2
+    assert pairs["full SumMaxSim", "fastlane k=all"]["p"] == 1, "the same rankings"
+    assert pairs["full SumMaxSim", "fastlane k=1 gather"]["p"] < 0.05
     assert report["environment"]["versions"]["torch"]
     assert report["model"]["fingerprint"] == FastLaneModel.from_pretrained().fingerprint
 
