@@ -234,6 +234,22 @@ async def test_batch_equals_single_calls_and_reports_each_query_once(retriever):
     assert [len(found) for found in retriever.batch(queries, k=2)] == [2] * 5
 
 
+def test_batch_takes_a_config_for_each_query_and_can_return_errors(retriever):
+    recorders = [Recorder(), Recorder()]
+    configs = [{"callbacks": [recorder], "tags": [f"query {n}"]} for n, recorder in enumerate(recorders)]
+    found = retriever.batch([QUERY, "decorators"], config=configs, k=1)
+    for n, (recorder, documents) in enumerate(zip(recorders, found, strict=True)):
+        assert [start["tags"] for start in recorder.starts] == [[f"query {n}"]]
+        assert recorder.ends == [documents]
+    assert retriever.batch([]) == []
+    wrong = {"filter": {"pep": {"$near": 8}}}
+    errors = retriever.batch([QUERY, "decorators"], config=configs, return_exceptions=True, **wrong)
+    assert all(isinstance(error, ValueError) for error in errors)
+    assert [len(recorder.errors) for recorder in recorders] == [1, 1]
+    with pytest.raises(ValueError, match=r"\$near"):
+        retriever.batch([QUERY, "decorators"], **wrong)
+
+
 def test_many_threads_get_the_answers_one_thread_gets(retriever):
     queries = ["enumeration", "matrix multiplication", "decorators", "generators"] * 4
     expected = [retriever.invoke(query) for query in queries]

@@ -4,15 +4,21 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManager,
+    CallbackManagerForRetrieverRun,
+)
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from langchain_core.runnables import run_in_executor
+from langchain_core.runnables import RunnableConfig, run_in_executor
+from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field
 
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.filters import Filter
 from fastlane_rag.search import RouteK
+from fastlane_rag.types import Hit
 from langchain_fastlane._documents import add_documents, to_document
 
 
@@ -33,7 +39,8 @@ class FastLaneRetriever(BaseRetriever):
         k: how many documents to return; fewer only when fewer match.
         filter: a metadata filter such as `{"year": {"$gte": 2020}}`, or a callable that takes a document's
             metadata and says whether it may be returned. Applied before ranking.
-        route_k: how many query tokens gather candidates; "auto" lets the router decide, None is the index's own.
+        route_k: how many query tokens gather candidates: a number, "auto" (the router decides) or "all" (exact);
+            None is the engine's default.
         refine: whether the candidates are scored again with all query tokens.
         score_key: if set, each document's SumMaxSim is put in its metadata under this key.
     """
@@ -128,18 +135,70 @@ class FastLaneRetriever(BaseRetriever):
         route_k: RouteK | None = None,
         refine: bool | None = None,
     ) -> list[Document]:
-        hits = self.index.search(
-            query,
+        (documents,) = self._search([query], k=k, filter=filter, route_k=route_k, refine=refine)
+        return documents
+
+    def _search(
+        self,
+        queries: list[str],
+        *,
+        k: int | None = None,
+        filter: Filter | None = None,
+        route_k: RouteK | None = None,
+        refine: bool | None = None,
+    ) -> list[list[Document]]:
+        """The documents of each query; None stands for the retriever's own option."""
+        results = self.index.search_batch(
+            queries,
             k=self.k if k is None else k,
             filter=self.filter if filter is None else filter,
             route_k=self.route_k if route_k is None else route_k,
             refine=self.refine if refine is None else refine,
         )
-        documents = [to_document(hit) for hit in hits]
+        return [[self._document(hit) for hit in hits] for hits in results]
+
+    def _document(self, hit: Hit) -> Document:
+        document = to_document(hit)
         if self.score_key is not None:
-            for document, hit in zip(documents, hits, strict=True):
-                document.metadata[self.score_key] = hit.score
-        return documents
+            document.metadata[self.score_key] = hit.score
+        return document
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Search for several queries together, which shares the work; each reports a start and an end of its own.
+
+        The options are those of one call and hold for all queries, so what is wrong with them is wrong for all.
+        """
+        configs = get_config_list(config, len(inputs))
+        runs = [self._started(query, one, kwargs) for query, one in zip(inputs, configs, strict=True)]
+        try:
+            found = self._search(inputs, **kwargs)
+        except Exception as error:
+            for run in runs:
+                run.on_retriever_error(error)
+            if return_exceptions:
+                return [error for _ in inputs]  # type: ignore[misc]  # as the base class has it
+            raise
+        for run, documents in zip(runs, found, strict=True):
+            run.on_retriever_end(documents)
+        return found
+
+    def _started(self, query: str, config: RunnableConfig, kwargs: dict[str, Any]) -> CallbackManagerForRetrieverRun:
+        """Report the start of one query of a batch, as `invoke` does."""
+        manager = CallbackManager.configure(
+            config.get("callbacks"),
+            inheritable_tags=config.get("tags"),
+            local_tags=self.tags,
+            inheritable_metadata={**(config.get("metadata") or {}), **self._get_ls_params(**kwargs)},
+            local_metadata=self.metadata,
+        )
+        return manager.on_retriever_start(None, query, name=config.get("run_name") or self.get_name())
 
     # BaseRetriever reads the arguments it passes on from the synchronous signature alone, and its own
     # asynchronous method takes none of them: without this one `ainvoke(query, k=2)` is a TypeError.

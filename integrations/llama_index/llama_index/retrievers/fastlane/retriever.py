@@ -40,7 +40,8 @@ class FastLaneRetriever(BaseRetriever):
         index: the engine; safe to share between retrievers, stores and threads.
         similarity_top_k: how many nodes to return; fewer only when fewer match.
         filters: metadata filters, every operator, nested as deep as wanted; applied before ranking.
-        route_k: how many query tokens gather candidates; "auto" lets the router decide, None is the index's own.
+        route_k: how many query tokens gather candidates: a number, "auto" (the router decides) or "all" (exact);
+            None is the engine's default.
         refine: whether the candidates are scored again with all query tokens.
         callback_manager: LlamaIndex's.
         object_map: what index nodes stand for, by their `index_id`.
