@@ -10,7 +10,7 @@ fetch   text and metadata of the best
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -196,10 +196,19 @@ def _encoded(index: FastLaneIndex, queries: Sequence[str] | Sequence[RoutedQuery
         routed = index.model.encode_routed(texts) if texts else []
     else:
         routed = list(queries)  # type: ignore[arg-type]
-    for query in routed:
-        if query.embeddings.shape[-1] != index.dim:
-            raise InvalidInputError(f"the query has {query.embeddings.shape[-1]} dimensions, the index {index.dim}")
-    return routed
+    return [_checked(query, index.dim) for query in routed]
+
+
+def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
+    """The query on the CPU, where the index is."""
+    found = query.embeddings.shape[-1]
+    if found != dim:
+        raise InvalidInputError(f"the query has {found} dimensions, the index {dim}")
+    if not bool(query.embeddings.isfinite().all()):
+        raise InvalidInputError("the query's embeddings hold NaN or infinite values")
+    if query.embeddings.device.type == "cpu":
+        return query
+    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu())
 
 
 def _batches(queries: list[RoutedQuery]) -> Iterator[list[RoutedQuery]]:

@@ -7,7 +7,7 @@ the catalogue itself until there are enough of them for a segment; their row is 
 # ruff: noqa: S608 -- statements are put together from constants of this module alone
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from sqlite3 import Connection
 from typing import Any
 
@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
-from fastlane_rag.index.filters import Filter, compile_filter
+from fastlane_rag.index.filters import Compiled, Filter, compile_filter
 from fastlane_rag.index.inputs import Entry
 from fastlane_rag.index.metadata import metadata_from_json
 from fastlane_rag.index.segment import SegmentInfo
 from fastlane_rag.types import Document
 
-__all__ = ["PENDING", "Place", "Reader", "Writer", "intact"]
+__all__ = ["PENDING", "Condition", "Place", "Reader", "Writer", "intact"]
 
 PENDING = 0
 Place = tuple[int, int]
+Condition = Compiled | Callable[[dict[str, Any]], bool] | None
+"""Which documents: those that meet a compiled filter or a callable, or all."""
 _CHUNK = 500
 
 
@@ -76,11 +78,21 @@ class Reader:
 
     def ids(self, filter_: Filter | None) -> list[str]:
         """Ids in the order of insertion."""
-        return [id_ for (id_,) in self._select("id", filter_, " ORDER BY doc")]
+        return [id_ for (id_,) in self._select("id", self.compiled(filter_), " ORDER BY doc")]
 
-    def places(self, filter_: Filter | None) -> list[Place]:
-        """Where the documents that pass a filter are, in no particular order."""
-        return self._select("segment, row", filter_, "")
+    def compiled(self, filter_: Filter | None) -> Condition:
+        """A filter in the form the other methods take.
+
+        Raises:
+            FilterError: it means nothing.
+        """
+        if filter_ is None or callable(filter_):
+            return filter_
+        return compile_filter(filter_, self.filter_keys())
+
+    def places(self, condition: Condition) -> list[Place]:
+        """Where the documents that meet a condition are, in no particular order."""
+        return self._select("segment, row", condition, "")
 
     def ids_at(self, places: Iterable[Place]) -> list[str]:
         """The id of the document at each place."""
@@ -125,15 +137,14 @@ class Reader:
         pages = self.connection.execute("PRAGMA page_count").fetchone()[0]
         return int(pages * self.connection.execute("PRAGMA page_size").fetchone()[0])
 
-    def _select(self, columns: str, filter_: Filter | None, order: str) -> list[Any]:
-        if filter_ is None:
+    def _select(self, columns: str, condition: Condition, order: str) -> list[Any]:
+        if condition is None:
             return self.connection.execute(f"SELECT {columns} FROM documents{order}").fetchall()
-        if callable(filter_):
-            rows = self.connection.execute(f"SELECT metadata, {columns} FROM documents{order}")
-            return [rest for metadata, *rest in rows if filter_(metadata_from_json(metadata))]
-        compiled = compile_filter(filter_, self.filter_keys())
-        query = f"SELECT {columns} FROM documents WHERE {compiled.sql}{order}"
-        return self.connection.execute(query, compiled.parameters).fetchall()
+        if isinstance(condition, Compiled):
+            query = f"SELECT {columns} FROM documents WHERE {condition.sql}{order}"
+            return self.connection.execute(query, condition.parameters).fetchall()
+        rows = self.connection.execute(f"SELECT metadata, {columns} FROM documents{order}")
+        return [rest for metadata, *rest in rows if condition(metadata_from_json(metadata))]
 
     def _for_ids(self, query: str, ids: Sequence[str]) -> Iterator[Any]:
         for chunk in _chunks(ids):

@@ -1,6 +1,6 @@
 """What an index holds at one commit: segments, which of their rows live, and the pending rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.index.codec import Codec
+from fastlane_rag.index.filters import Compiled
 from fastlane_rag.index.rows import PENDING, Place, Reader
 from fastlane_rag.index.segment import Segment
 from fastlane_rag.index.store import Store
@@ -90,11 +91,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An index at one commit. Documents are numbered through all parts: `starts[p]` + position in part p."""
+    """An index at one commit. Documents are numbered through all parts: `starts[p]` + position in part p.
+
+    Attributes:
+        commits: writes so far.
+        parts: the segments, oldest first, and the pending rows.
+        last_dead: the last entry of the table `dead` that is taken into account.
+        masks: (N,) documents that pass filters, for as long as they are remembered.
+    """
 
     commits: int
     parts: tuple[Part, ...]
     last_dead: int
+    masks: dict[Compiled, Mask] = field(default_factory=dict, compare=False)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastlane_rag.errors import IndexClosedError, IndexFormatError, IndexReadOnlyError
 from fastlane_rag.index.catalogue import Catalogue
 from fastlane_rag.index.codec import Codec, open_codec
-from fastlane_rag.index.filters import Filter
+from fastlane_rag.index.filters import Compiled, Filter
 from fastlane_rag.index.lock import WriterLock
 from fastlane_rag.index.marker import read_marker, write_marker
 from fastlane_rag.index.rows import PENDING, Reader, Writer
@@ -22,6 +22,8 @@ __all__ = ["CATALOGUE", "LOCK", "MARKER", "SEGMENTS", "Storage", "View"]
 CATALOGUE, SEGMENTS, LOCK, MARKER = "catalogue.sqlite3", "segments", "writer.lock", "commits"
 # A reader that another process's commits keep overtaking is unlucky; one that fails this often has lost a file.
 _ATTEMPTS = 5
+# Filters whose documents are remembered until the next commit: applications use few, again and again.
+_MASKS = 16
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,24 @@ class View:
     snapshot: Snapshot
 
     def allowed(self, filter_: Filter | None) -> Mask | None:
-        """(N,): the live documents that pass a filter; None when all documents do."""
-        if filter_ is None:
+        """(N,): the live documents that pass a filter; None when all documents do.
+
+        Raises:
+            FilterError: the filter means nothing.
+        """
+        condition = self.reader.compiled(filter_)
+        if condition is None:
             return self.snapshot.live
-        return self.snapshot.mask(self.reader.places(filter_))
+        if not isinstance(condition, Compiled):
+            return self.snapshot.mask(self.reader.places(condition))
+        masks = self.snapshot.masks
+        mask = masks.get(condition)
+        if mask is None:
+            mask = self.snapshot.mask(self.reader.places(condition))
+            if len(masks) >= _MASKS:
+                masks.clear()
+            masks[condition] = mask
+        return mask
 
 
 class Storage:
