@@ -1,5 +1,9 @@
 """FastLaneReranker as a document compressor."""
 
+import asyncio
+import threading
+from typing import Any
+
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.documents import Document
@@ -110,3 +114,19 @@ def test_a_model_in_a_directory_is_loaded_by_path(model, documents, tmp_path):
     assert [document.id for document in from_directory.compress_documents(documents, QUERY)] == [
         document.id for document in expected
     ]
+
+
+async def test_async_leaves_the_event_loop_free(reranker, documents, monkeypatch):
+    """Encoding that waits until the loop has moved on can only finish off the loop."""
+    moved_on = threading.Event()
+    encode = FastLaneModel.encode_documents
+
+    def patient(self: FastLaneModel, *args: Any, **kwargs: Any) -> Any:
+        assert moved_on.wait(10), "the event loop stood still while reranking"
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(FastLaneModel, "encode_documents", patient)
+    task = asyncio.create_task(reranker.acompress_documents(documents, QUERY))
+    await asyncio.sleep(0.01)
+    moved_on.set()
+    assert len(await task) == 4

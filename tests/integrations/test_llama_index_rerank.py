@@ -1,6 +1,8 @@
 """FastLaneRerank as a node postprocessor."""
 
+import asyncio
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -141,3 +143,19 @@ def test_behind_a_dense_index(model, nodes):
     found = FastLaneRerank(model, top_n=3).postprocess_nodes(engine_nodes, query_str=QUERY)
     assert len(found) == 3
     assert found[0].metadata["pep"] == 435
+
+
+async def test_async_leaves_the_event_loop_free(rerank, nodes, monkeypatch):
+    """Encoding that waits until the loop has moved on can only finish off the loop."""
+    moved_on = threading.Event()
+    encode = FastLaneModel.encode_documents
+
+    def patient(self: FastLaneModel, *args: Any, **kwargs: Any) -> Any:
+        assert moved_on.wait(10), "the event loop stood still while reranking"
+        return encode(self, *args, **kwargs)
+
+    monkeypatch.setattr(FastLaneModel, "encode_documents", patient)
+    task = asyncio.create_task(rerank.apostprocess_nodes(nodes, query_str=QUERY))
+    await asyncio.sleep(0.01)
+    moved_on.set()
+    assert len(await task) == 4
