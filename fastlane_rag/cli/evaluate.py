@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastlane_rag.evaluation.dataset import Dataset
     from fastlane_rag.evaluation.runner import Result
 
-_TABLE_WIDTH = 112
+_TABLE_WIDTH = 124
 
 
 def _parse_methods(context: click.Context, option: click.Parameter, value: str) -> list[str]:
