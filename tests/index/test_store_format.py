@@ -1,0 +1,139 @@
+"""STORE_FORMAT.md is enough: an index is read here with the standard library and numpy, by that page alone."""
+
+import hashlib
+import json
+import sqlite3
+import zlib
+
+import numpy as np
+import pytest
+from word_model import DIM, WordModel, embed
+
+from fastlane_rag import FastLaneIndex
+
+
+def read_index(path):
+    """Yield (id, text, metadata, token rows) in the order of insertion, checking everything on the way."""
+    digits, checksum = (path / "commits").read_bytes().split()
+    assert len(digits) == 20
+    assert checksum == b"%08x" % zlib.crc32(digits)
+    catalogue = sqlite3.connect(f"{(path / 'catalogue.sqlite3').as_uri()}?mode=ro", uri=True, isolation_level=None)
+    assert catalogue.execute("PRAGMA application_id").fetchone() == (0x464C5247,)
+    assert catalogue.execute("PRAGMA user_version").fetchone() == (1,)
+    catalogue.execute("BEGIN")
+
+    meta = dict(catalogue.execute("SELECT key, value FROM meta"))
+    assert meta.pop("commits") >= int(digits)
+    checksum = meta.pop("checksum")
+    assert zlib.crc32("\n".join(f"{key}={meta[key]}" for key in sorted(meta)).encode()) == checksum
+    dim = int(meta["dim"])
+    assert meta["codec"] == "fp16"
+
+    segments = {
+        number: read_segment(path / "segments" / f"{name}.safetensors", documents, tokens, size, header, dim)
+        for number, name, documents, tokens, size, header in catalogue.execute("SELECT * FROM segments")
+    }
+    pending = {}
+    for n, checksum, blob in catalogue.execute("SELECT n, checksum, tokens FROM pending"):
+        assert zlib.crc32(blob) == checksum
+        pending[n] = np.frombuffer(blob, "<f2").reshape(-1, dim)
+
+    places = catalogue.execute("SELECT segment, row FROM dead").fetchall()
+    query = "SELECT id, segment, row, tokens, checksum, metadata, text FROM documents ORDER BY doc"
+    for id_, segment, row, tokens, checksum, metadata, text in catalogue.execute(query):
+        parts = [part.encode() for part in (id_, text, metadata)]
+        assert zlib.crc32(b"".join(len(part).to_bytes(8, "little") + part for part in parts)) == checksum
+        if segment == 0:
+            rows = pending.pop(row)
+        else:
+            array, offsets = segments[segment]
+            rows = array[offsets[row] : offsets[row + 1]]
+            places.append((segment, row))
+        assert len(rows) == tokens
+        yield id_, text, unescaped(json.loads(metadata)), rows
+    assert pending == {}
+    assert sorted(places) == [(s, r) for s, (_, offsets) in sorted(segments.items()) for r in range(len(offsets) - 1)]
+    catalogue.close()
+
+
+def read_segment(file, documents, tokens, size, header_digest, dim):
+    data = file.read_bytes()
+    assert len(data) == size
+    assert hashlib.sha256(data[:4096]).hexdigest() == header_digest
+    assert int.from_bytes(data[:8], "little") == 4088
+    header = json.loads(data[8:4096])
+    metadata = header["__metadata__"]
+    assert (metadata["format"], metadata["version"]) == ("fastlane-segment", "1")
+    body = data[4096:]
+
+    def array(name, dtype):
+        begin, end = header[name]["data_offsets"]
+        return np.frombuffer(body[begin:end], dtype).reshape(header[name]["shape"])
+
+    checksums = array("checksums", "<u4")
+    assert f"{zlib.crc32(checksums.tobytes()):08x}" == metadata["checksums_crc32"]
+    block = int(metadata["block_bytes"])
+    covered = body[: header["checksums"]["data_offsets"][0]]
+    assert [zlib.crc32(covered[i : i + block]) for i in range(0, len(covered), block)] == checksums.tolist()
+    rows, offsets = array("tokens", "<f2"), array("offsets", "<i8")
+    assert rows.shape == (tokens, dim)
+    assert (len(offsets), offsets[0], offsets[-1]) == (documents + 1, 0, tokens)
+    return rows, offsets
+
+
+def unescaped(value):
+    if isinstance(value, str):
+        return value.replace("\ufdd00", "\0").replace("\ufdd01", "\ufdd0")
+    if isinstance(value, dict):
+        return {unescaped(key): unescaped(item) for key, item in value.items()}
+    return [unescaped(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    from fastlane_rag.index import writing
+
+    monkeypatch.setattr(writing, "SMALL_BYTES", 40_000)
+    return tmp_path / "index"
+
+
+def test_an_index_is_read_by_the_page_alone(path, passages):
+    """Segments with dead rows, replaced and pending documents, odd metadata; open, closed and compacted."""
+    texts = {passage["id"]: passage["text"] for passage in passages[:90]}
+    metadatas = {id_: {"title": "x", "n": i, "nul\0": ["\0", "\ufdd0", None, 1.5]} for i, id_ in enumerate(texts)}
+    first, last = list(texts)[:45], list(texts)[45:]
+    with FastLaneIndex.create(path, model=WordModel(), filter_keys=["n"]) as index:
+        for some in (first, last):
+            index.add([texts[i] for i in some], ids=some, metadatas=[metadatas[i] for i in some])
+        index.delete([last[3], first[5]])
+        texts[last[0]] = "replaced and waiting"
+        index.add([texts[last[0]]], ids=[last[0]], metadatas=[metadatas[last[0]]])
+        assert index.stats().segments == 2
+        assert index.stats().pending == 1
+        for gone in (last[3], first[5]):
+            del texts[gone]
+
+        def check():
+            found = list(read_index(path))
+            assert [(id_, text, metadata) for id_, text, metadata, _ in found] == [
+                (id_, texts[id_], metadatas[id_]) for id_ in texts
+            ]
+            for _, text, _, rows in found:
+                assert np.array_equal(rows, embed(text).astype(np.float16))
+
+        check()
+        index.compact()
+        check()
+    check()
+
+
+def test_segments_open_with_the_safetensors_library(path, passages):
+    from safetensors.numpy import load_file
+
+    with FastLaneIndex.create(path, model=WordModel()) as index:
+        index.add([passage["text"] for passage in passages[:50]])
+    [file] = (path / "segments").iterdir()
+    arrays = load_file(file)
+    assert set(arrays) == {"tokens", "offsets", "checksums"}
+    assert arrays["tokens"].shape == (arrays["offsets"][-1], DIM)
+    assert np.array_equal(arrays["tokens"][: arrays["offsets"][1]], embed(passages[0]["text"]).astype(np.float16))
