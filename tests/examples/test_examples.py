@@ -43,16 +43,12 @@ def test_a_notebook_has_the_cells_of_its_script_and_outputs(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_runs_without_a_network(name):
     """Its own asserts say whether it found what it should."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "FASTLANE_EXAMPLES_LLM": "",
-        "FASTLANE_EXAMPLES_SQUAD": "absent",
-    }
+    settings = {"HF_HUB_OFFLINE": "1", "FASTLANE_EXAMPLES_LLM": "", "FASTLANE_EXAMPLES_SQUAD": "absent"}
+    environment = {**os.environ, **settings}
     done = subprocess.run(
         [sys.executable, f"{name}.py"],
         cwd=EXAMPLES,
-        env={**os.environ, **settings},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
