@@ -3,7 +3,8 @@
 #
 # A retrieval chain over about 2,000 passages of Python Enhancement Proposals. Everything runs without a network: the
 # passages and FastLane's model come with the package. The language model is one that repeats its prompt, so you see
-# exactly what retrieval gave it; `FASTLANE_EXAMPLES_LLM=smollm2` puts a real small one there.
+# exactly what retrieval gave it; `FASTLANE_EXAMPLES_LLM=smollm2` puts a real small one there (the outputs kept
+# here are SmolLM2's, 135 million parameters: small enough to be wrong with the right passage before it).
 
 # %%
 import os

@@ -2,7 +2,8 @@
 # # Questions about the PEPs, in LlamaIndex
 #
 # A query engine over about 2,000 passages of Python Enhancement Proposals, without a network. The language model is
-# one that repeats its prompt; `FASTLANE_EXAMPLES_LLM=smollm2` puts a real small one there.
+# one that repeats its prompt; `FASTLANE_EXAMPLES_LLM=smollm2` puts a real small one there (the outputs kept
+# here are SmolLM2's, 135 million parameters: small enough to be wrong with the right passage before it).
 
 # %%
 import os

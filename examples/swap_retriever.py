@@ -112,8 +112,8 @@ assert sum(answered(one, q, 5) for one, q in zip(found["FastLane"], questions, s
 # %% [markdown]
 # ## SQuAD
 #
-# The paragraphs of the first articles and at most 200 of their questions. An answer counts if it is in the text of one of the
-# first k paragraphs.
+# The paragraphs of the first articles and at most 200 of their questions. An answer counts if it is in the text of one
+# of the first k paragraphs.
 
 # %%
 folder = Path(os.environ.get("FASTLANE_EXAMPLES_SQUAD", "../../shared/data/squad_dev"))
