@@ -1,0 +1,61 @@
+"""Reranking texts at hand, relevance, and maximal marginal relevance."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.rerank import diversify, relevance, relevances, rerank
+from fastlane_rag.search import search_many
+
+QUERY = "when do cats purr?"
+TEXTS = ["Dogs bark at strangers.", "Cats purr when content.", "Cats purr when they are content.", "Birds sing."]
+
+
+@pytest.fixture
+def index(model):
+    with FastLaneIndex.create(model=model) as index:
+        index.add(TEXTS, ids=["dog", "cat", "cats", "bird"])
+        yield index
+
+
+def test_rerank_is_summaxsim_over_all_tokens(model):
+    (query,) = model.encode_queries([QUERY])
+    expected = [float((query @ tokens.T).max(dim=1).values.sum()) for tokens in model.encode_documents(TEXTS)]
+    ranked = rerank(QUERY, TEXTS, model=model)
+    assert [one.position for one in ranked] == sorted(range(4), key=lambda i: -expected[i])
+    assert [one.score for one in ranked] == pytest.approx([expected[one.position] for one in ranked], abs=1e-3)
+    assert [one.relevance for one in ranked] == [relevance(one.score, len(query)) for one in ranked]
+    assert rerank(QUERY, [], model=model) == []
+
+
+@pytest.mark.parametrize(
+    ("score", "tokens", "expected"), [(4.0, 4, 1.0), (0.0, 4, 0.5), (-4.0, 4, 0.0), (4.00001, 4, 1.0), (-5.0, 4, 0.0)]
+)
+def test_relevance_is_the_mean_similarity_from_0_to_1(score, tokens, expected):
+    assert relevance(score, tokens) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"route_k": 2, "refine": False}, {"route_k": "all"}, {"route_k": 1}])
+def test_the_relevance_of_hits_divides_by_the_tokens_that_were_scored(index, options):
+    (result,) = search_many(index, [QUERY], 4, **options)
+    tokens = 2 if options.get("refine") is False else len(result.routed.embeddings)
+    assert relevances(result) == [relevance(hit.score, tokens) for hit in result.hits]
+
+
+def test_diversify_passes_over_what_repeats(index, model):
+    (result,) = search_many(index, [QUERY], 4)
+    assert {hit.id for hit in result.hits[:2]} == {"cat", "cats"}
+    varied = [hit.id for hit in diversify(result, 3, model=model, relevance_weight=0.3)]
+    assert varied[0] == result.hits[0].id
+    assert varied[1] in ("dog", "bird")
+    assert diversify(result, 9, model=model, relevance_weight=1.0) == result.hits
+    assert diversify(result, 0, model=model) == []
+    with pytest.raises(ValueError, match="0 to 1"):
+        diversify(result, 2, model=model, relevance_weight=1.5)
+
+
+def test_importing_the_module_loads_no_torch():
+    code = "import sys, fastlane_rag.rerank; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
