@@ -101,7 +101,8 @@ class Catalogue:
                 change.execute(statement)
             change.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             change.execute(f"PRAGMA user_version = {VERSION}")
-            fill(change, meta, filter_keys, commits=0)
+            change.execute("INSERT INTO meta VALUES ('commits', 0)")
+            fill(change, meta, filter_keys)
         return catalogue
 
     @classmethod
@@ -132,7 +133,7 @@ class Catalogue:
         with self.reading() as connection:
             rows = dict(connection.execute("SELECT key, value FROM meta WHERE key <> 'commits'"))
         checksum = rows.pop("checksum", None)
-        values = {key: str(value) for key, value in rows.items()}
+        values = {str(key): str(value) for key, value in rows.items()}
         if checksum != _meta_checksum(values):
             raise IndexFormatError(f"{self.where} is damaged: its table meta is not the one that was written")
         return values
@@ -141,11 +142,14 @@ class Catalogue:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection inside a read transaction: everything seen through it is of one commit."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
-            connection.execute("BEGIN")
+            # In memory, a thread that reads while it reads already (in a filter, say) has the same connection.
+            nested = connection.in_transaction
+            if not nested:
+                connection.execute("BEGIN")
             try:
                 yield connection
             finally:
-                if connection.in_transaction:
+                if connection.in_transaction and not nested:
                     connection.execute("ROLLBACK")
 
     @contextmanager
@@ -222,8 +226,10 @@ class Catalogue:
         except UnicodeDecodeError as error:  # raised over the message about a damaged schema
             connection.close()
             raise IndexFormatError(f"{self.where} is damaged: {error.object!r}") from error
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
             connection.close()
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+                raise IndexFormatError(f"{self.where} is damaged: {error}") from error
             raise
         self._all.append(connection)
         return connection
@@ -273,12 +279,10 @@ class Catalogue:
             raise
 
 
-def fill(
-    connection: sqlite3.Connection, meta: Mapping[str, str | int], filter_keys: Iterable[str], *, commits: int
-) -> None:
+def fill(connection: sqlite3.Connection, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
     """Write what an index is created with into empty tables."""
     values = {key: str(value) for key, value in meta.items()}
-    rows = [*values.items(), ("checksum", _meta_checksum(values)), ("commits", commits)]
+    rows = [*values.items(), ("checksum", _meta_checksum(values))]
     connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
     connection.executemany("INSERT INTO filter_keys VALUES (?)", [(key,) for key in filter_keys])
 

@@ -16,23 +16,28 @@ _CHUNK = 1000
 
 
 def copy_live(source: Storage, target: Storage) -> None:
-    """Put the live documents of an index, in their order, into an empty one of the same codec: one transaction."""
-    with source.view() as view:
-        if not view.snapshot.documents:
-            return
-        info = _copied_rows(view, target)
+    """Make an index contain the live documents of another, in their order, and nothing else: one transaction."""
+    with source.view() as view, target.changing:
+        target.claim()
+        with target.view() as before:
+            old = [info.name for info in before.reader.segments().values()]
+        info = _copied_rows(view, source, target)
         documents = _documents(view)
         with target.change() as change:
-            segment, row = change.add_segment(info), 0
+            change.reset(source.meta, source.filter_keys)
+            segment, row = change.add_segment(info) if info is not None else 0, 0
             while chunk := list(islice(documents, _CHUNK)):
                 rows = range(row, row + len(chunk))
                 change.put([entry for entry, _ in chunk], segment, rows, [tokens for _, tokens in chunk])
                 row += len(chunk)
+        target.store.remove(old)
 
 
-def _copied_rows(view: View, target: Storage) -> SegmentInfo:
+def _copied_rows(view: View, source: Storage, target: Storage) -> SegmentInfo | None:
+    if not view.snapshot.documents:
+        return None
     parts = {part.segment: part for part in view.snapshot.parts}
-    with new_segment(target) as writer:
+    with new_segment(target, like=source) as writer:
         copy_rows(view.reader.placed(list(parts)), parts, writer)
         return writer.finish()
 

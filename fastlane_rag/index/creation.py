@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexReadOnlyError
-from fastlane_rag.index.catalogue import Catalogue, fill
+from fastlane_rag.index.catalogue import Catalogue
 from fastlane_rag.index.lock import WriterLock
 from fastlane_rag.index.marker import write_marker
 from fastlane_rag.index.rows import Reader, Writer
@@ -79,9 +79,5 @@ def _replaced(
         catalogue.close()
         raise IndexExistsError(f"{path} holds an index already; open it, or pass overwrite=True to replace it")
     with catalogue.writing() as connection:
-        writer = Writer(connection, catalogue.where)
-        commits = writer.commits()
-        writer.clear()
-        connection.execute("DELETE FROM meta")
-        fill(connection, meta, filter_keys, commits=commits)
+        Writer(connection, catalogue.where).reset(meta, filter_keys)
     return catalogue

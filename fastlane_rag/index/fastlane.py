@@ -10,7 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fastlane_rag.errors import IndexClosedError, InvalidInputError, ModelMismatchError
+from fastlane_rag.errors import (
+    IndexClosedError,
+    IndexFormatError,
+    IndexNotFoundError,
+    InvalidInputError,
+    ModelMismatchError,
+)
 from fastlane_rag.index import writing
 from fastlane_rag.index.copying import copy_live
 from fastlane_rag.index.encoding import encoded_documents, open_model
@@ -296,7 +302,7 @@ class FastLaneIndex:
 
         Args:
             path: a new or empty directory. Where the index lives already, there is nothing to do.
-            overwrite: replace an index that `path` holds already: first emptied, then filled.
+            overwrite: replace an index that `path` holds already, in one transaction.
 
         Raises:
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
@@ -307,7 +313,12 @@ class FastLaneIndex:
         if self.path is not None and directory.resolve() == self.path.resolve():
             return
         source = self._storage
-        target = Storage.create(directory, dict(source.meta), source.filter_keys, overwrite=overwrite)
+        try:
+            target = Storage.open(directory, read_only=False) if overwrite else None
+        except (IndexNotFoundError, IndexFormatError):
+            target = None
+        if target is None:
+            target = Storage.create(directory, dict(source.meta), source.filter_keys, overwrite=overwrite)
         try:
             copy_live(source, target)
         finally:

@@ -7,7 +7,7 @@ the catalogue itself until there are enough of them for a segment; their row is 
 # ruff: noqa: S608 -- statements are put together from constants of this module alone
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.catalogue import fill
 from fastlane_rag.index.filters import Compiled, Filter, compile_filter
 from fastlane_rag.index.inputs import Entry
 from fastlane_rag.index.metadata import metadata_from_json
@@ -250,10 +251,12 @@ class Writer(Reader):
                 self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
                 self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
 
-    def clear(self) -> None:
-        """Forget every document; keys go on counting."""
+    def reset(self, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
+        """Make the index an empty one with these properties; keys and commits go on counting."""
         for table in ("documents", "fields", "pending", "dead", "segments", "filter_keys"):
             self.connection.execute(f"DELETE FROM {table}")
+        self.connection.execute("DELETE FROM meta WHERE key <> 'commits'")
+        fill(self.connection, meta, filter_keys)
 
 
 def intact(id_: Any, text: Any, metadata: Any, checksum: Any) -> bool:

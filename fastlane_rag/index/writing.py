@@ -86,9 +86,13 @@ def _staged(
 
 
 @contextmanager
-def new_segment(storage: Storage) -> Iterator[SegmentWriter]:
-    """A segment to write and finish; should that fail, nothing of it stays behind."""
-    writer = SegmentWriter(storage.store, storage.codec, storage.dim)
+def new_segment(storage: Storage, like: Storage | None = None) -> Iterator[SegmentWriter]:
+    """A segment to write and finish, in the format of another index if one is given.
+
+    Should that fail, nothing of it stays behind.
+    """
+    origin = like or storage
+    writer = SegmentWriter(storage.store, origin.codec, origin.dim)
     try:
         yield writer
     except BaseException:

@@ -149,6 +149,12 @@ def test_a_callable_is_applied_before_ranking(filtered):
         filtered.search("words", filter=lambda metadata: metadata["absent"])
 
 
+def test_a_callable_may_use_the_index(index):
+    index.add(["a", "b"], ids=["a", "b"], metadatas=[{"other": "b"}, {"other": "absent"}])
+    assert index.ids(lambda metadata: bool(index.get([metadata["other"]]))) == ["a"]
+    assert [hit.id for hit in index.search("a", filter=lambda metadata: metadata["other"] in index)] == ["a"]
+
+
 @pytest.mark.parametrize("share", [1, 10, 300])
 def test_a_filter_gives_exactly_k_from_many(share):
     with FastLaneIndex.create(model=WordModel(), filter_keys=["group"]) as index:

@@ -63,3 +63,19 @@ def test_saving_where_the_index_lives_changes_nothing(model, tmp_path):
     with filled(model, tmp_path / "index") as index:
         index.save(tmp_path / "index")
         assert index.ids() == ["cat", "dog", "bird"]
+
+
+def test_a_save_that_fails_leaves_the_index_it_was_to_replace(model, tmp_path, monkeypatch):
+    from fastlane_rag.index.rows import Writer
+
+    with FastLaneIndex.create(tmp_path / "copy", model=model, filter_keys=["legs"]) as old:
+        old.add(["Cats meow."], ids=["old"], metadatas=[{"legs": 4}])
+    with filled(model) as index:
+        monkeypatch.setattr(Writer, "put", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        with pytest.raises(MemoryError):
+            index.save(tmp_path / "copy", overwrite=True)
+    monkeypatch.undo()
+    with FastLaneIndex.open(tmp_path / "copy", model=model) as copy:
+        assert copy.ids({"legs": 4}) == ["old"]
+        assert copy.search(QUERY, k=1)[0].id == "old"
+        assert copy.verify() == []
