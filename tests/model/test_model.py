@@ -1,0 +1,109 @@
+"""The bundled default model through its public face."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlane_rag import FastLaneModel
+from fastlane_rag.model.default import default_model_path
+from fastlane_rag.scoring import maxsim
+
+QUESTION = "Which PEP introduced the walrus operator?"
+
+
+def test_the_default_model_finds_the_passage(model: FastLaneModel, passages: list[dict[str, str]]) -> None:
+    """A passage ranks first among others for its own title-like question."""
+    texts = [
+        "Assignment expressions allow assigning to variables within an expression using NAME := expr.",
+        "This PEP describes how to format Python code, with four spaces of indentation.",
+        "Decorators provide a syntax for transforming functions and methods.",
+    ]
+    queries = model.encode_queries(
+        ["assign a variable inside an expression", "indentation of code", "what is a decorator"]
+    )
+    scores = torch.cat([torch.cat([maxsim(q, d[None]) for d in model.encode_documents(texts)], dim=1) for q in queries])
+    assert scores.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_order_and_batching_do_not_change_embeddings(model: FastLaneModel, passages: list[dict[str, str]]) -> None:
+    """A text's vectors stand in its own place whatever it was batched with."""
+    texts = [p["text"] for p in passages[:7]]
+    together = model.encode_documents(texts, batch_size=3)
+    for text, embeddings in zip(texts, together, strict=True):
+        alone = model.encode_documents([text])[0]
+        assert alone.shape == embeddings.shape
+        assert (alone * embeddings).sum(1).min() > 0.995
+
+
+def test_long_queries_are_cut_and_empty_ones_are_valid(model: FastLaneModel) -> None:
+    """Nothing crashes, and there is always a token to search with."""
+    long, empty = model.encode_routed(["retrieval " * 5000, ""])
+    assert 1 <= len(long.tokens) <= model.max_query_length
+    assert len(empty.tokens) >= 1
+    assert len(empty.select(4)) >= 1
+    assert model.encode_queries([]) == []
+
+
+def test_routes_name_tokens_and_their_place_in_the_text(model: FastLaneModel) -> None:
+    """Spans cut the routed words out of the query."""
+    route = model.route(QUESTION, k=3)[0]
+    assert len(route.selected) == 3
+    for position in route.selected:
+        start, end = route.spans[position]
+        assert QUESTION[start:end].lower() == route.tokens[position].removeprefix("##")
+
+
+def test_select_takes_k_auto_and_none(model: FastLaneModel) -> None:
+    """k above the length takes all, auto takes some, and best comes first."""
+    query = model.encode_routed([QUESTION])[0]
+    everything = query.select(None).tolist()
+    assert query.select(2).tolist() == everything[:2]
+    assert query.select(10_000).tolist() == everything
+    assert 1 <= len(query.select("auto")) <= len(everything)
+    assert query.tokens[0] == "[CLS]"
+    assert 0 not in everything
+
+
+@pytest.mark.parametrize("k", [0, -2, 1.5, True, "all"])
+def test_a_senseless_k_is_refused(model: FastLaneModel, k: object) -> None:
+    """The message shows the value."""
+    with pytest.raises(ValueError, match=f"got {k!r}"):
+        model.encode_routed([QUESTION])[0].select(k)  # type: ignore[arg-type]
+
+
+def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
+    """One string alone would be encoded letter by letter."""
+    with pytest.raises(TypeError, match="wrap it in a list"):
+        model.encode_queries("one string")
+    with pytest.raises(TypeError, match="text 1 is a int"):
+        model.encode_documents(["fine", 7])  # type: ignore[list-item]
+
+
+def test_dense_baseline_is_unit_length(model: FastLaneModel) -> None:
+    """One vector a text, of the encoder's own width."""
+    vectors = model.encode_dense_documents(["a passage", "a much longer passage about retrieval"])
+    assert vectors.shape == (2, model.encoder.transformer.get_embedding_dimension())
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_the_default_model_needs_no_network_and_no_second_unpacking(tmp_path: Path) -> None:
+    """A process without a cache unpacks once; two at the same time agree."""
+    script = (
+        "import socket\n"
+        "def refuse(*args, **kwargs): raise OSError('network use')\n"
+        "socket.socket.connect = refuse\n"
+        "from fastlane_rag import FastLaneModel\n"
+        "print(FastLaneModel.from_pretrained().fingerprint)\n"
+    )
+    environment = {**os.environ, "FASTLANE_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    prints = {run.communicate(timeout=600)[0].strip() for run in runs}
+    assert all(run.returncode == 0 for run in runs)
+    assert len(prints) == 1
+    assert [p.name for p in tmp_path.iterdir()] == [default_model_path().name]
