@@ -9,7 +9,7 @@ fetch   text and metadata of the best
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -39,8 +39,9 @@ DEFAULT_ROUTE_K: RouteK = 8
 # Candidates to refine: this many times k, and at least that many.
 GATHER_FACTOR = 10
 GATHER_LEAST = 256
-# Queries gathered together. Their scores of every document are in memory at once.
-_BATCH = 32
+# Queries are gathered together, as many as keep their scores of every document within this many numbers.
+_BATCH_SCORES = 1 << 24
+_BATCH_MOST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ def search_many(
     with index._storage.view() as view:
         allowed = view.allowed(filter)
         plan = _Plan(view, allowed, k, route_k or DEFAULT_ROUTE_K, refine)
-        return [result for batch in _batches(routed) for result in plan.run(batch)]
+        size = max(1, min(_BATCH_MOST, _BATCH_SCORES // max(1, int(view.snapshot.starts[-1]))))
+        batches = (routed[first : first + size] for first in range(0, len(routed), size))
+        return [result for batch in batches for result in plan.run(batch)]
 
 
 @dataclass(frozen=True)
@@ -209,11 +212,6 @@ def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
     if query.embeddings.device.type == "cpu":
         return query
     return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu())
-
-
-def _batches(queries: list[RoutedQuery]) -> Iterator[list[RoutedQuery]]:
-    for first in range(0, len(queries), _BATCH):
-        yield queries[first : first + _BATCH]
 
 
 def _check_route_k(route_k: RouteK | None) -> None:

@@ -170,7 +170,11 @@ class Catalogue:
         """Give free pages back to the file system, as far as readers allow."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("PRAGMA incremental_vacuum").fetchall()
-            # A reader in mid-search keeps the log from being emptied; the next commit or close does it then.
+        self.empty_log()
+
+    def empty_log(self) -> None:
+        """Move the write-ahead log into the database, unless a reader is in mid-search: then a later commit does."""
+        with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("PRAGMA busy_timeout = 100")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT_SECONDS * 1000)}")

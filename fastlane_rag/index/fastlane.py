@@ -55,6 +55,8 @@ class FastLaneIndex:
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
         self._read_only = read_only
+        # An index that is dropped without `close`, or open at exit, gives its lock back all the same.
+        self._finalizer = weakref.finalize(self, storage.close)
         _open_indexes.add(self)
 
     @classmethod
@@ -336,7 +338,7 @@ class FastLaneIndex:
 
     def close(self) -> None:
         """Release files and the writer's lock; an index in memory is gone. Closing twice is fine."""
-        self._storage.close()
+        self._finalizer()
         _open_indexes.discard(self)
 
     def __len__(self) -> int:

@@ -2,11 +2,11 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastlane_rag.errors import IndexClosedError, IndexFormatError, IndexReadOnlyError
+from fastlane_rag.errors import FastLaneError, IndexClosedError, IndexFormatError, IndexReadOnlyError
 from fastlane_rag.index.catalogue import Catalogue
 from fastlane_rag.index.codec import Codec, open_codec
 from fastlane_rag.index.filters import Compiled, Filter
@@ -187,6 +187,10 @@ class Storage:
     def close(self) -> None:
         """Close the catalogue and give the writer's lock back."""
         with self.changing:
+            if self._lock is not None and self._lock.held and not self.catalogue.closed:
+                # Readers elsewhere may outlive us and cannot empty the log themselves. Nothing is lost if it stays.
+                with suppress(FastLaneError):
+                    self.catalogue.empty_log()
             self.catalogue.close()
             self._snapshot = None
             if self._lock is not None:

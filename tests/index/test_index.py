@@ -337,6 +337,15 @@ def test_create_open_and_reopen(tmp_path, word_model):
                 write()
 
 
+def test_odd_paths(tmp_path, word_model):
+    path = tmp_path / "we?ird #1" / "100%25 é 'x'"
+    with FastLaneIndex.create(path, model=word_model) as index:
+        index.add(["x"], ids=["x"])
+    with FastLaneIndex.open(path, model=word_model, read_only=True) as index:
+        assert index.ids() == ["x"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["we?ird #1"]
+
+
 def test_create_never_replaces_what_it_was_not_told_to(tmp_path, word_model):
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model) as index:

@@ -1,5 +1,6 @@
 """One writer, many readers: threads, processes, forks and pickles."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -55,6 +56,25 @@ except IndexLockedError as error:
     with FastLaneIndex.open(path, model=word_model) as heir:
         heir.add(["second"])
         assert len(heir) == 2
+
+
+def test_an_index_that_is_dropped_gives_the_lock_back(tmp_path, word_model):
+    FastLaneIndex.create(tmp_path / "index", model=word_model).add(["x"])
+    gc.collect()
+    with FastLaneIndex.open(tmp_path / "index", model=word_model) as index:
+        index.add(["y"])
+        assert len(index) == 2
+
+
+def test_closing_leaves_no_log_even_when_readers_stay(tmp_path, word_model):
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=word_model) as index:
+        index.add(["x"], ids=["x"])
+        with FastLaneIndex.open(path, model=word_model, read_only=True) as reader:
+            assert reader.ids() == ["x"]
+            index.close()
+            assert (path / "catalogue.sqlite3-wal").stat().st_size == 0
+            assert reader.ids() == ["x"]
 
 
 def test_a_dead_writer_leaves_no_lock(tmp_path, word_model):
