@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,12 +194,9 @@ def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def _encoded(index: FastLaneIndex, queries: Sequence[str] | Sequence[RoutedQuery]) -> list[RoutedQuery]:
-    if isinstance(queries, str) or any(isinstance(query, str) for query in queries):
-        texts = check_texts(queries, "queries")  # type: ignore[arg-type]
-        routed = index.model.encode_routed(texts) if texts else []
-    else:
-        routed = list(queries)  # type: ignore[arg-type]
-    return [_checked(query, index.dim) for query in routed]
+    if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
+        queries = index.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
+    return [_checked(query, index.dim) for query in cast("Sequence[RoutedQuery]", queries)]
 
 
 def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
