@@ -8,6 +8,7 @@ The scripts are the source: edit those. FASTLANE_EXAMPLES_LLM=smollm2 runs them 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 NAMES = ("qa_langchain", "qa_llama_index", "swap_retriever", "router", "agent_tool")
@@ -26,14 +27,26 @@ def build(name: str) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            # Progress bars and notices go to stderr; the results do not.
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = kept(cell.outputs)
     notebook.metadata = {
         "jupytext": {"formats": "ipynb,py:percent"},
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, HERE / f"{name}.ipynb")
+
+
+def kept(outputs: list[Any]) -> list[Any]:
+    """Results in one piece; without stderr, where progress bars and notices go."""
+    merged: list[Any] = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if merged and output.get("name") == "stdout" == merged[-1].get("name"):
+            merged[-1]["text"] += output["text"]
+        else:
+            merged.append(output)
+    return merged
 
 
 if __name__ == "__main__":

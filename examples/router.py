@@ -36,6 +36,9 @@ class HeatMaps:
     def __init__(self, queries, k):
         self.routes = model.route(queries, k)
 
+    def __repr__(self):
+        return f"heat maps of {len(self.routes)} queries"
+
     def _repr_html_(self):
         return "".join(f"<div style='line-height:2'>{self.row(route)}</div>" for route in self.routes)
 

@@ -1,0 +1,72 @@
+"""Fit the untrained default model: all-MiniLM-L6-v2 with a fitted projection and a measured prior.
+
+    python examples/training/fit_default.py BASE DATA OUT
+
+BASE is a directory with sentence-transformers/all-MiniLM-L6-v2 (model.safetensors sha256 53aa5117...d9db), DATA the
+folder of BEIR datasets, OUT the packed model to make. Only passages are read, none of a dev or test judgement.
+
+- The scored tokens leave out [CLS], [SEP] and prose punctuation, on both sides. On dev passages of four sets full
+  SumMaxSim rises from .905 to .915 nDCG@10, and documents lose a tenth of their tokens. Symbols that carry meaning
+  in code (= : @ # ...) stay.
+- The projection to 128 is the leading principal axes of the token states: .905 where all 384 dimensions give .915,
+  for a third of the bytes (48: .884, 64: .890, 96: .899, 192: .907).
+- The routers' prior is the tokens' inverse document frequency over the same passages.
+"""
+
+import gzip
+import json
+import random
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import torch
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+from fastlane_rag import FastLaneModel
+from fastlane_rag.data import read_passages
+from fastlane_rag.evaluation.dataset import read_qrels
+from fastlane_rag.model.default import pack_model
+from fastlane_rag.training.prepare import add_projection, corpus_idf
+
+PROSE = list(".,?!;:'\"()-")
+DIM, DOCUMENT_LENGTH, SEED = 128, 512, 17
+JUDGED = {"squad_dev": "train", "nq_gold_mix": "train", "medquad": "train", "fairytaleqa": "train", "scifact": "train"}
+
+
+def passages(data: Path) -> list[str]:
+    """Passages of train judgements, abstracts of train pairs, and Python Enhancement Proposals."""
+    texts = []
+    for name, split in JUDGED.items():
+        wanted = {d for grades in read_qrels(data / name / "qrels" / f"{split}.tsv").values() for d in grades}
+        texts += [p.content for p in read_passages(data / name / "corpus.jsonl.gz") if p.id in wanted]
+    with gzip.open(data / "arxiv_title" / "train_pairs.jsonl.gz", "rt", encoding="utf-8") as lines:
+        texts += [json.loads(line)["pos"] for line in islice(lines, 10_000)]
+    texts += [p.content for p in islice(read_passages(data / "peps" / "corpus.jsonl.gz"), 5_000)]
+    random.Random(SEED).shuffle(texts)
+    return texts
+
+
+def main(base: Path, data: Path, out: Path) -> None:
+    """Fit and pack."""
+    torch.manual_seed(SEED)
+    encoder = FastLaneModel.from_pretrained(base, dtype="float32", device="cpu").encoder
+    mask = next(m for m in encoder if isinstance(m, MultiVectorMask))
+    mask.skiplist_words = [encoder.tokenizer.cls_token, encoder.tokenizer.sep_token, *PROSE]
+    mask.skiplist_tasks = ["query", "document"]
+    mask.resolve_with_tokenizer(encoder.tokenizer)
+    texts = passages(data)
+    print(f"{len(texts)} passages")
+    add_projection(encoder, DIM, texts[:1500])
+    idf = corpus_idf(encoder, texts)
+    encoder.query_router.set_prior(idf)
+    encoder.document_router.set_prior(idf)
+    encoder.max_seq_length = DOCUMENT_LENGTH
+    with tempfile.TemporaryDirectory() as work:
+        encoder.save(str(Path(work) / "model"))
+        pack_model(Path(work) / "model", out)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
