@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from fastlane_rag.scoring import backends
-from fastlane_rag.scoring.inputs import Packed
+from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.torch_backend import block_elements, compute_dtype
 
 __all__ = ["differentiable_scores"]
 
 
 def differentiable_scores(
-    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool
+    queries: Packed[torch.Tensor], documents: Packed[Rows], weights: torch.Tensor | None, *, grouped: bool
 ) -> torch.Tensor:
     """Score as a backend's `scores`, with gradients to query rows, document rows and weights."""
     result: torch.Tensor = _MaxSim.apply(  # type: ignore[no-untyped-call]
@@ -36,8 +36,8 @@ class _MaxSim(torch.autograd.Function):
         query_rows: torch.Tensor,
         document_rows: torch.Tensor,
         weights: torch.Tensor | None,
-        queries: Packed,
-        documents: Packed,
+        queries: Packed[torch.Tensor],
+        documents: Packed[Rows],
         grouped: bool,
     ) -> torch.Tensor:
         backend = backends.choose(query_rows, document_rows)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from fastlane_rag.scoring import cpu_backend, torch_backend, triton_backend
-from fastlane_rag.scoring.inputs import Packed
+from fastlane_rag.scoring.inputs import Packed, Rows
 
 __all__ = ["Backend", "choose"]
 
@@ -17,8 +17,8 @@ class Backend(Protocol):
 
     def scores(
         self,
-        queries: Packed,
-        documents: Packed,
+        queries: Packed[torch.Tensor],
+        documents: Packed[Rows],
         weights: torch.Tensor | None,
         *,
         grouped: bool,
@@ -27,7 +27,7 @@ class Backend(Protocol):
         """Score queries against documents; must not track gradients itself."""
         ...
 
-    def token_maxima(self, query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+    def token_maxima(self, query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
         ...
 
@@ -38,7 +38,7 @@ class Backend(Protocol):
         ...
 
 
-def choose(queries: torch.Tensor, documents: torch.Tensor) -> Backend:
+def choose(queries: torch.Tensor, documents: Rows) -> Backend:
     """Return the fastest implementation for rows on this device and of these dtypes."""
     if cpu_backend.supports(queries, documents):
         return cpu_backend

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
@@ -12,91 +11,114 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.scoring.inputs import Packed
+from fastlane_rag.scoring.codes import Codes
+from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.threads import get_threads, run_ranges
-from fastlane_rag.scoring.torch_backend import bag
+from fastlane_rag.scoring.torch_backend import bag, query_blocks
 
 __all__ = ["bag", "scores", "supports", "token_maxima"]
 
 # Fewer multiply-adds than this take less time than handing them to another thread.
 _WORTH_A_THREAD = 4_000_000
+_TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
 
 
 @cache
-def _kernels() -> ModuleType | None:
+def _modules() -> tuple[ModuleType, ModuleType, ModuleType] | None:
+    """The tile geometry, the kernels for rows and those for codes; None where they cannot run."""
     if importlib.util.find_spec("numba") is None:
         return None
     try:
-        from fastlane_rag.scoring import cpu_kernels, cpu_tile
+        from fastlane_rag.scoring import cpu_code_kernels, cpu_ir, cpu_kernels
     except ImportError as error:
         warnings.warn(f"numba does not load ({error}); scoring uses torch, which is slower", stacklevel=2)
         return None
-    return cpu_kernels if cpu_tile.can_widen_halfs() else None
+    return (cpu_ir, cpu_kernels, cpu_code_kernels) if cpu_ir.can_widen_halfs() else None
 
 
-def supports(queries: torch.Tensor, documents: torch.Tensor) -> bool:
+def supports(queries: torch.Tensor, documents: Rows) -> bool:
     """Whether the compiled kernels are there and take these rows."""
-    return (
-        documents.device.type == "cpu"
-        and queries.dtype in _DTYPES
-        and documents.dtype in _DTYPES
-        and documents.shape[1] > 0
-        and _kernels() is not None
-    )
+    if documents.device.type != "cpu" or queries.dtype not in _DTYPES or documents.shape[1] == 0:
+        return False
+    modules = _modules()
+    if modules is None:
+        return False
+    return bool(modules[0].has_byte_dot()) if isinstance(documents, Codes) else documents.dtype in _DTYPES
 
 
 def scores(
-    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool, keep_argmax: bool
+    queries: Packed[torch.Tensor],
+    documents: Packed[Rows],
+    weights: torch.Tensor | None,
+    *,
+    grouped: bool,
+    keep_argmax: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Score queries against documents; arguments and results as `torch_backend.scores`."""
     queries, documents = queries.on("cpu"), documents.on("cpu")
     columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
-    offsets, rows = queries.offsets.numpy(), _float32(queries.rows)
+    offsets, rows = queries.offsets, _float32(queries.rows)
     factors = np.ones(len(rows), np.float32) if weights is None else _float32(weights)
     result = np.empty((len(queries), columns), np.float32)
     argmax = np.empty((len(rows), columns), np.int64) if keep_argmax else None
 
-    step = 1 if grouped else max(len(queries), 1)
-    for first in range(0, len(queries), step):
-        bounds = offsets[first : first + step + 1]
+    for first, last in query_blocks(offsets, _most_tokens(documents.rows), grouped):
+        bounds = offsets[first : last + 1].numpy()
         tokens = slice(bounds[0], bounds[-1])
-        here = slice(first * columns, first * columns + columns)
+        here = slice(first * columns, last * columns) if grouped else slice(None)
         some = Packed(documents.rows, documents.starts[here], documents.lengths[here])
-        totals = bounds - bounds[0], factors[tokens], result[first : first + step]
+        totals = bounds - bounds[0], factors[tokens], result[first:last]
         if argmax is None:
-            _scan("score_documents", rows[tokens], some, *totals)
+            _scan(rows[tokens], some, *totals)
         else:
             argmax[tokens] = _match(rows[tokens], some, *totals)[1].T
     return torch.from_numpy(result), None if argmax is None else torch.from_numpy(argmax)
 
 
-def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best match of each query token in each document; as `torch_backend.token_maxima`."""
     no_query = np.zeros(1, np.int64), np.empty(0, np.float32), np.empty((0, len(documents)), np.float32)
     values, argmax = _match(_float32(query), documents.on("cpu"), *no_query)
     return torch.from_numpy(values), torch.from_numpy(argmax)
 
 
+def _most_tokens(rows: Rows) -> int:
+    """Query tokens to score at once: codes need a table of all centroids for each."""
+    return _TABLE_BYTES // (4 * len(rows.centroids)) if isinstance(rows, Codes) else 1 << 16
+
+
 def _match(
-    query: NDArray[np.float32], documents: Packed, *totals: NDArray[np.generic]
+    query: NDArray[np.float32], documents: Packed[Rows], *totals: NDArray[np.generic]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     shape = len(documents), len(query)
     values, argmax = np.empty(shape, np.float32), np.empty(shape, np.int64)
-    _scan("match_documents", query, documents, *totals, values, argmax)
+    _scan(query, documents, *totals, values, argmax)
     return values, argmax
 
 
-def _scan(kernel: str, query: NDArray[np.float32], documents: Packed, *rest: NDArray[np.generic]) -> None:
-    """Run a kernel over the documents, in as many threads as the work is worth."""
-    if len(documents) == 0:
+def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray[np.generic]) -> None:
+    """Run a kernel over the documents, in as many threads as the work is worth.
+
+    The outputs are what the kernels take after their documents; with five of them they also match.
+    """
+    modules = _modules()
+    if len(documents) == 0 or modules is None:
         return
-    function: Callable[..., None] = getattr(_kernels(), kernel)
-    rows = documents.rows.detach().contiguous()
-    starts, lengths = documents.starts.numpy(), documents.lengths.numpy()
-    granules, tiles = _tiles(query)
-    fixed = granules, rows.data_ptr(), _DTYPES.index(rows.dtype), starts, lengths, tiles, *rest
-    run_ranges(lambda first, last: function(first, last, *fixed), _split(lengths, query.size))
+    geometry, kernels, code_kernels = modules
+    match = len(outputs) == 5
+    rows, place = documents.rows, (documents.starts.numpy(), documents.lengths.numpy())
+    granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
+    if isinstance(rows, Codes):
+        kernel = code_kernels.match_codes if match else code_kernels.score_codes
+        columns = [rows.residuals, rows.centroid_ids, rows.scales]
+        arrays = [column.contiguous().numpy() for column in columns]
+        fixed = granules, *arrays, rows.bits, rows.shape[1], *place, *_in_bytes(tiles, rows), *outputs
+    else:
+        kernel = kernels.match_documents if match else kernels.score_documents
+        rows = rows.detach().contiguous()
+        fixed = granules, rows.data_ptr(), _DTYPES.index(rows.dtype), *place, tiles, *outputs
+    run_ranges(lambda first, last: kernel(first, last, *fixed), _split(place[1], query.size))
 
 
 def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
@@ -109,19 +131,35 @@ def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
     return bounds
 
 
-def _tiles(query: NDArray[np.float32]) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[int, ...], NDArray[np.float32]]:
     """Cut (Tq, dim) query tokens into equal tiles (tiles, dim, C), padded with zeros, and C in granules."""
-    from fastlane_rag.scoring.cpu_tile import GRANULE, MAX_GRANULES
-
     tokens, dim = query.shape
-    count = -(-tokens // (GRANULE * MAX_GRANULES))
-    granules = -(-tokens // (GRANULE * max(count, 1)))
-    width = granules * GRANULE
+    count = -(-tokens // (granule * most))
+    granules = -(-tokens // (granule * max(count, 1)))
+    width = granules * granule
     tiles = np.zeros((count, dim, width), np.float32)
     for t in range(count):
         part = query[t * width : (t + 1) * width]
         tiles[t, :, : len(part)] = part.T
     return (0,) * max(granules, 1), tiles
+
+
+def _in_bytes(
+    tiles: NDArray[np.float32], codes: Codes
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C)."""
+    count, dim, width = tiles.shape
+    scaled = tiles * codes.steps.numpy()[:, None]
+    units = np.maximum(np.nan_to_num(np.abs(scaled)).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
+    words = -(-dim // 4)
+    padded = np.zeros((count, words * 4, width), np.int8)
+    np.rint(np.nan_to_num(scaled) / units[:, None], out=padded[:, :dim], casting="unsafe")
+    # Levels are counted from 0, not from their middle; what that adds is a constant of the query token. Taken
+    # from the rounded bytes it halves the error of rounding. A NaN in the query stays in the tables.
+    middle = np.float32((2**codes.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)
+    tables = torch.matmul(codes.centroids, torch.from_numpy(tiles)).numpy() - middle[:, None]
+    in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
+    return np.ascontiguousarray(in_words), tables, units
 
 
 def _float32(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -6,27 +6,19 @@ Kernels hold no Python lock, start no threads and keep no state, so any number o
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring import cpu_tile
-from fastlane_rag.scoring.cpu_tile import TILE_ROWS, widen
+from fastlane_rag.scoring.cpu_compile import compiled
+from fastlane_rag.scoring.cpu_ir import TILE_ROWS
+from fastlane_rag.scoring.cpu_tile import widen
 
-__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "match_documents", "score_documents"]
+__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "match_documents", "score_documents", "sum_queries"]
 
 FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    dispatcher: Any = njit(nogil=True, error_model="numpy")(function)
-    with suppress(RuntimeError):  # no writable place for the cache: compile in every process
-        dispatcher.enable_caching()
-    compiled: Callable[..., None] = dispatcher
-    return compiled
 
 
 def _make_scan(tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
@@ -93,13 +85,14 @@ def _what_comes_next(address: int, rows: int, dtype: int, dim: int, next_start: 
 
 
 @njit(nogil=True)
-def _sum_queries(
+def sum_queries(
     best: NDArray[np.float32],
     query_offsets: NDArray[np.int64],
     weights: NDArray[np.float32],
     scores: NDArray[np.float32],
     n: int,
 ) -> None:
+    """Write document n's scores: weighted sums of the maxima (Tq,) of each query's tokens."""
     for q in range(len(query_offsets) - 1):
         total = 0.0
         for i in range(query_offsets[q], query_offsets[q + 1]):
@@ -107,7 +100,7 @@ def _sum_queries(
         scores[q, n] = total
 
 
-@_compiled
+@compiled
 def score_documents(
     first: int,
     last: int,
@@ -150,10 +143,10 @@ def score_documents(
         for t in range(tiles):
             target = best.ctypes.data + t * width * 4
             _scan_max(granules, address, lengths[n], dim, query_tiles[t].ctypes.data, target, target, ahead, item)
-        _sum_queries(best, query_offsets, weights, scores, n)
+        sum_queries(best, query_offsets, weights, scores, n)
 
 
-@_compiled
+@compiled
 def match_documents(
     first: int,
     last: int,
@@ -201,7 +194,7 @@ def match_documents(
                 ahead,
                 item,
             )
-        _sum_queries(best, query_offsets, weights, scores, n)
+        sum_queries(best, query_offsets, weights, scores, n)
         for i in range(values.shape[1]):
             values[n, i] = best[i]
             argmax[n, i] = starts[n] + where[i]

@@ -13,40 +13,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = [
-    "GRANULE",
-    "MAX_GRANULES",
-    "TILE_ROWS",
-    "can_widen_halfs",
-    "row_argmax",
-    "row_max",
-    "tile_argmax",
-    "tile_max",
-    "widen",
-]
+from fastlane_rag.scoring.cpu_ir import (
+    FLOAT,
+    GRANULE,
+    INT,
+    INT32,
+    LANES,
+    TILE_ROWS,
+    Loop,
+    load,
+    multiply_add,
+    prefetch,
+    raise_maximum,
+    splat,
+    store,
+    vector_widths,
+)
 
-GRANULE = 8  # query tokens of a tile come in multiples of this
-
-_FEATURES = binding.get_host_cpu_features()
-_X86 = "x86" in binding.get_default_triple() or "sse2" in _FEATURES
-_AVX512 = bool(_FEATURES.get("avx512f"))
-# One vector register's floats, and the rows whose sums fit the registers beside the query's vectors.
-_LANES = 16 if _AVX512 else 8 if _FEATURES.get("avx2") else 4
-MAX_GRANULES = 4 if _AVX512 else 2
-TILE_ROWS = 8 if _AVX512 else 6
-
-_INT = ir.IntType(64)
-_INT32 = ir.IntType(32)
-_FLOAT = ir.FloatType()
-
-
-def can_widen_halfs() -> bool:
-    """Whether the host converts float16 in hardware; without it LLVM would call a missing function."""
-    return not _X86 or bool(_FEATURES.get("f16c"))
+__all__ = ["row_argmax", "row_max", "tile_argmax", "tile_max", "widen"]
 
 
 def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
@@ -83,7 +71,7 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
         """
         if not isinstance(granules, types.UniTuple):
             return None
-        widths = _vector_widths(len(granules) * GRANULE)
+        widths = vector_widths(len(granules) * GRANULE)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             _emit_tile(builder, rows, widths, locate, *arguments[1:])
@@ -92,12 +80,6 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
         return types.void(granules, *[types.int64] * 9), generate
 
     return tile
-
-
-def _vector_widths(tokens: int) -> list[int]:
-    """Split a tile's tokens into vectors, full registers first."""
-    widths = [_LANES] * (tokens // _LANES)
-    return [*widths, tokens % _LANES] if tokens % _LANES else widths
 
 
 def _emit_tile(
@@ -115,51 +97,29 @@ def _emit_tile(
     ahead: ir.Value,
     ahead_step: ir.Value,
 ) -> None:
-    tokens = sum(widths)
-    starts = [sum(widths[:v]) for v in range(len(widths))]
-    vectors = [ir.VectorType(_FLOAT, width) for width in widths]
-    row_addresses = [builder.add(address, builder.mul(row_bytes, _INT(r))) for r in range(rows)]
-
-    before = builder.block
-    loop, after = builder.append_basic_block("dimension"), builder.append_basic_block("maximum")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(_INT)
-    k.add_incoming(_INT(0), before)
-    sums = [[builder.phi(vector) for vector in vectors] for _ in range(rows)]
-    query_k = builder.add(query, builder.mul(k, _INT(4 * tokens)))
-    query_vectors = [_load(builder, query_k, 4 * s, v) for s, v in zip(starts, vectors, strict=True)]
-    products = []
-    for row_address, row_sums in zip(row_addresses, sums, strict=True):
-        value = _load(builder, builder.add(row_address, builder.mul(k, _INT(4))), 0, _FLOAT)
-        splats = [_splat(builder, value, vector) for vector in vectors]
-        products.append([_multiply_add(builder, *terms) for terms in zip(splats, query_vectors, row_sums, strict=True)])
-        for total, product in zip(row_sums, products[-1], strict=True):
-            total.add_incoming(ir.Constant(total.type, [0.0] * total.type.count), before)
-            total.add_incoming(product, loop)
-    _prefetch(builder, builder.add(ahead, builder.mul(k, ahead_step)))
-    following = builder.add(k, _INT(1))
-    k.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, dim), loop, after)
-
-    builder.position_at_end(after)
-    for v, (start, vector) in enumerate(zip(starts, vectors, strict=True)):
-        numbers = ir.VectorType(_INT32, vector.count)
-        maximum = _load(builder, best, 4 * start, vector)
-        position = _load(builder, where, 4 * start, numbers) if locate else None
-        for r in range(rows):
-            value = products[r][v]
-            # "Not less or equal" lets a NaN in, "ordered" keeps it: bad embeddings give a NaN score.
-            take = builder.and_(
-                builder.fcmp_unordered(">", value, maximum), builder.fcmp_ordered("ord", maximum, maximum)
-            )
-            maximum = builder.select(take, value, maximum)
-            if locate:
-                row = builder.trunc(builder.add(number, _INT(r)), _INT32)
-                position = builder.select(take, _splat(builder, row, numbers), position)
-        _store(builder, maximum, best, 4 * start)
-        if locate:
-            _store(builder, position, where, 4 * start)
+    offsets = [4 * sum(widths[:v]) for v in range(len(widths))]
+    vectors = [ir.VectorType(FLOAT, width) for width in widths]
+    addresses = [builder.add(address, builder.mul(row_bytes, INT(r))) for r in range(rows)]
+    with Loop(builder, INT(0), dim) as loop:
+        sums = [[loop.carry(ir.Constant(v, [0.0] * v.count)) for v in vectors] for _ in range(rows)]
+        query_k = builder.add(query, builder.mul(loop.index, INT(4 * sum(widths))))
+        tokens = [load(builder, query_k, at, v) for at, v in zip(offsets, vectors, strict=True)]
+        dots = []
+        for row, row_sums in zip(addresses, sums, strict=True):
+            value = load(builder, builder.add(row, builder.mul(loop.index, INT(4))), 0, FLOAT)
+            splats = [splat(builder, value, v) for v in vectors]
+            dots.append([multiply_add(builder, *terms) for terms in zip(splats, tokens, row_sums, strict=True)])
+            for total, dot in zip(row_sums, dots[-1], strict=True):
+                loop.renew(total, dot)
+        prefetch(builder, builder.add(ahead, builder.mul(loop.index, ahead_step)))
+    for v, at in enumerate(offsets):
+        raise_maximum(
+            builder,
+            [row_dots[v] for row_dots in dots],
+            number if locate else None,
+            builder.add(best, INT(at)),
+            builder.add(where, INT(at)),
+        )
 
 
 @intrinsic
@@ -168,73 +128,24 @@ def _widen(typing: Any, source: Any, target: Any, count: Any, is_bfloat: Any) ->
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         source, target, count, is_bfloat = arguments
-        full = builder.and_(count, _INT(-_LANES))
-        _emit_widen(builder, source, target, _INT(0), full, is_bfloat, _LANES)
-        _emit_widen(builder, source, target, full, count, is_bfloat, 1)
+        full = builder.and_(count, INT(-LANES))
+        for first, last, width in ((INT(0), full, LANES), (full, count, 1)):
+            with builder.if_then(builder.icmp_signed("<", first, last)), Loop(builder, first, last, width) as loop:
+                _emit_widen(builder, source, target, loop.index, is_bfloat, width)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.boolean), generate
 
 
 def _emit_widen(
-    builder: ir.IRBuilder,
-    source: ir.Value,
-    target: ir.Value,
-    first: ir.Value,
-    last: ir.Value,
-    is_bfloat: ir.Value,
-    width: int,
+    builder: ir.IRBuilder, source: ir.Value, target: ir.Value, i: ir.Value, is_bfloat: ir.Value, width: int
 ) -> None:
-    halfs = ir.VectorType(ir.IntType(16), width)
-    before = builder.block
-    check, body, after = (builder.append_basic_block(name) for name in ("check", "widen", "widened"))
-    builder.branch(check)
-    builder.position_at_end(check)
-    i = builder.phi(_INT)
-    i.add_incoming(first, before)
-    builder.cbranch(builder.icmp_signed("<", i, last), body, after)
-    builder.position_at_end(body)
-    raw = _load(builder, builder.add(source, builder.mul(i, _INT(2))), 0, halfs)
-    shifted = builder.shl(
-        builder.zext(raw, ir.VectorType(_INT32, width)), ir.Constant(ir.VectorType(_INT32, width), [16] * width)
-    )
-    bfloats = builder.bitcast(shifted, ir.VectorType(_FLOAT, width))
-    floats = builder.fpext(builder.bitcast(raw, ir.VectorType(ir.HalfType(), width)), ir.VectorType(_FLOAT, width))
-    _store(builder, builder.select(is_bfloat, bfloats, floats), builder.add(target, builder.mul(i, _INT(4))), 0)
-    i.add_incoming(builder.add(i, _INT(width)), builder.block)
-    builder.branch(check)
-    builder.position_at_end(after)
-
-
-def _load(builder: ir.IRBuilder, address: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
-    pointer = builder.inttoptr(builder.add(address, _INT(offset)), kind.as_pointer())
-    return builder.load(pointer, align=1)
-
-
-def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, offset: int) -> None:
-    pointer = builder.inttoptr(builder.add(address, _INT(offset)), value.type.as_pointer())
-    builder.store(value, pointer, align=1)
-
-
-def _splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
-    undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, value, _INT32(0))
-    zeros = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(first, undefined, zeros)
-
-
-def _multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
-
-
-def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    pointer = ir.IntType(8).as_pointer()
-    name = "llvm.prefetch.p0"
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(ir.VoidType(), [pointer, _INT32, _INT32, _INT32]), name
-    )
-    # Read access, keep in every cache level, data.
-    builder.call(function, [builder.inttoptr(address, pointer), _INT32(0), _INT32(3), _INT32(1)])
+    ints, floats = ir.VectorType(INT32, width), ir.VectorType(FLOAT, width)
+    raw = load(builder, builder.add(source, builder.mul(i, INT(2))), 0, ir.VectorType(ir.IntType(16), width))
+    from_bfloat = builder.bitcast(builder.shl(builder.zext(raw, ints), ir.Constant(ints, [16] * width)), floats)
+    from_half = builder.fpext(builder.bitcast(raw, ir.VectorType(ir.HalfType(), width)), floats)
+    value = builder.select(is_bfloat, from_bfloat, from_half)
+    store(builder, value, builder.add(target, builder.mul(i, INT(4))), 0)
 
 
 tile_max = _make_tile(TILE_ROWS, locate=False)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["Array", "Packed", "pack", "pack_groups", "pack_weights"]
+from fastlane_rag.scoring.codes import Codes
+
+__all__ = ["Array", "Packed", "Rows", "in_order", "pack", "pack_documents", "pack_groups", "pack_weights"]
 
 Array = torch.Tensor | np.ndarray
 
@@ -19,26 +22,26 @@ Array = torch.Tensor | np.ndarray
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+Rows = torch.Tensor | Codes
+_R = TypeVar("_R", bound=Rows)
+_R_co = TypeVar("_R_co", bound=Rows, covariant=True)
+
+
+@dataclass(frozen=True)
+class Packed(Generic[_R_co]):
     """Token embeddings of several sequences, each a run of rows.
 
     Attributes:
-        rows: (T, d) embeddings.
+        rows: (T, d) embeddings, or documents in code.
         starts: (N,) int64: first row of each sequence.
         lengths: (N,) int64: rows of each sequence.
 
     Starts and lengths stay on the device they were given on, which need not be that of the rows.
     """
 
-    rows: torch.Tensor
+    rows: _R_co
     starts: torch.Tensor
     lengths: torch.Tensor
-
-    @classmethod
-    def of(cls, rows: torch.Tensor, offsets: torch.Tensor) -> Packed:
-        """Sequences one after another: sequence n owns rows offsets[n]:offsets[n + 1]."""
-        return cls(rows, offsets[:-1], offsets.diff())
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -48,9 +51,25 @@ class Packed:
         """(N + 1,) int64: the boundaries of sequences that lie one after another, as queries always do."""
         return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
 
-    def on(self, device: torch.device | str) -> Packed:
+    def on(self, device: torch.device | str) -> Packed[_R_co]:
         """The same sequences with starts and lengths on `device`."""
         return Packed(self.rows, self.starts.to(device), self.lengths.to(device))
+
+
+def in_order(rows: _R, offsets: torch.Tensor) -> Packed[_R]:
+    """Sequences one after another: sequence n owns rows offsets[n]:offsets[n + 1]."""
+    return Packed(rows, offsets[:-1], offsets.diff())
+
+
+def pack_documents(
+    documents: Array | Codes, offsets: Array | None, mask: Array | None, selection: Array | None
+) -> Packed[Rows]:
+    """Bring documents to packed form: embeddings as `pack` takes them, or codes with their offsets."""
+    if not isinstance(documents, Codes):
+        return pack("documents", documents, offsets, mask, selection)
+    if mask is not None or offsets is None:
+        raise ValueError("documents in code need offsets (N + 1,) and take no mask")
+    return _divide("documents", documents, offsets, selection)
 
 
 def pack(
@@ -59,7 +78,7 @@ def pack(
     offsets: Array | None,
     mask: Array | None,
     selection: Array | None = None,
-) -> Packed:
+) -> Packed[torch.Tensor]:
     """Bring padded or packed embeddings to packed form.
 
     Args:
@@ -99,13 +118,11 @@ def pack(
                 f"{side} are packed, shape {tuple(rows.shape)}, and need offsets (N + 1,) "
                 "to tell them apart; for one document pass embeddings[None]"
             )
-        return Packed.of(rows, torch.tensor([0, len(rows)]))
-    if selection is not None:
-        return _select(side, rows, offsets, selection)
-    return Packed.of(rows, _checked_offsets(side, offsets, len(rows)))
+        return in_order(rows, torch.tensor([0, len(rows)]))
+    return _divide(side, rows, offsets, selection)
 
 
-def pack_groups(documents: Array, mask: Array | None) -> Packed:
+def pack_groups(documents: Array, mask: Array | None) -> Packed[torch.Tensor]:
     """Pack (B, N, L, d) documents, B groups of N, into B * N sequences, group after group."""
     padded = _floating("documents", documents)
     if padded.ndim != 4:
@@ -141,10 +158,10 @@ def _floating(name: str, values: Array) -> torch.Tensor:
     return tensor
 
 
-def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
+def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed[torch.Tensor]:
     count, width, dim = padded.shape
     if mask is None:
-        return Packed.of(padded.reshape(count * width, dim), torch.arange(count + 1, device=padded.device) * width)
+        return in_order(padded.reshape(count * width, dim), torch.arange(count + 1, device=padded.device) * width)
     keep = torch.as_tensor(mask, device=padded.device)
     if keep.shape != padded.shape[:2]:
         raise ValueError(
@@ -156,7 +173,9 @@ def _pack_padded(side: str, padded: torch.Tensor, mask: Array | None) -> Packed:
     return Packed(padded[keep], lengths.cumsum(0) - lengths, lengths)
 
 
-def _select(side: str, rows: torch.Tensor, offsets: Array, selection: Array) -> Packed:
+def _divide(side: str, rows: _R, offsets: Array, selection: Array | None) -> Packed[_R]:
+    if selection is None:
+        return in_order(rows, _checked_offsets(side, offsets, len(rows)))
     limits = _integers(f"offsets of the {side}", offsets)
     numbers = _integers(f"the selection of {side}", selection).to(limits.device)
     count = len(limits) - 1

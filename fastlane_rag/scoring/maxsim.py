@@ -11,14 +11,23 @@ import torch
 
 from fastlane_rag.scoring import backends
 from fastlane_rag.scoring.autograd import differentiable_scores
-from fastlane_rag.scoring.inputs import Array, Packed, pack, pack_groups, pack_weights
+from fastlane_rag.scoring.codes import Codes
+from fastlane_rag.scoring.inputs import (
+    Array,
+    Packed,
+    Rows,
+    pack,
+    pack_documents,
+    pack_groups,
+    pack_weights,
+)
 
 __all__ = ["maxsim", "maxsim_groups", "token_maxima"]
 
 
 def maxsim(
     queries: Array,
-    documents: Array,
+    documents: Array | Codes,
     *,
     query_offsets: Array | None = None,
     document_offsets: Array | None = None,
@@ -36,7 +45,7 @@ def maxsim(
 
     Args:
         queries: (Nq, Lq, d) padded, (sum Lq, d) packed, or (Lq, d), one query, without offsets.
-        documents: (Nd, Ld, d) padded or (sum Ld, d) packed, on the queries' device.
+        documents: (Nd, Ld, d) padded, (sum Ld, d) packed, or packed in code, on the queries' device.
         query_offsets: (Nq + 1,) int64 for packed queries: query n owns rows offsets[n]:offsets[n + 1].
         document_offsets: (Nd + 1,) int64 for packed documents. On a CUDA device, offsets kept on the CPU
             save a synchronisation.
@@ -61,7 +70,7 @@ def maxsim(
         tensor([[2.0000, 1.4000]])
     """
     packed_queries = pack("queries", queries, query_offsets, query_mask)
-    packed_documents = pack("documents", documents, document_offsets, document_mask, selection)
+    packed_documents = pack_documents(documents, document_offsets, document_mask, selection)
     weights = pack_weights(query_weights, queries, query_mask)
     _check_together(packed_queries.rows, packed_documents.rows, weights, queries.shape, documents.shape)
     return _scores(packed_queries, packed_documents, weights, grouped=False)
@@ -107,13 +116,13 @@ def maxsim_groups(
 
 
 def token_maxima(
-    query: Array, documents: Array, document_offsets: Array, *, selection: Array | None = None
+    query: Array, documents: Array | Codes, document_offsets: Array, *, selection: Array | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what SumMaxSim sums: each query token's best match in each document.
 
     Args:
         query: (Lq, d).
-        documents: (sum Ld, d) packed.
+        documents: (sum Ld, d) packed, or packed in code.
         document_offsets: (Nd + 1,) int64.
         selection: (n,) int64: only documents with these numbers, in this order.
 
@@ -128,16 +137,20 @@ def token_maxima(
     if query.ndim != 2:
         raise ValueError(f"query must be (L, dim), one query, but the shape is {tuple(query.shape)}")
     packed_query = pack("queries", query, None, None)
-    packed_documents = pack("documents", documents, document_offsets, None, selection)
+    packed_documents = pack_documents(documents, document_offsets, None, selection)
     _check_together(packed_query.rows, packed_documents.rows, None, query.shape, documents.shape)
     with torch.no_grad():
         backend = backends.choose(packed_query.rows, packed_documents.rows)
         return backend.token_maxima(packed_query.rows, packed_documents)
 
 
-def _scores(queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool) -> torch.Tensor:
+def _scores(
+    queries: Packed[torch.Tensor], documents: Packed[Rows], weights: torch.Tensor | None, *, grouped: bool
+) -> torch.Tensor:
     inputs = (queries.rows, documents.rows, weights)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+    if torch.is_grad_enabled() and any(isinstance(t, torch.Tensor) and t.requires_grad for t in inputs):
+        if isinstance(documents.rows, Codes):
+            raise ValueError("documents in code have no gradient; decode them, or use torch.no_grad()")
         return differentiable_scores(queries, documents, weights, grouped=grouped)
     backend = backends.choose(queries.rows, documents.rows)
     return backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=False)[0]
@@ -145,7 +158,7 @@ def _scores(queries: Packed, documents: Packed, weights: torch.Tensor | None, *,
 
 def _check_together(
     queries: torch.Tensor,
-    documents: torch.Tensor,
+    documents: Rows,
     weights: torch.Tensor | None,
     query_shape: tuple[int, ...],
     document_shape: tuple[int, ...],

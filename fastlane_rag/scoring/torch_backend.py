@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import embedding_bag
 
-from fastlane_rag.scoring.inputs import Packed
+from fastlane_rag.scoring.codes import Codes
+from fastlane_rag.scoring.inputs import Packed, Rows
 
-__all__ = ["bag", "scores", "token_maxima"]
+__all__ = ["bag", "block_elements", "compute_dtype", "query_blocks", "scores", "token_maxima"]
 
 # Similarities of one block. On a CPU they should stay in the last-level cache, elsewhere they need only fit.
 CPU_BLOCK_BYTES = 4 << 20
@@ -21,7 +22,12 @@ DEVICE_BLOCK_BYTES = 256 << 20
 
 
 def scores(
-    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool, keep_argmax: bool
+    queries: Packed[torch.Tensor],
+    documents: Packed[Rows],
+    weights: torch.Tensor | None,
+    *,
+    grouped: bool,
+    keep_argmax: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Score queries against documents.
 
@@ -47,7 +53,7 @@ def scores(
 
     budget = block_elements(documents.rows)
     starts, lengths, offsets = documents.starts, documents.lengths, queries.offsets
-    for first, last in _query_blocks(offsets, budget, grouped):
+    for first, last in query_blocks(offsets, budget // 1024, grouped):
         token_from, token_to = int(offsets[first]), int(offsets[last])
         rows = queries.rows[token_from:token_to].to(dtype)
         owner = torch.repeat_interleave(torch.arange(last - first), queries.lengths[first:last]).to(device)
@@ -65,7 +71,7 @@ def scores(
     return result, argmax
 
 
-def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
     documents = documents.on("cpu")
     dtype = compute_dtype(query, documents.rows)
@@ -98,19 +104,19 @@ def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts
     return embedding_bag(indices, rows.to(factors.dtype), starts, per_sample_weights=factors, mode="sum")
 
 
-def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
+def compute_dtype(*tensors: Rows) -> torch.dtype:
     """Float64 when any tensor is float64, float32 otherwise: half precision is never summed in."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def block_elements(rows: torch.Tensor) -> int:
+def block_elements(rows: Rows) -> int:
     """How many float32 similarities one block may hold on the device of `rows`."""
     return (CPU_BLOCK_BYTES if rows.device.type == "cpu" else DEVICE_BLOCK_BYTES) // 4
 
 
 def block_maxima(
     query: torch.Tensor,
-    rows: torch.Tensor,
+    rows: Rows,
     documents: torch.Tensor,
     starts: torch.Tensor,
     lengths: torch.Tensor,
@@ -121,7 +127,7 @@ def block_maxima(
 
     Args:
         query: (Lq, d) in the dtype to compute in.
-        rows: (T, d) document rows, any floating dtype.
+        rows: (T, d) document rows, any floating dtype or in code.
         documents: (n,) the documents' numbers; unused here, part of a block.
         starts: (n,) int64 first row of each document.
         lengths: (n,) int64, ascending, at least 1.
@@ -133,10 +139,10 @@ def block_maxima(
     count, width = len(starts), int(lengths[-1])
     begin = int(starts[0])
     if bool((lengths == width).all()) and bool((starts.diff() == width).all()):
-        tokens = rows[begin : begin + count * width]
+        tokens = _take(rows, slice(begin, begin + count * width))
     else:
         position = torch.arange(width).minimum(lengths[:, None] - 1)
-        tokens = rows.index_select(0, (starts[:, None] + position).flatten().to(rows.device))
+        tokens = _take(rows, (starts[:, None] + position).flatten().to(rows.device))
     similarity = (tokens.to(query.dtype) @ query.T).view(count, width, len(query))
     if not keep_argmax:
         return similarity.amax(1), None
@@ -145,12 +151,15 @@ def block_maxima(
     return values, position + starts[:, None].to(position.device)
 
 
-def _query_blocks(offsets: torch.Tensor, budget: int, grouped: bool) -> Iterator[tuple[int, int]]:
-    """Ranges of queries whose similarities with a long document still fit the budget."""
+def _take(rows: Rows, which: slice | torch.Tensor) -> torch.Tensor:
+    return rows.decode(which) if isinstance(rows, Codes) else rows[which]
+
+
+def query_blocks(offsets: torch.Tensor, most: int, grouped: bool) -> Iterator[tuple[int, int]]:
+    """Ranges of queries with about `most` tokens; single queries when grouped."""
     if grouped:
         yield from ((i, i + 1) for i in range(len(offsets) - 1))
         return
-    most = max(budget // 1024, 1)
     first = 0
     while first < len(offsets) - 1:
         fits = int(torch.searchsorted(offsets, offsets[first] + most, right=True)) - 1

@@ -7,20 +7,22 @@ from typing import Any
 
 import torch
 
-from fastlane_rag.scoring.inputs import Packed
+from fastlane_rag.scoring.codes import Codes
+from fastlane_rag.scoring.inputs import Packed, Rows, in_order
 
 __all__ = ["bag", "scores", "supports", "token_maxima"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def supports(queries: torch.Tensor, documents: torch.Tensor) -> bool:
+def supports(queries: torch.Tensor, documents: Rows) -> bool:
     """Whether the kernels are there, take these rows, and suit the device.
 
     Before compute capability 8.0 Triton does not use the tensor cores, and torch is faster.
     """
     return (
-        documents.is_cuda
+        documents.device.type == "cuda"
+        and not isinstance(documents, Codes)
         and torch.cuda.get_device_capability(documents.device) >= (8, 0)
         and queries.dtype in _DTYPES
         and documents.dtype in _DTYPES
@@ -30,16 +32,21 @@ def supports(queries: torch.Tensor, documents: torch.Tensor) -> bool:
 
 
 def scores(
-    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool, keep_argmax: bool
+    queries: Packed[torch.Tensor],
+    documents: Packed[Rows],
+    weights: torch.Tensor | None,
+    *,
+    grouped: bool,
+    keep_argmax: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Score queries against documents; arguments and results as `torch_backend.scores`."""
     result, _, argmax = _launch(queries, documents, weights, grouped=grouped, keep=keep_argmax)
     return result, None if argmax is None else argmax.T
 
 
-def token_maxima(query: torch.Tensor, documents: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best match of each query token in each document; as `torch_backend.token_maxima`."""
-    alone = Packed.of(query, torch.tensor([0, len(query)]))
+    alone = in_order(query, torch.tensor([0, len(query)]))
     _, values, argmax = _launch(alone, documents, None, grouped=False, keep=True)
     assert values is not None and argmax is not None  # noqa: S101, PT018
     return values, argmax
@@ -63,14 +70,21 @@ def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts
 
 
 def _launch(
-    queries: Packed, documents: Packed, weights: torch.Tensor | None, *, grouped: bool, keep: bool
+    queries: Packed[torch.Tensor],
+    documents: Packed[Rows],
+    weights: torch.Tensor | None,
+    *,
+    grouped: bool,
+    keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Scores (Nq, columns) and, if kept, the maxima and their rows (columns, Tq)."""
     import triton
 
     from fastlane_rag.scoring.triton_kernels import maxsim_kernel
 
-    query_rows, document_rows = queries.rows.detach().contiguous(), documents.rows.detach().contiguous()
+    rows = documents.rows
+    assert not isinstance(rows, Codes)  # noqa: S101
+    query_rows, document_rows = queries.rows.detach().contiguous(), rows.detach().contiguous()
     device, (tokens, dim) = query_rows.device, query_rows.shape
     documents = documents.on(device)
     columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
@@ -135,7 +149,7 @@ def block_sizes(
     }
 
 
-def _slots(queries: Packed) -> tuple[torch.Tensor, int]:
+def _slots(queries: Packed[torch.Tensor]) -> tuple[torch.Tensor, int]:
     """Give every query the same number of slots, 16 and up: the rows in them (-1: none), and that number.
 
     The number is a power of two up to 64 and a multiple of 64 beyond, so that blocks divide it.

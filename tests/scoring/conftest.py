@@ -109,12 +109,13 @@ def backend(request, monkeypatch):
     """Run a test with each implementation that this process can run on CPU tensors."""
     if request.param == "compiled":
         pytest.importorskip("numba", reason="the compiled kernels need numba")
-        return
+        return request.param
     monkeypatch.setattr(cpu_backend, "supports", lambda queries, documents: False)
     if request.param == "triton":
         # The interpreter multiplies bfloat16 by their bits; on a device test_gpu.py covers them.
         dtypes = (torch.float32, torch.float16)
         monkeypatch.setattr(triton_backend, "supports", lambda q, d: q.dtype in dtypes and d.dtype in dtypes)
+    return request.param
 
 
 @pytest.fixture(scope="session")

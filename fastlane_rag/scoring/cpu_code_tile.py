@@ -1,0 +1,185 @@
+"""The inner loop of MaxSim over codes on a CPU whose instructions add up products of bytes (x86 VNNI).
+
+    query . row = scale * (query . centroid + (query * steps) . (levels - middle))
+
+The first product is looked up, from a table made once a query; the second is one of small integers once the
+query's side is rounded to a byte, four products an instruction. So a row is scored about three times as fast
+as in float32, without being decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
+
+from fastlane_rag.scoring.cpu_ir import (
+    BYTE,
+    FLOAT,
+    GRANULE,
+    INT,
+    INT32,
+    TILE_ROWS,
+    Loop,
+    load,
+    multiply_add,
+    raise_maximum,
+    splat,
+    store,
+    vector_widths,
+)
+
+__all__ = [
+    "code_row_argmax",
+    "code_row_max",
+    "code_tile_argmax",
+    "code_tile_max",
+    "expand_8",
+    "expand_16",
+    "expand_byte",
+]
+
+
+def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
+    """A tile of `rows` rows; `locate` also keeps the number of the row with the maximum."""
+
+    @intrinsic
+    def tile(
+        typing: Any,
+        granules: Any,
+        levels: Any,
+        words: Any,
+        ids: Any,
+        scales: Any,
+        query: Any,
+        table: Any,
+        units: Any,
+        best: Any,
+        where: Any,
+        number: Any,
+    ) -> Any:
+        """Raise `best` to the maxima over rows in code. All arguments but the first are addresses or counts.
+
+        Args:
+            granules: a tuple; its length says how many times GRANULE query tokens the tile has.
+            levels: (rows, 4 * words) uint8.
+            words: groups of four dimensions.
+            ids: (rows,) uint16, inside the table.
+            scales: (rows,) float32.
+            query: (words, tokens, 4) int8.
+            table: (K, tokens) float32: each token's product with each centroid, less that with the middle.
+            units: (tokens,) float32: what one step of a query byte is worth.
+            best: (tokens,) float32.
+            where: (tokens,) int32; row numbers, if the tile locates.
+            number: of the first row.
+        """
+        if not isinstance(granules, types.UniTuple):
+            return None
+        widths = vector_widths(len(granules) * GRANULE)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            _emit_tile(builder, rows, widths, locate, *arguments[1:])
+            return context.get_dummy_value()
+
+        return types.void(granules, *[types.int64] * 10), generate
+
+    return tile
+
+
+def _emit_tile(
+    builder: ir.IRBuilder,
+    rows: int,
+    widths: list[int],
+    locate: bool,
+    levels: ir.Value,
+    words: ir.Value,
+    ids: ir.Value,
+    scales: ir.Value,
+    query: ir.Value,
+    table: ir.Value,
+    units: ir.Value,
+    best: ir.Value,
+    where: ir.Value,
+    number: ir.Value,
+) -> None:
+    tokens = sum(widths)
+    offsets = [4 * sum(widths[:v]) for v in range(len(widths))]
+    integers = [ir.VectorType(INT32, width) for width in widths]
+    row_bytes = builder.mul(words, INT(4))
+    addresses = [builder.add(levels, builder.mul(row_bytes, INT(r))) for r in range(rows)]
+    with Loop(builder, INT(0), words) as loop:
+        sums = [[loop.carry(ir.Constant(v, [0] * v.count)) for v in integers] for _ in range(rows)]
+        query_k = builder.add(query, builder.mul(loop.index, INT(4 * tokens)))
+        query_words = [load(builder, query_k, at, v) for at, v in zip(offsets, integers, strict=True)]
+        dots = []
+        for address, row_sums in zip(addresses, sums, strict=True):
+            word = load(builder, builder.add(address, builder.mul(loop.index, INT(4))), 0, INT32)
+            dots.append(
+                [
+                    _dot_bytes(builder, total, splat(builder, word, total.type), of_query)
+                    for total, of_query in zip(row_sums, query_words, strict=True)
+                ]
+            )
+            for total, dot in zip(row_sums, dots[-1], strict=True):
+                loop.renew(total, dot)
+
+    looked_up = []
+    for r in range(rows):
+        centroid = builder.zext(load(builder, ids, 2 * r, ir.IntType(16)), INT)
+        looked_up.append(builder.add(table, builder.mul(centroid, INT(4 * tokens))))
+    for v, at in enumerate(offsets):
+        floats = ir.VectorType(FLOAT, widths[v])
+        unit = load(builder, units, at, floats)
+        values = []
+        for r in range(rows):
+            sums_of_levels = builder.sitofp(dots[r][v], floats)
+            value = multiply_add(builder, sums_of_levels, unit, load(builder, looked_up[r], at, floats))
+            values.append(builder.fmul(value, splat(builder, load(builder, scales, 4 * r, FLOAT), floats)))
+        raise_maximum(
+            builder, values, number if locate else None, builder.add(best, INT(at)), builder.add(where, INT(at))
+        )
+
+
+def _dot_bytes(builder: ir.IRBuilder, total: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
+    """Total plus, in each lane, the four products of unsigned with signed bytes."""
+    vector = total.type
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * vector.count}"
+    function = builder.module.globals.get(name) or ir.Function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), name
+    )
+    return builder.call(function, [total, unsigned, signed])
+
+
+def _make_expand(width: int) -> Callable[..., None]:
+    """Take one plane's levels out of packed bytes, `width` at a time."""
+
+    @intrinsic
+    def expand(typing: Any, source: Any, target: Any, count: Any, shift: Any, mask: Any) -> Any:
+        """Write (source[i] >> shift) & mask to target[i] for i below count, which is at least `width`."""
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            source, target, count, shift, mask = arguments
+            bytes_ = ir.VectorType(BYTE, width)
+            shifts, masks = (splat(builder, builder.trunc(x, BYTE), bytes_) for x in (shift, mask))
+            last = builder.sub(count, INT(width))
+            with Loop(builder, INT(0), count, width) as loop:
+                # The last turn reaches back over bytes already written.
+                at = builder.select(builder.icmp_signed("<", loop.index, last), loop.index, last)
+                packed = load(builder, builder.add(source, at), 0, bytes_)
+                levels = builder.and_(builder.lshr(packed, shifts), masks)
+                store(builder, levels, builder.add(target, at), 0)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return expand
+
+
+code_tile_max = _make_tile(TILE_ROWS, locate=False)
+code_tile_argmax = _make_tile(TILE_ROWS, locate=True)
+code_row_max = _make_tile(1, locate=False)
+code_row_argmax = _make_tile(1, locate=True)
+expand_16, expand_8, expand_byte = (_make_expand(width) for width in (16, 8, 1))

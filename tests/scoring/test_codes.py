@@ -1,0 +1,160 @@
+"""Scoring documents in code against scoring what they decode to."""
+
+import pytest
+import torch
+
+from fastlane_rag.scoring import Codes, maxsim, set_threads, token_maxima
+from fastlane_rag.scoring.codes import pack_levels, unpack_levels
+from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def tolerance(queries, codes):
+    """What rounding each query token to a byte a dimension can cost at most in one of its maxima."""
+    unit = (queries * codes.steps).abs().max().item() / 127 if len(queries) else 0
+    return 1e-5 + 1.5 * unit / 2 * (2**codes.bits - 1) / 2 * queries.shape[1]
+
+
+def draw_codes(tokens, dim, bits, centroids=37):
+    """Codes of the size real ones have: unit centroids, residuals of about half their length."""
+    generator = torch.Generator().manual_seed(dim * bits)
+    levels = torch.randint(2**bits, (tokens, dim), generator=generator, dtype=torch.uint8)
+    drawn = torch.randn(centroids, dim, generator=generator)
+    steps = torch.rand(dim, generator=generator) * 2 / (2**bits * dim**0.5)
+    return Codes(
+        torch.randint(centroids, (tokens,), generator=generator).to(torch.uint16),
+        torch.randint(90, 200, (tokens,), generator=generator, dtype=torch.uint8),
+        pack_levels(levels, bits),
+        torch.nn.functional.normalize(drawn, dim=1),
+        steps,
+        bits,
+    )
+
+
+@pytest.fixture(params=[1, 2, 4, 8], ids="{}-bit".format)
+def bits(request):
+    return request.param
+
+
+@pytest.mark.parametrize("dim", [1, 5, 8, 33, 96, 128, 384])
+def test_levels_unpack_to_what_was_packed(dim, bits):
+    levels = torch.randint(2**bits, (11, dim), dtype=torch.uint8)
+    packed = pack_levels(levels, bits)
+    assert packed.shape == (11, -(-dim * bits // 8))
+    assert torch.equal(unpack_levels(packed, bits, dim), levels)
+
+
+def test_decoding_follows_the_formula(bits):
+    codes = draw_codes(13, 10, bits)
+    levels = unpack_levels(codes.residuals, bits, 10)
+    for row in range(13):
+        residual = codes.steps * (levels[row] - (2**bits - 1) / 2)
+        scale = 0.5 + int(codes.scales[row]) / 256
+        expected = scale * (codes.centroids[int(codes.centroid_ids[row])] + residual)
+        torch.testing.assert_close(codes.decode(torch.tensor([row]))[0], expected)
+
+
+def test_scores_are_those_of_the_decoded_rows(case, bits):
+    queries, documents = case.batches()
+    codes = draw_codes(len(documents.packed), case.dim, bits)
+    decoded = codes.decode(slice(None)).split(case.documents)
+    weights = torch.linspace(0.5, 1.5, len(queries.packed))
+    actual = maxsim(
+        queries.packed,
+        codes,
+        query_offsets=queries.offsets,
+        document_offsets=documents.offsets,
+        query_weights=weights,
+    )
+    expected = reference_maxsim(queries.sequences, decoded, weights.split(case.queries))
+    longest = max(case.queries, default=1)
+    atol = 1.5 * longest * tolerance(queries.packed, codes)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=atol)
+
+
+def test_token_maxima_and_selections(case, bits):
+    queries, documents = case.batches()
+    codes = draw_codes(len(documents.packed), case.dim, bits)
+    decoded = codes.decode(slice(None))
+    chosen = torch.arange(len(case.documents)).flip(0)
+    sequences = [decoded.split(case.documents)[n] for n in chosen]
+    for query in queries.sequences:
+        values, argmax = token_maxima(query, codes, documents.offsets, selection=chosen)
+        expected = reference_token_maxima(query, sequences)
+        atol = tolerance(query, codes)
+        torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=atol)
+        found, tokens = (argmax >= 0).nonzero(as_tuple=True)
+        matched = (query[tokens] * decoded[argmax[found, tokens]]).sum(-1)
+        torch.testing.assert_close(values[found, tokens], matched, rtol=1e-5, atol=atol)
+
+
+def test_rounding_the_query_costs_little_beside_the_code(bits):
+    """At the size of real embeddings: a thousandth of a token's score, most of the time far less."""
+    codes = draw_codes(500, 96, bits, centroids=100)
+    query = torch.nn.functional.normalize(torch.randn(32, 96, generator=torch.Generator().manual_seed(0)), dim=1)
+    values, _ = token_maxima(query, codes, torch.arange(501))
+    exact = (codes.decode(slice(None)) @ query.T).double()
+    assert (values - exact).square().mean().sqrt() < 1e-3
+
+
+def test_threads_change_no_bit(bits, monkeypatch):
+    codes, query = draw_codes(700, 24, bits), torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
+    offsets = torch.arange(0, 701, 7)
+    monkeypatch.setattr("fastlane_rag.scoring.cpu_backend._WORTH_A_THREAD", 1000)
+    alone = maxsim(query, codes, document_offsets=offsets)
+    set_threads(3)
+    try:
+        assert torch.equal(maxsim(query, codes, document_offsets=offsets), alone)
+    finally:
+        set_threads(None)
+
+
+def test_many_queries_are_scored_in_parts(bits, monkeypatch):
+    """The tables of query tokens and centroids stay within their budget."""
+    codes, queries = draw_codes(40, 16, bits), torch.randn(12, 5, 16, generator=torch.Generator().manual_seed(1))
+    offsets = torch.tensor([0, 10, 40])
+    whole = maxsim(queries, codes, document_offsets=offsets)
+    monkeypatch.setattr("fastlane_rag.scoring.cpu_backend._TABLE_BYTES", 37 * 4 * 12)
+    torch.testing.assert_close(maxsim(queries, codes, document_offsets=offsets), whole)
+
+
+def test_a_centroid_that_does_not_exist_is_never_scored(bits, backend):
+    codes = draw_codes(20, 8, bits)
+    codes.centroid_ids[15] = 37
+    offsets = torch.tensor([0, 10, 20])
+    if backend == "compiled":
+        assert maxsim(torch.rand(3, 8), codes, document_offsets=offsets)[0].isnan().tolist() == [False, True]
+    else:
+        with pytest.raises(IndexError):
+            maxsim(torch.rand(3, 8), codes, document_offsets=offsets)
+
+
+def test_nan_queries_score_nan(bits):
+    query = torch.rand(2, 3, 8)
+    query[1, 2, 3] = torch.nan
+    scores = maxsim(query, draw_codes(10, 8, bits), document_offsets=torch.tensor([0, 4, 10]))
+    assert scores.isnan().tolist() == [[False, False], [True, True]]
+
+
+def test_codes_have_no_gradient(bits):
+    query = torch.rand(2, 8, requires_grad=True)
+    with pytest.raises(ValueError, match="no gradient"):
+        maxsim(query, draw_codes(10, 8, bits), document_offsets=torch.tensor([0, 10]))
+    with torch.no_grad():
+        assert maxsim(query, draw_codes(10, 8, bits), document_offsets=torch.tensor([0, 10])).shape == (1, 1)
+
+
+def test_codes_that_do_not_fit_are_named():
+    good = draw_codes(10, 8, 4)
+    fields = [good.centroid_ids, good.scales, good.residuals, good.centroids, good.steps]
+    with pytest.raises(ValueError, match="bits must be 1, 2, 4 or 8, but are 3"):
+        Codes(*fields, bits=3)
+    with pytest.raises(ValueError, match=r"residuals of 10 tokens with 8 dimensions in 2 bits.*\(10, 2\).*\(10, 4\)"):
+        Codes(*fields, bits=2)
+    with pytest.raises(TypeError, match=r"steps of codes must be torch.float32, but are torch.float64"):
+        Codes(*fields[:4], good.steps.double(), bits=4)
+    with pytest.raises(ValueError, match="need offsets"):
+        maxsim(torch.rand(2, 8), good)
+    with pytest.raises(ValueError, match="differ in their last size"):
+        maxsim(torch.rand(2, 9), good, document_offsets=torch.tensor([0, 10]))
