@@ -268,8 +268,9 @@ class Catalogue:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            # Python's own complaint about text that is not UTF-8 carries no code.
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "not decode" in str(error):
+            # Complaints about single values carry no code of their own.
+            value = "Could not decode" in str(error) or "malformed JSON" in str(error)
+            if value or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
             if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise StorageError(f"cannot use {self.where}: {error}; nothing of this write is stored") from error

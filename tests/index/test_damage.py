@@ -91,6 +91,9 @@ def test_every_table_is_checked(damaged):
     statements = [
         "UPDATE documents SET text = 'forged' WHERE id = 'd7'",
         "UPDATE documents SET metadata = '{\"n\":9}' WHERE id = 'd7'",
+        "DELETE FROM filter_keys; DELETE FROM fields; UPDATE documents SET metadata = 'no JSON' WHERE id = 'd7'",
+        "DELETE FROM filter_keys; UPDATE documents SET metadata = CAST(x'7bff7d' AS TEXT) WHERE id = 'd7'",
+        "UPDATE documents SET text = x'00ff' WHERE id = 'd7'",
         "UPDATE documents SET id = 'forged' WHERE id = 'd7'",
         "UPDATE documents SET tokens = 99 WHERE id = 'd7'",
         "UPDATE documents SET row = 999 WHERE id = 'd7'",
@@ -120,7 +123,7 @@ def test_every_table_is_checked(damaged):
     original = (damaged / "catalogue.sqlite3").read_bytes()
     for statement in statements:
         with sqlite3.connect(damaged / "catalogue.sqlite3", isolation_level=None) as connection:
-            connection.execute(statement)
+            connection.executescript(statement)
         connection.close()
         assert any("catalogue" in problem or "segment" in problem for problem in verify(damaged)), statement
         (damaged / "catalogue.sqlite3").write_bytes(original)
@@ -135,6 +138,17 @@ def test_forged_text_and_pending_rows_are_not_served(damaged):
         with pytest.raises(IndexFormatError, match=r"catalogue\.sqlite3 is damaged: the document 'd7'"):
             index.get(["d7"])
         assert index.get(["d8"])[0].id == "d8"
+
+
+def test_filters_name_damaged_metadata(damaged):
+    with sqlite3.connect(damaged / "catalogue.sqlite3", isolation_level=None) as connection:
+        connection.executescript("DELETE FROM filter_keys; UPDATE documents SET metadata = '{' WHERE id = 'd7'")
+    connection.close()
+    with (
+        FastLaneIndex.open(damaged, model=WordModel()) as index,
+        pytest.raises(IndexFormatError, match=r"catalogue\.sqlite3 is damaged: malformed JSON"),
+    ):
+        index.ids({"n": 1})
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 4096, 5000, -1])
