@@ -111,7 +111,7 @@ def _field_problems(reader: Reader) -> Iterator[str]:
 
 
 def _pending_problems(reader: Reader, dim: int) -> Iterator[str]:
-    lengths = {n: len(tokens) for n, tokens in reader.pending_tokens(0, dim)}
+    lengths = {n: len(tokens) for n, tokens in reader.pending_tokens(-(2**63), dim)}
     query = "SELECT row, tokens FROM documents WHERE segment = ?"
     named = dict(reader.connection.execute(query, (PENDING,)).fetchall())
     if lengths != named:

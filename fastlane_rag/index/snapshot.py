@@ -17,6 +17,7 @@ from fastlane_rag.index.store import Store
 __all__ = ["Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
 
 Mask = NDArray[np.bool_]
+_BEFORE_ALL = -(2**63)
 
 
 class RowSource(Protocol):
@@ -164,7 +165,8 @@ def load_snapshot(reader: Reader, store: Store, codec: Codec, dim: int, previous
     """
     before = {part.segment: part for part in previous.parts} if previous else {}
     # Rows die after their segment's commit: whatever died in a segment new to us is among these.
-    dead = reader.dead_after(previous.last_dead if previous else 0)
+    last_dead = previous.last_dead if previous else _BEFORE_ALL
+    dead = reader.dead_after(last_dead)
     parts = []
     for number, info in reader.segments().items():
         old = before.get(number)
@@ -174,8 +176,7 @@ def load_snapshot(reader: Reader, store: Store, codec: Codec, dim: int, previous
     pending = _load_pending(reader, before.get(PENDING), dim)
     if pending is not None:
         parts.append(pending)
-    last_dead = dead[-1][0] if dead else previous.last_dead if previous else 0
-    return Snapshot(reader.commits(), tuple(parts), last_dead)
+    return Snapshot(reader.commits(), tuple(parts), max([last_dead, *(n for n, _, _ in dead)]))
 
 
 def _without(part: Part, rows: list[int], where: str) -> Part:
@@ -198,5 +199,7 @@ def _load_pending(reader: Reader, previous: Part | None, dim: int) -> Part | Non
         if keys == previous.source.keys.tolist():
             return previous
         known = dict(zip(previous.source.keys.tolist(), previous.source.tokens, strict=True))
-    known |= reader.pending_tokens(max(known, default=0), dim)
+    known |= reader.pending_tokens(max(known, default=_BEFORE_ALL), dim)
+    if not known.keys() >= set(keys):
+        raise IndexFormatError(f"{reader.where} is damaged: its table pending has rows that were never added")
     return Part(PENDING, PendingRows(keys, [known[key] for key in keys], dim), None)
