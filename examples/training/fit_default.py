@@ -22,13 +22,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-
 from fastlane_rag import FastLaneModel
 from fastlane_rag.data import read_passages
 from fastlane_rag.evaluation.dataset import read_qrels
 from fastlane_rag.model.default import pack_model
 from fastlane_rag.training.prepare import add_projection, corpus_idf
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 PROSE = list(".,?!;:'\"()-")
 DIM, DOCUMENT_LENGTH, SEED = 128, 512, 17
