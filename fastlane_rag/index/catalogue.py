@@ -223,10 +223,11 @@ class Catalogue:
         connection = sqlite3.connect(
             target, uri=True, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
-        # FULL: a commit is on the disk when it returns. trusted_schema: a foreign file may not run functions.
+        # FULL: a commit is on the disk when it returns (fullfsync: on macOS too). trusted_schema: a foreign
+        # file may not run functions.
         try:
-            for pragma in ("synchronous = FULL", "trusted_schema = OFF", "cell_size_check = ON"):
-                connection.execute(f"PRAGMA {pragma}")
+            for setting in ("synchronous = FULL", "fullfsync = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+                connection.execute(f"PRAGMA {setting}")
         except UnicodeDecodeError as error:  # raised over the message about a damaged schema
             connection.close()
             raise IndexFormatError(f"{self.where} is damaged: {error.object!r}") from error

@@ -15,7 +15,8 @@ __all__ = ["read_marker", "write_marker"]
 def write_marker(path: Path, commits: int) -> None:
     """Note that the catalogue has this many commits."""
     number = f"{commits:020d}".encode()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    # Without O_BINARY, Windows would lengthen the line feed.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         # One write within one disk sector: it is all there or not there.
         os.write(fd, number + f" {zlib.crc32(number):08x}\n".encode())

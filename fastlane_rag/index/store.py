@@ -127,7 +127,7 @@ class _FileDraft:
 
     def publish(self) -> str:
         self.file.flush()
-        os.fsync(self.file.fileno())
+        _sync(self.file.fileno())
         self.file.close()
         self._path.rename(self._path.with_suffix(SUFFIX))
         sync_directory(self._directory)
@@ -199,9 +199,19 @@ def sync_directory(path: Path) -> None:
         return
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        _sync(fd)
     finally:
         os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    if sys.platform == "darwin":  # pragma: no cover
+        import fcntl
+
+        # There, fsync leaves the data in the drive's cache.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
 
 
 def _unlink(path: Path) -> None:
