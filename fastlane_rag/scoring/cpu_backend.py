@@ -111,8 +111,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        columns = [rows.residuals, rows.centroid_ids, rows.scales]
-        arrays = [column.contiguous().numpy() for column in columns]
+        arrays = [a.contiguous().numpy() for a in (rows.residuals, rows.centroid_ids, rows.scales)]
         fixed = granules, *arrays, rows.bits, rows.shape[1], *place, *_in_bytes(tiles, rows), *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
@@ -150,10 +149,12 @@ def _in_bytes(
     """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C)."""
     count, dim, width = tiles.shape
     scaled = tiles * codes.steps.numpy()[:, None]
-    units = np.maximum(np.nan_to_num(np.abs(scaled)).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
+    largest = np.abs(scaled).max(axis=1)
+    units = np.asarray(np.where(largest > 0, largest, 1) / 127, np.float32)
     words = -(-dim // 4)
     padded = np.zeros((count, words * 4, width), np.int8)
-    np.rint(np.nan_to_num(scaled) / units[:, None], out=padded[:, :dim], casting="unsafe")
+    with np.errstate(invalid="ignore"):
+        np.rint(scaled / units[:, None], out=padded[:, :dim], casting="unsafe")
     # Levels are counted from 0, not from their middle; what that adds is a constant of the query token. Taken
     # from the rounded bytes it halves the error of rounding. A NaN in the query stays in the tables.
     middle = np.float32((2**codes.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)

@@ -22,7 +22,6 @@ def supports(queries: torch.Tensor, documents: Rows) -> bool:
     """
     return (
         documents.device.type == "cuda"
-        and not isinstance(documents, Codes)
         and torch.cuda.get_device_capability(documents.device) >= (8, 0)
         and queries.dtype in _DTYPES
         and documents.dtype in _DTYPES
@@ -82,9 +81,7 @@ def _launch(
 
     from fastlane_rag.scoring.triton_kernels import maxsim_kernel
 
-    rows = documents.rows
-    assert not isinstance(rows, Codes)  # noqa: S101
-    query_rows, document_rows = queries.rows.detach().contiguous(), rows.detach().contiguous()
+    query_rows = queries.rows.detach().contiguous()
     device, (tokens, dim) = query_rows.device, query_rows.shape
     documents = documents.on(device)
     columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
@@ -96,7 +93,7 @@ def _launch(
 
     slots, width = _slots(queries.on(device))
     factors = torch.ones(tokens, device=device) if weights is None else weights.detach().float().contiguous()
-    blocks = block_sizes(query_rows.dtype, document_rows.dtype, dim, width, 1 if grouped else len(queries))
+    blocks = block_sizes(query_rows.dtype, documents.rows, width, 1 if grouped else len(queries))
     together = max(blocks["BLOCK_Q"] // width, 1)
     programs = len(documents) * (1 if grouped else triton.cdiv(len(queries), together))
     unused = result
@@ -104,7 +101,7 @@ def _launch(
         query_rows,
         factors,
         slots,
-        document_rows,
+        *_document_arrays(documents.rows),
         documents.starts.contiguous(),
         documents.lengths.contiguous(),
         result,
@@ -124,28 +121,43 @@ def _launch(
     return result, values, argmax
 
 
-def block_sizes(
-    query_dtype: torch.dtype, document_dtype: torch.dtype, dim: int, width: int, queries: int
-) -> dict[str, Any]:
-    """Choose the kernel's tile for rows of these dtypes and queries of `width` slots.
+def _document_arrays(rows: Rows) -> tuple[torch.Tensor | int, ...]:
+    """What the kernel takes of documents; of rows that are not in code, only the first is read."""
+    if isinstance(rows, Codes):
+        return (
+            rows.residuals.contiguous(),
+            rows.centroid_ids.contiguous(),
+            rows.scales.contiguous(),
+            rows.base,
+            rows.steps.contiguous(),
+            len(rows.centroids),
+        )
+    return (*(rows.detach().contiguous(),) * 5, 0)
+
+
+def block_sizes(query_dtype: torch.dtype, documents: Rows, width: int, queries: int) -> dict[str, Any]:
+    """Choose the kernel's tile for these documents and queries of `width` slots.
 
     Every choice stays within 96 KiB of shared memory, what the smaller devices from compute capability 8.0
     on have, and almost without register spills.
     """
     import triton
 
-    full = document_dtype == torch.float32
+    bits = documents.bits if isinstance(documents, Codes) else 0
+    full, dim = documents.dtype == torch.float32 and not bits, documents.shape[1]
     widest = 32 if full else 64
     # Several short queries share a program, so that it multiplies matrices and not slivers.
     together = max(1, min(widest // width, triton.next_power_of_2(queries)))
     whole = max(16, triton.next_power_of_2(dim))  # the smallest matrix a tensor core multiplies is 16 wide
     return {
         "BLOCK_Q": min(width * together, widest),
-        "BLOCK_D": 32 if full else 64,
+        "BLOCK_D": 32 if full or bits else 64,
         "BLOCK_K": min(whole, 32) if full else whole if whole <= 128 else 64,
-        "SPLIT": query_dtype == torch.float32 and not full,
+        # Beside the error of a code that of a query in float16 is nothing.
+        "SPLIT": query_dtype == torch.float32 and not full and not bits,
+        "BITS": bits,
         "num_warps": 4,
-        "num_stages": 2 if full else 3,
+        "num_stages": 2 if full or bits else 3,
     }
 
 

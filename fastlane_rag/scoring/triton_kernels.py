@@ -21,7 +21,12 @@ def maxsim_kernel(
     queries,  # (Tq, DIM) rows of all queries
     weights,  # (Tq,) float32
     slots,  # (Nq * SLOTS,) int64: the row of `queries` in each query's slots, -1 in unused ones
-    documents,  # (T, DIM) rows of all documents
+    documents,  # (T, DIM) rows of all documents; their packed levels (T, W) uint8 if BITS
+    centroid_ids,  # (T,) uint16, used if BITS
+    scales,  # (T,) uint8, used if BITS
+    base,  # (K, DIM) float32, used if BITS
+    steps,  # (DIM,) float32, used if BITS
+    centroid_count,  # K
     starts,  # (Nd,) int64
     lengths,  # (Nd,) int64
     scores,  # (Nq, Nd) float32 out; (Nq, N) when GROUPED
@@ -37,6 +42,7 @@ def maxsim_kernel(
     BLOCK_D: tl.constexpr,  # document rows read together
     BLOCK_K: tl.constexpr,  # dimensions multiplied together
     SPLIT: tl.constexpr,  # queries have more digits than documents: multiply them in two parts
+    BITS: tl.constexpr,  # of a level, 0 for documents that are not in code
     PRECISION: tl.constexpr,  # of products of float32; "tf32x3" is as exact as float32 for this purpose
     GROUPED: tl.constexpr,
     KEEP: tl.constexpr,
@@ -64,22 +70,30 @@ def maxsim_kernel(
         rows = tl.load(slots + slot_numbers, slot_numbers < query_count * SLOTS, -1)
         best = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
         where = tl.full((BLOCK_Q,), -1, tl.int64)
-        if DIM <= BLOCK_K:
-            query = _load_rows(queries, rows, rows >= 0, 0, DIM, BLOCK_K)
+        query = _load_rows(queries, rows, rows >= 0, 0, DIM, BLOCK_K)
         for token in range(0, length, BLOCK_D):
             tokens = token + tl.arange(0, BLOCK_D)
             similarity = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-            if DIM <= BLOCK_K:
-                document_part = _load_rows(documents, start + tokens, tokens < length, 0, DIM, BLOCK_K)
-                similarity = _multiply_add(query, document_part, similarity, SPLIT, PRECISION)
-            else:
-                for k in range(0, DIM, BLOCK_K):
-                    query_part = _load_rows(queries, rows, rows >= 0, k, DIM, BLOCK_K)
-                    document_part = _load_rows(documents, start + tokens, tokens < length, k, DIM, BLOCK_K)
-                    similarity = _multiply_add(query_part, document_part, similarity, SPLIT, PRECISION)
+            present = tokens < length
+            if BITS:
+                centroid = tl.load(centroid_ids + start + tokens, present, 0).to(tl.int32)
+                bases = base + tl.minimum(centroid, centroid_count - 1) * DIM
+            for k in range(0, DIM, BLOCK_K):
+                if BITS:
+                    part = _decode_rows(documents, start + tokens, present, bases, steps, k, DIM, BLOCK_K, BITS)
+                else:
+                    part = _load_rows(documents, start + tokens, present, k, DIM, BLOCK_K)
+                if DIM > BLOCK_K:
+                    query = _load_rows(queries, rows, rows >= 0, k, DIM, BLOCK_K)
+                similarity = _multiply_add(query, part, similarity, SPLIT, PRECISION)
+            if BITS:
+                factors = tl.load(scales + start + tokens, present, 0).to(tl.float32)
+                # A centroid that does not exist makes the score NaN.
+                factors = tl.where(centroid < centroid_count, (factors + 128) / 256, float("nan"))
+                similarity *= factors[None, :]
             # A maximum would drop a NaN; infinity survives until it is turned back below.
             similarity = tl.where(similarity == similarity, similarity, float("inf"))
-            similarity = tl.where((tokens < length)[None, :], similarity, float("-inf"))
+            similarity = tl.where(present[None, :], similarity, float("-inf"))
             if KEEP:
                 block_best, block_where = tl.max(similarity, 1, return_indices=True)
                 where = tl.where(block_best > best, start + token + block_where, where)
@@ -103,6 +117,22 @@ def _load_rows(table, rows, present, first_dim, DIM: tl.constexpr, BLOCK_K: tl.c
     """A (rows, BLOCK_K) part of a table of DIM columns, zero where not present."""
     dims = first_dim + tl.arange(0, BLOCK_K)
     return tl.load(table + rows[:, None] * DIM + dims[None, :], present[:, None] & (dims < DIM)[None, :], 0.0)
+
+
+@triton.jit
+def _decode_rows(
+    packed, rows, present, bases, steps, first_dim, DIM: tl.constexpr, BLOCK_K: tl.constexpr, BITS: tl.constexpr
+):
+    """A (rows, BLOCK_K) part of rows in code, before their scale, in float16, zero where not present."""
+    width: tl.constexpr = (DIM * BITS + 7) // 8
+    dims = first_dim + tl.arange(0, BLOCK_K)
+    inside = present[:, None] & (dims < DIM)[None, :]
+    # Each byte holds a level of every plane: the planes are runs of `width` neighbouring dimensions.
+    bytes_ = tl.load(packed + rows[:, None] * width + (dims % width)[None, :], inside, 0).to(tl.int32)
+    levels = (bytes_ >> (dims // width * BITS)[None, :]) & ((1 << BITS) - 1)
+    step = tl.load(steps + dims, dims < DIM, 0.0)
+    values = tl.load(bases[:, None] + dims[None, :], inside, 0.0) + step[None, :] * levels.to(tl.float32)
+    return tl.where(inside, values, 0.0).to(tl.float16)
 
 
 @triton.jit

@@ -7,7 +7,8 @@ from functools import cached_property
 import pytest
 import torch
 
-from fastlane_rag.scoring import cpu_backend, triton_backend
+from fastlane_rag.scoring import Codes, cpu_backend, triton_backend
+from fastlane_rag.scoring.codes import pack_levels
 
 # Inputs are rounded to their dtype before either side sees them and products are summed in float32,
 # so half precision is held to the tolerance of float32.
@@ -126,6 +127,27 @@ def assert_close():
         torch.testing.assert_close(actual.double().cpu(), expected.double(), **TOLERANCE[dtype])
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def draw_codes():
+    """Codes of the size real ones have: unit centroids, residuals of about half their length."""
+
+    def draw(tokens, dim, bits, centroids=37):
+        generator = torch.Generator().manual_seed(dim * bits)
+        levels = torch.randint(2**bits, (tokens, dim), generator=generator, dtype=torch.uint8)
+        drawn = torch.randn(centroids, dim, generator=generator)
+        steps = torch.rand(dim, generator=generator) * 2 / (2**bits * dim**0.5)
+        return Codes(
+            torch.randint(centroids, (tokens,), generator=generator).to(torch.uint16),
+            torch.randint(90, 200, (tokens,), generator=generator, dtype=torch.uint8),
+            pack_levels(levels, bits),
+            torch.nn.functional.normalize(drawn, dim=1),
+            steps,
+            bits,
+        )
+
+    return draw
 
 
 @pytest.fixture(autouse=True)

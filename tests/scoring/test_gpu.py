@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlane_rag.scoring import maxsim, maxsim_groups, token_maxima
+from fastlane_rag.scoring import Codes, maxsim, maxsim_groups, token_maxima
 from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
 
 pytestmark = [
@@ -63,3 +63,27 @@ def test_gradients_equal_those_on_the_cpu(dtype):
     tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-2 if dtype == torch.bfloat16 else 1e-3}
     for on_device, on_cpu in zip(gradients("cuda"), gradients("cpu"), strict=True):
         torch.testing.assert_close(on_device, on_cpu, **tolerance)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_codes_score_as_what_they_decode_to(case, bits, draw_codes):
+    queries, documents = case.batches()
+    codes = draw_codes(len(documents.packed), case.dim, bits)
+    on_device = Codes(
+        codes.centroid_ids.cuda(),
+        codes.scales.cuda(),
+        codes.residuals.cuda(),
+        codes.centroids.cuda(),
+        codes.steps.cuda(),
+        bits,
+    )
+    actual = maxsim(
+        queries.packed.cuda(),
+        on_device,
+        query_offsets=queries.offsets,
+        document_offsets=documents.offsets,
+    )
+    decoded = codes.decode(slice(None)).split(case.documents)
+    expected = reference_maxsim(queries.sequences, decoded)
+    # Both sides of each product are rounded to float16.
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=2e-3, atol=5e-3)

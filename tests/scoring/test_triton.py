@@ -23,7 +23,7 @@ def test_in_the_interpreter(selection):
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("this is the interpreting process")
     here = Path(__file__).parent
-    tests = [str(here / name) for name in ("test_maxsim.py", "test_gradients.py")]
+    tests = [str(here / name) for name in ("test_maxsim.py", "test_gradients.py", "test_codes.py")]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "-k", selection, *tests],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
@@ -37,8 +37,8 @@ def test_in_the_interpreter(selection):
 
 
 @pytest.mark.parametrize("capability", [80, 90], ids=["sm80", "sm90"])
-@pytest.mark.parametrize("dtypes", ["fp32-fp16", "fp32-fp32", "bf16-bf16"])
-def test_compiles_without_a_device(dtypes, capability):
+@pytest.mark.parametrize("dtypes", ["fp32-fp16", "fp32-fp32", "bf16-bf16", "fp32-u8"])
+def test_compiles_without_a_device(dtypes, capability, draw_codes):
     """The interpreter forgives what the compiler does not: layouts, shared memory, unsupported operations."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("interpreted kernels do not compile")
@@ -52,15 +52,17 @@ def test_compiles_without_a_device(dtypes, capability):
 
     names = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
     query, document = dtypes.split("-")
-    blocks = block_sizes(names[query], names[document], dim=128, width=32, queries=32)
+    rows = draw_codes(1, 128, 4) if document == "u8" else torch.empty(1, 128, dtype=names[document])
+    blocks = block_sizes(names[query], rows, width=32, queries=32)
     options = {name: blocks.pop(name) for name in ("num_warps", "num_stages")}
     constants = {"DIM": 128, "SLOTS": 32, "GROUPED": False, "KEEP": True, "PRECISION": "tf32x3", **blocks}
-    pointers = {"queries": query, "documents": document, "weights": "fp32", "scores": "fp32", "values": "fp32"}
+    pointers = {"queries": query, "documents": document, "centroid_ids": "u16", "scales": "u8"}
+    pointers |= dict.fromkeys(["weights", "scores", "values", "base", "steps"], "fp32")
     signature = {}
     for name in maxsim_kernel.arg_names:
         if name in constants:
             signature[name] = "constexpr"
-        elif name in ("query_count", "query_tokens", "document_count", "columns"):
+        elif name in ("centroid_count", "query_count", "query_tokens", "document_count", "columns"):
             signature[name] = "i32"
         else:
             signature[name] = "*" + pointers.get(name, "i64")
