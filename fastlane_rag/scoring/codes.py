@@ -12,7 +12,53 @@ from dataclasses import dataclass, field
 
 import torch
 
-__all__ = ["Codes", "pack_levels", "packed_width", "unpack_levels"]
+__all__ = ["Codebook", "Codes", "pack_levels", "packed_width", "unpack_levels"]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """What codes refer to.
+
+    Attributes:
+        centroids: (K, d) float32, K from 1 to 65,536.
+        steps: (d,) float32: distance between two levels of each dimension.
+        bits: 1, 2, 4 or 8 bits a level.
+        base: (K, d) float32: the rows of level 0.
+
+    Raises:
+        TypeError: a tensor has another dtype.
+        ValueError: shapes or devices do not fit together.
+    """
+
+    centroids: torch.Tensor
+    steps: torch.Tensor
+    bits: int
+    base: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_dtype("centroids", self.centroids, torch.float32)
+        _check_dtype("steps", self.steps, torch.float32)
+        if self.centroids.ndim != 2 or not 1 <= len(self.centroids) <= 1 << 16:
+            raise ValueError(
+                f"centroids must be (K, dim) with K from 1 to 65536, but are {tuple(self.centroids.shape)}"
+            )
+        if self.steps.shape != self.centroids.shape[1:]:
+            raise ValueError(
+                f"steps must be ({self.dim},) like a centroid, but have the shape {tuple(self.steps.shape)}"
+            )
+        _check_device(self.centroids, self.steps)
+        middle = (2 ** _checked(self.bits) - 1) / 2
+        object.__setattr__(self, "base", (self.centroids - self.steps * middle).contiguous())
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a row."""
+        return self.centroids.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a row's levels."""
+        return packed_width(self.dim, self.bits)
 
 
 @dataclass(frozen=True)
@@ -20,58 +66,34 @@ class Codes:
     """Packed document rows in code, to be scored as they are.
 
     Attributes:
+        codebook: what the codes refer to.
         centroid_ids: (T,) uint16, below K.
         scales: (T,) uint8, (scale - 0.5) * 256: scales from 0.5 to 1.496, 128 means 1.
-        residuals: (T, W) uint8: levels as `pack_levels` lays them out.
-        centroids: (K, d) float32, K at most 65,536.
-        steps: (d,) float32: distance between two levels of each dimension.
-        bits: 1, 2, 4 or 8 bits a level.
+        residuals: (T, width) uint8: levels as `pack_levels` lays them out.
 
     Raises:
         TypeError: a tensor has another dtype.
         ValueError: shapes or devices do not fit together.
     """
 
+    codebook: Codebook
     centroid_ids: torch.Tensor
     scales: torch.Tensor
     residuals: torch.Tensor
-    centroids: torch.Tensor
-    steps: torch.Tensor
-    bits: int
-    base: torch.Tensor = field(init=False, repr=False)
-    """(K, d) float32: the rows of level 0, centroids - steps * (2 ** bits - 1) / 2."""
 
     def __post_init__(self) -> None:
-        dtypes = {
-            "centroid_ids": torch.uint16,
-            "scales": torch.uint8,
-            "residuals": torch.uint8,
-            "centroids": torch.float32,
-            "steps": torch.float32,
-        }
-        for name, dtype in dtypes.items():
-            if getattr(self, name).dtype != dtype:
-                raise TypeError(f"{name} of codes must be {dtype}, but are {getattr(self, name).dtype}")
-        if self.centroids.ndim != 2 or not 1 <= len(self.centroids) <= 1 << 16:
-            raise ValueError(f"centroids must be (K, dim), K from 1 to 65536, but are {tuple(self.centroids.shape)}")
-        tokens, dim = len(self.centroid_ids), self.centroids.shape[1]
-        expected = {
-            "centroid_ids": (tokens,),
-            "scales": (tokens,),
-            "residuals": (tokens, packed_width(dim, self.bits)),
-            "steps": (dim,),
-        }
+        _check_dtype("centroid_ids", self.centroid_ids, torch.uint16)
+        _check_dtype("scales", self.scales, torch.uint8)
+        _check_dtype("residuals", self.residuals, torch.uint8)
+        tokens, book = len(self.centroid_ids), self.codebook
+        expected = {"centroid_ids": (tokens,), "scales": (tokens,), "residuals": (tokens, book.width)}
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(
-                    f"{name} of {tokens} tokens with {dim} dimensions in {self.bits} bits must have the shape "
-                    f"{shape}, but have {tuple(getattr(self, name).shape)}"
+                    f"{name} of {tokens} tokens with {book.dim} dimensions in {book.bits} bits must have "
+                    f"the shape {shape}, but have {tuple(getattr(self, name).shape)}"
                 )
-        devices = {str(getattr(self, name).device) for name in dtypes}
-        if len(devices) > 1:
-            raise ValueError(f"codes must be on one device, but are on {sorted(devices)}")
-        middle = (2**self.bits - 1) / 2
-        object.__setattr__(self, "base", (self.centroids - self.steps * middle).contiguous())
+        _check_device(book.centroids, self.centroid_ids, self.scales, self.residuals)
 
     def __len__(self) -> int:
         return len(self.centroid_ids)
@@ -79,7 +101,7 @@ class Codes:
     @property
     def shape(self) -> torch.Size:
         """(T, d), as the rows decode to."""
-        return torch.Size([len(self), self.centroids.shape[1]])
+        return torch.Size([len(self), self.codebook.dim])
 
     @property
     def ndim(self) -> int:
@@ -98,10 +120,11 @@ class Codes:
 
     def decode(self, rows: slice | torch.Tensor) -> torch.Tensor:
         """Decode some rows, given as a slice or (n,) int64, to (n, d) float32."""
+        book = self.codebook
         ids = self.centroid_ids.view(torch.int16)[rows].long() & 0xFFFF
-        levels = unpack_levels(self.residuals[rows], self.bits, self.shape[1])
+        levels = unpack_levels(self.residuals[rows], book.bits, book.dim)
         scales = (self.scales[rows].float() + 128) / 256
-        return scales[:, None] * (self.base[ids] + self.steps * levels)
+        return scales[:, None] * (book.base[ids] + book.steps * levels)
 
 
 def packed_width(dim: int, bits: int) -> int:
@@ -110,9 +133,7 @@ def packed_width(dim: int, bits: int) -> int:
     Raises:
         ValueError: bits is not 1, 2, 4 or 8.
     """
-    if bits not in (1, 2, 4, 8):
-        raise ValueError(f"bits must be 1, 2, 4 or 8, but are {bits}")
-    return -(-dim * bits // 8)
+    return -(-dim * _checked(bits) // 8)
 
 
 def pack_levels(levels: torch.Tensor, bits: int) -> torch.Tensor:
@@ -133,3 +154,20 @@ def unpack_levels(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     """Undo `pack_levels`: (T, d) uint8."""
     mask = 2**bits - 1
     return torch.cat([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=1)[:, :dim]
+
+
+def _checked(bits: int) -> int:
+    if bits not in (1, 2, 4, 8):
+        raise ValueError(f"bits must be 1, 2, 4 or 8, but are {bits}")
+    return bits
+
+
+def _check_dtype(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} of codes must be {dtype}, but are {tensor.dtype}")
+
+
+def _check_device(*tensors: torch.Tensor) -> None:
+    devices = {str(tensor.device) for tensor in tensors}
+    if len(devices) > 1:
+        raise ValueError(f"codes and their codebook must be on one device, but are on {sorted(devices)}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.scoring.codes import Codes
+from fastlane_rag.scoring.codes import Codebook, Codes
 from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.threads import get_threads, run_ranges
 from fastlane_rag.scoring.torch_backend import bag, query_blocks
@@ -85,7 +85,7 @@ def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Te
 
 def _most_tokens(rows: Rows) -> int:
     """Query tokens to score at once: codes need a table of all centroids for each."""
-    return _TABLE_BYTES // (4 * len(rows.centroids)) if isinstance(rows, Codes) else 1 << 16
+    return _TABLE_BYTES // (4 * len(rows.codebook.centroids)) if isinstance(rows, Codes) else 1 << 16
 
 
 def _match(
@@ -112,7 +112,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
         arrays = [a.contiguous().numpy() for a in (rows.residuals, rows.centroid_ids, rows.scales)]
-        fixed = granules, *arrays, rows.bits, rows.shape[1], *place, *_in_bytes(tiles, rows), *outputs
+        fixed = granules, *arrays, rows.codebook.bits, rows.shape[1], *place, *_in_bytes(tiles, rows.codebook), *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
@@ -144,11 +144,11 @@ def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[i
 
 
 def _in_bytes(
-    tiles: NDArray[np.float32], codes: Codes
+    tiles: NDArray[np.float32], book: Codebook
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
     """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C)."""
     count, dim, width = tiles.shape
-    scaled = tiles * codes.steps.numpy()[:, None]
+    scaled = tiles * book.steps.numpy()[:, None]
     largest = np.abs(scaled).max(axis=1)
     units = np.asarray(np.where(largest > 0, largest, 1) / 127, np.float32)
     words = -(-dim // 4)
@@ -157,8 +157,8 @@ def _in_bytes(
         np.rint(scaled / units[:, None], out=padded[:, :dim], casting="unsafe")
     # Levels are counted from 0, not from their middle; what that adds is a constant of the query token. Taken
     # from the rounded bytes it halves the error of rounding. A NaN in the query stays in the tables.
-    middle = np.float32((2**codes.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)
-    tables = torch.matmul(codes.centroids, torch.from_numpy(tiles)).numpy() - middle[:, None]
+    middle = np.float32((2**book.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)
+    tables = torch.matmul(book.centroids, torch.from_numpy(tiles)).numpy() - middle[:, None]
     in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
     return np.ascontiguousarray(in_words), tables, units
 

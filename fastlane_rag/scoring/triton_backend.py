@@ -128,9 +128,9 @@ def _document_arrays(rows: Rows) -> tuple[torch.Tensor | int, ...]:
             rows.residuals.contiguous(),
             rows.centroid_ids.contiguous(),
             rows.scales.contiguous(),
-            rows.base,
-            rows.steps.contiguous(),
-            len(rows.centroids),
+            rows.codebook.base,
+            rows.codebook.steps.contiguous(),
+            len(rows.codebook.centroids),
         )
     return (*(rows.detach().contiguous(),) * 5, 0)
 
@@ -143,7 +143,7 @@ def block_sizes(query_dtype: torch.dtype, documents: Rows, width: int, queries: 
     """
     import triton
 
-    bits = documents.bits if isinstance(documents, Codes) else 0
+    bits = documents.codebook.bits if isinstance(documents, Codes) else 0
     full, dim = documents.dtype == torch.float32 and not bits, documents.shape[1]
     widest = 32 if full else 64
     # Several short queries share a program, so that it multiplies matrices and not slivers.

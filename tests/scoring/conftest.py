@@ -7,7 +7,7 @@ from functools import cached_property
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codes, cpu_backend, triton_backend
+from fastlane_rag.scoring import Codebook, Codes, cpu_backend, triton_backend
 from fastlane_rag.scoring.codes import pack_levels
 
 # Inputs are rounded to their dtype before either side sees them and products are summed in float32,
@@ -138,13 +138,12 @@ def draw_codes():
         levels = torch.randint(2**bits, (tokens, dim), generator=generator, dtype=torch.uint8)
         drawn = torch.randn(centroids, dim, generator=generator)
         steps = torch.rand(dim, generator=generator) * 2 / (2**bits * dim**0.5)
+        book = Codebook(torch.nn.functional.normalize(drawn, dim=1), steps, bits)
         return Codes(
+            book,
             torch.randint(centroids, (tokens,), generator=generator).to(torch.uint16),
             torch.randint(90, 200, (tokens,), generator=generator, dtype=torch.uint8),
             pack_levels(levels, bits),
-            torch.nn.functional.normalize(drawn, dim=1),
-            steps,
-            bits,
         )
 
     return draw

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codes, maxsim, set_threads, token_maxima
+from fastlane_rag.scoring import Codebook, Codes, maxsim, set_threads, token_maxima
 from fastlane_rag.scoring.codes import pack_levels, unpack_levels
 from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
 
@@ -14,8 +14,8 @@ def tolerance(queries, codes):
     """What rounding can cost one maximum: the query to a byte a dimension, or both sides to float16."""
     if 0 in (len(queries), len(codes)):
         return 0.0
-    unit = (queries * codes.steps).abs().max() / 127
-    to_bytes = 1.5 * unit / 2 * (2**codes.bits - 1) / 2 * queries.shape[1]
+    unit = (queries * codes.codebook.steps).abs().max() / 127
+    to_bytes = 1.5 * unit / 2 * (2**codes.codebook.bits - 1) / 2 * queries.shape[1]
     to_halfs = 2**-10 * queries.norm(dim=1).max() * codes.decode(slice(None)).norm(dim=1).max()
     return 1e-5 + float(torch.maximum(to_bytes, to_halfs))
 
@@ -37,9 +37,9 @@ def test_decoding_follows_the_formula(bits, draw_codes):
     codes = draw_codes(13, 10, bits)
     levels = unpack_levels(codes.residuals, bits, 10)
     for row in range(13):
-        residual = codes.steps * (levels[row] - (2**bits - 1) / 2)
+        residual = codes.codebook.steps * (levels[row] - (2**bits - 1) / 2)
         scale = 0.5 + int(codes.scales[row]) / 256
-        expected = scale * (codes.centroids[int(codes.centroid_ids[row])] + residual)
+        expected = scale * (codes.codebook.centroids[int(codes.centroid_ids[row])] + residual)
         torch.testing.assert_close(codes.decode(torch.tensor([row]))[0], expected)
 
 
@@ -135,13 +135,15 @@ def test_codes_have_no_gradient(bits, draw_codes):
 
 def test_codes_that_do_not_fit_are_named(draw_codes):
     good = draw_codes(10, 8, 4)
-    fields = [good.centroid_ids, good.scales, good.residuals, good.centroids, good.steps]
+    book, columns = good.codebook, [good.centroid_ids, good.scales, good.residuals]
     with pytest.raises(ValueError, match="bits must be 1, 2, 4 or 8, but are 3"):
-        Codes(*fields, bits=3)
-    with pytest.raises(ValueError, match=r"residuals of 10 tokens with 8 dimensions in 2 bits.*\(10, 2\).*\(10, 4\)"):
-        Codes(*fields, bits=2)
+        Codebook(book.centroids, book.steps, bits=3)
     with pytest.raises(TypeError, match=r"steps of codes must be torch.float32, but are torch.float64"):
-        Codes(*fields[:4], good.steps.double(), bits=4)
+        Codebook(book.centroids, book.steps.double(), bits=4)
+    with pytest.raises(ValueError, match=r"steps must be \(8,\) like a centroid, but have the shape \(7,\)"):
+        Codebook(book.centroids, book.steps[1:], bits=4)
+    with pytest.raises(ValueError, match=r"residuals of 10 tokens with 8 dimensions in 2 bits.*\(10, 2\).*\(10, 4\)"):
+        Codes(Codebook(book.centroids, book.steps, bits=2), *columns)
     with pytest.raises(ValueError, match="need offsets"):
         maxsim(torch.rand(2, 8), good)
     with pytest.raises(ValueError, match="differ in their last size"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codes, maxsim, maxsim_groups, token_maxima
+from fastlane_rag.scoring import Codebook, Codes, maxsim, maxsim_groups, token_maxima
 from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
 
 pytestmark = [
@@ -69,14 +69,8 @@ def test_gradients_equal_those_on_the_cpu(dtype):
 def test_codes_score_as_what_they_decode_to(case, bits, draw_codes):
     queries, documents = case.batches()
     codes = draw_codes(len(documents.packed), case.dim, bits)
-    on_device = Codes(
-        codes.centroid_ids.cuda(),
-        codes.scales.cuda(),
-        codes.residuals.cuda(),
-        codes.centroids.cuda(),
-        codes.steps.cuda(),
-        bits,
-    )
+    book = Codebook(codes.codebook.centroids.cuda(), codes.codebook.steps.cuda(), bits)
+    on_device = Codes(book, codes.centroid_ids.cuda(), codes.scales.cuda(), codes.residuals.cuda())
     actual = maxsim(
         queries.packed.cuda(),
         on_device,
