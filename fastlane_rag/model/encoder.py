@@ -6,7 +6,7 @@ import json
 import logging
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Transformer
@@ -71,13 +71,13 @@ class RoutedEncoder(MultiVectorEncoder):
         Raises:
             ModelError: it is of another kind, so that there are no token states to route by.
         """
-        first: nn.Module = self[0]
+        first = cast(nn.Module, self[0])
         if not isinstance(first, Transformer):
             raise ModelError(
                 f"the model's first module is a {type(first).__name__}; routing needs a sentence-transformers "
                 "Transformer there, whose token states the router reads"
             )
-        return first
+        return cast(Transformer, first)
 
     @property
     def backbone(self) -> PreTrainedModel:

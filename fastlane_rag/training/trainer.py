@@ -45,11 +45,13 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
     if config.threads:
         torch.set_num_threads(config.threads)
     config.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = (
-        get_last_checkpoint(str(config.output / "checkpoints")) if (config.output / "checkpoints").is_dir() else None
-    )
+    folder = config.output / "checkpoints"
+    checkpoint: str | None = None
+    if folder.is_dir():
+        checkpoint = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
     if checkpoint and not resume:
         raise ModelError(f"{config.output} holds checkpoints of an earlier run; resume it or choose another output")
+    torch.manual_seed(config.seed)  # before the model opens: routers it lacks are drawn at random
     start = FastLaneModel.from_pretrained(config.model, dtype="float32")
     pairs = _load_all_pairs(config, start)
     encoder = _prepare(start.encoder, config, pairs)
@@ -88,7 +90,6 @@ def _load_all_pairs(config: TrainConfig, model: FastLaneModel) -> dict[str, list
 
 
 def _prepare(encoder: RoutedEncoder, config: TrainConfig, pairs: dict[str, list[Pair]]) -> RoutedEncoder:
-    torch.manual_seed(config.seed)
     sample = [p.positive for group in pairs.values() for p in group[: 2000 // len(pairs) + 1]]
     if config.dim and not any(isinstance(m, Dense) for m in encoder):
         add_projection(encoder, config.dim, sample)
