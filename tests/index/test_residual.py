@@ -1,0 +1,130 @@
+"""The residual codec: what it loses, what it refuses, and that it is written down whole."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.residual import ResidualCodec
+from fastlane_rag.scoring import maxsim, set_threads
+
+
+def draw(count, dim=24, seed=0):
+    """Unit rows around forty directions, as token embeddings gather around meanings."""
+    generator = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).standard_normal((40, dim))
+    rows = directions[generator.integers(40, size=count)] + 0.6 * generator.standard_normal((count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return ResidualCodec.train(draw(3000), 4)
+
+
+# Squared distance between a unit row and its code.
+@pytest.mark.parametrize(("bits", "loss"), [(1, 0.12), (2, 0.05), (4, 0.006), (8, 0.0003)])
+def test_more_bits_lose_less(bits, loss):
+    codec, rows = ResidualCodec.train(draw(3000), bits), draw(500, seed=1)
+    arrays = codec.encode(rows)
+    assert sum(array.nbytes for array in arrays.values()) == 500 * (3 * bits + 3)
+    assert np.square(codec.decode(arrays) - rows).sum(1).mean() < loss
+
+
+def test_scores_on_codes_rank_as_the_rows_do(codec):
+    documents, queries = draw(4000, seed=1), torch.from_numpy(draw(64, seed=2)).view(8, 8, -1)
+    offsets = torch.arange(0, 4001, 20)
+    exact = maxsim(queries, documents, document_offsets=offsets)
+    coded = maxsim(queries, codec.codes(codec.encode(documents)), document_offsets=offsets)
+    for row in range(8):
+        assert exact[row].topk(10).indices[0] in coded[row].topk(3).indices
+    torch.testing.assert_close(coded, exact, rtol=0, atol=0.15)
+
+
+def test_the_layout_is_what_encode_gives(codec):
+    layout, arrays = codec.layout(24), codec.encode(draw(7))
+    assert arrays.keys() == layout.keys()
+    for name, (dtype, shape) in layout.items():
+        assert arrays[name].dtype == dtype
+        assert arrays[name].shape == (7, *shape)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_rows_are_independent(codec, first, second):
+    """Encoding a part of the rows gives that part of the arrays, whatever is encoded beside it."""
+    rows = draw(60)
+    low, high = sorted((first, second))
+    whole, part = codec.encode(rows), codec.encode(rows[low:high])
+    for name in whole:
+        assert np.array_equal(whole[name][low:high], part[name])
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_no_bit(codec, threads):
+    rows = draw(5000)
+    alone = codec.encode(rows)
+    set_threads(threads)
+    try:
+        together, trained = codec.encode(rows), ResidualCodec.train(draw(3000), 4)
+    finally:
+        set_threads(None)
+    assert all(np.array_equal(alone[name], together[name]) for name in alone)
+    assert trained.name == codec.name
+
+
+def test_parameters_survive_being_written(codec):
+    again = ResidualCodec.from_bytes(codec.to_bytes())
+    assert again.name == codec.name
+    rows = draw(50)
+    assert np.array_equal(again.decode(again.encode(rows)), codec.decode(codec.encode(rows)))
+
+
+def test_another_training_has_another_name(codec):
+    assert ResidualCodec.train(draw(3000, seed=5), 4).name != codec.name
+    assert codec.name.startswith("residual4-")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", lambda data: data[:-5], lambda data: b"x" * 200, lambda data: data.replace(b"steps", b"stups")],
+    ids=["empty", "cut", "noise", "renamed"],
+)
+def test_damaged_parameters_are_named(codec, damage):
+    with pytest.raises(IndexFormatError, match="damaged"):
+        ResidualCodec.from_bytes(damage(codec.to_bytes()))
+
+
+def test_a_newer_version_is_named(codec):
+    newer = codec.to_bytes().replace(b'codec":"1"', b'codec":"2"')
+    with pytest.raises(IndexFormatError, match="version 2; this fastlane-rag reads 1"):
+        ResidualCodec.from_bytes(newer)
+
+
+def test_bad_rows_are_refused(codec):
+    rows = draw(9)
+    rows[3, 5] = np.nan
+    with pytest.raises(ValueError, match="1 of 9 token embeddings hold NaN"):
+        codec.encode(rows)
+    with pytest.raises(ValueError, match="trained for 24 dimensions, the tokens have 25"):
+        codec.encode(draw(9, dim=25))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        ResidualCodec.train(rows)
+    with pytest.raises(ValueError, match="at least one"):
+        ResidualCodec.train(rows[:0])
+    with pytest.raises(ValueError, match="bits must be 1, 2, 4 or 8, but are 3"):
+        ResidualCodec.train(draw(9), 3)
+
+
+def test_tiny_and_flat_samples_still_make_a_codec():
+    """One row, and rows that are all the same: no residual is left to measure."""
+    rows = np.repeat(draw(1), 5, axis=0)
+    for sample in (rows[:1], rows):
+        codec = ResidualCodec.train(sample, 2)
+        np.testing.assert_allclose(codec.decode(codec.encode(rows)), rows, atol=1e-4)
+
+
+def test_no_rows_encode_to_no_rows(codec):
+    assert codec.decode(codec.encode(draw(0))).shape == (0, 24)
