@@ -4,8 +4,8 @@ python benchmarks/kernels.py --threads 2 --json benchmarks/results/kernels.json
 
 Token counts are those of real passages; the vectors are random, which costs what real ones do. Each engine
 gets its inputs in the layout it asks for, prepared before the clock starts, and must agree with the float64
-definition before it is timed. Peers that are not installed are left out: pip install --no-deps lateweave
-maxsim-cpu.
+definition before it is timed (codes lose what codes lose on random vectors: far more than on real ones).
+Peers that are not installed are left out: pip install --no-deps lateweave maxsim-cpu.
 """
 
 import argparse
@@ -71,6 +71,21 @@ def fastlane(dtype: str) -> Engine:
     return prepare
 
 
+def fastlane_codes(bits: int) -> Engine:
+    """The scoring core on documents in the residual codec's code."""
+
+    def prepare(problem: Problem) -> Callable[[], Any]:
+        from fastlane_rag.index.residual import ResidualCodec
+        from fastlane_rag.scoring import maxsim
+
+        rows = problem.packed.numpy()
+        codec = ResidualCodec.train(rows[:20_000], bits, centroids=1024)
+        codes = codec.codes(codec.encode(rows))
+        return lambda: maxsim(problem.queries, codes, document_offsets=problem.offsets)
+
+    return prepare
+
+
 def fastlane_torch(problem: Problem) -> Callable[[], Any]:
     """The scoring core without its compiled kernels, as where numba is not installed."""
     from fastlane_rag.scoring import torch_backend
@@ -132,6 +147,8 @@ def maxsim_cpu(problem: Problem) -> Callable[[], Any]:
 ENGINES: dict[str, Engine] = {
     "fastlane float32": fastlane("float32"),
     "fastlane float16": fastlane("float16"),
+    "fastlane 4-bit codes": fastlane_codes(4),
+    "fastlane 2-bit codes": fastlane_codes(2),
     "fastlane without numba": fastlane_torch,
     "BLAS only": gemm,
     "torch einsum": einsum,
@@ -147,6 +164,8 @@ def usable(name: str, shape: tuple[int, int, int]) -> bool:
         return False  # 0.1.0 ends with a segmentation fault
     if name == "torch einsum" and shape[1] > 1000:
         return False  # gigabytes of padding say nothing new
+    if name.endswith("codes") and shape[1] > 1000:
+        return False  # encoding them would take longer than everything else
     module = name.replace("-", "_")
     return name not in ("lateweave", "maxsim-cpu") or importlib.util.find_spec(module) is not None
 
@@ -197,7 +216,7 @@ def measure(shape: tuple[int, int, int], lengths: list[int], repeats: int) -> di
         if name == "BLAS only":
             continue
         errors[name] = float((result[:1, sample] - expected).abs().max())
-        if not errors[name] < 2e-2:
+        if not errors[name] < 2e-2 and not name.endswith("codes"):
             raise SystemExit(f"{name} is wrong by {errors[name]} on {shape}")
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
