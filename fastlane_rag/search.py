@@ -119,23 +119,33 @@ class _Plan:
     def run(self, queries: Sequence[RoutedQuery]) -> list[SearchResult]:
         """Answer a few queries, gathering for all of them together."""
         selected = [self._select(query) for query in queries]
-        full = [len(chosen) == len(query.embeddings) for chosen, query in zip(selected, queries, strict=True)]
-        matching = self._matching()
-        depth = max(GATHER_FACTOR * self.k, GATHER_LEAST)
-        if not self.k or not len(matching):
+        matching = self._count()
+        if not self.k or not matching:
             return [self._result([], q, s, 0, 0, 0) for q, s in zip(queries, selected, strict=True)]
-        if self.refine and len(matching) <= depth:
-            return [self._refined(q, s, matching, 0) for q, s in zip(queries, selected, strict=True)]
-        rows = [query.embeddings[chosen] for query, chosen in zip(queries, selected, strict=True)]
+        depth = max(GATHER_FACTOR * self.k, GATHER_LEAST)
+        whole = [
+            self._whole(len(q.embeddings), len(s), matching, depth) for q, s in zip(queries, selected, strict=True)
+        ]
+        rows = [q.embeddings if w else q.embeddings[s] for q, s, w in zip(queries, selected, whole, strict=True)]
         scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
         results = []
-        for query, chosen, is_full, row in zip(queries, selected, full, scores, strict=True):
-            if self.refine and not is_full:
+        for query, chosen, is_whole, row in zip(queries, selected, whole, scores, strict=True):
+            if self.refine and not is_whole:
                 results.append(self._refined(query, chosen, _best(row, depth), met * len(chosen)))
+                continue
+            best = _best(row, self.k)
+            hits = self._fetch(best, row[best])
+            if self.refine and len(chosen) < len(query.embeddings):  # everything was refined, nothing gathered
+                results.append(self._result(hits, query, chosen, matching, 0, met * len(query.embeddings)))
             else:
-                best = _best(row, self.k)
-                results.append(self._result(self._fetch(best, row[best]), query, chosen, 0, met * len(chosen), 0))
+                results.append(self._result(hits, query, chosen, 0, met * len(chosen), 0))
         return results
+
+    def _whole(self, tokens: int, routed: int, matching: int, depth: int) -> bool:
+        """Whether to compare all tokens at once, because gathering and refining would compare no less."""
+        return routed == tokens or (
+            self.refine and matching * routed + min(depth, matching) * tokens >= matching * tokens
+        )
 
     def _select(self, query: RoutedQuery) -> torch.Tensor:
         """Positions of the tokens to gather with."""
@@ -145,11 +155,11 @@ class _Plan:
             return torch.arange(len(query.embeddings))
         return query.select(self.route_k)
 
-    def _matching(self) -> NDArray[np.int64]:
-        """The documents to rank, ascending."""
+    def _count(self) -> int:
+        """How many documents there are to rank."""
         if self.allowed is None:
-            return np.arange(self.view.snapshot.starts[-1])
-        return np.flatnonzero(self.allowed)
+            return int(self.view.snapshot.starts[-1])
+        return int(np.count_nonzero(self.allowed))
 
     def _refined(
         self, query: RoutedQuery, selected: torch.Tensor, candidates: NDArray[np.int64], gathered: int
