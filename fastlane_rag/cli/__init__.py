@@ -3,7 +3,7 @@
 import click
 
 from fastlane_rag import __version__
-from fastlane_rag.cli import demo, doctor, evaluate, explain, index, search
+from fastlane_rag.cli import demo, doctor, evaluate, explain, index, search, train
 from fastlane_rag.cli.base import Commands
 
 __all__ = ["main"]
@@ -16,5 +16,13 @@ def main(debug: bool) -> None:
     """Late-interaction retrieval at the price of a dense retriever."""
 
 
-for command in (index.index, search.search, explain.explain, evaluate.evaluate, demo.demo, doctor.doctor):
+for command in (
+    index.index,
+    search.search,
+    explain.explain,
+    evaluate.evaluate,
+    train.train,
+    demo.demo,
+    doctor.doctor,
+):
     main.add_command(command)
