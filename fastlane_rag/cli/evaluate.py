@@ -99,9 +99,9 @@ def evaluate(
             )
         terminal.print(_table(dataset, of_dataset))
         results.append((dataset, of_dataset))
-    if out is not None:
-        out.write_text(json.dumps(report(environment(), opened, results), indent=1) + "\n")
-        terminal.print(f"written: {out}", markup=False)
+        if out is not None:  # after each dataset: a run that is stopped keeps what it measured
+            out.write_text(json.dumps(report(environment(), opened, results), indent=1) + "\n")
+            terminal.print(f"written: {out}", markup=False)
 
 
 def _track(bar: "Progress", items: Iterable[Any], doing: str) -> Iterable[Any]:
