@@ -119,12 +119,15 @@ class Codes:
         return self.residuals.device
 
     def decode(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        """Decode some rows, given as a slice or (n,) int64, to (n, d) float32."""
+        """Decode some rows, given as a slice or (n,) int64, to (n, d) float32.
+
+        A row whose centroid does not exist decodes to NaN.
+        """
         book = self.codebook
         ids = self.centroid_ids.view(torch.int16)[rows].long() & 0xFFFF
         levels = unpack_levels(self.residuals[rows], book.bits, book.dim)
-        scales = (self.scales[rows].float() + 128) / 256
-        return scales[:, None] * (book.base[ids] + book.steps * levels)
+        scales = ((self.scales[rows].float() + 128) / 256).masked_fill(ids >= len(book.base), torch.nan)
+        return scales[:, None] * (book.base[ids.clamp(max=len(book.base) - 1)] + book.steps * levels)
 
 
 def packed_width(dim: int, bits: int) -> int:

@@ -125,6 +125,8 @@ def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
     ends = np.cumsum(lengths)
     worth = int(ends[-1]) * multiply_adds // _WORTH_A_THREAD
     threads = max(1, min(get_threads(), len(lengths), worth))
+    if threads == 1:
+        return [0, len(lengths)]
     inner = np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads)
     bounds: list[int] = np.unique([0, *inner, len(lengths)]).tolist()
     return bounds

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+
 from llvmlite import binding, ir  # type: ignore[import-untyped]
+from numba import config
 
 __all__ = [
     "BYTE",
@@ -27,11 +30,20 @@ __all__ = [
 
 GRANULE = 8  # query tokens of a tile come in multiples of this
 
-_FEATURES = binding.get_host_cpu_features()
-_X86 = "sse2" in _FEATURES
-_AVX512 = bool(_FEATURES.get("avx512f"))
+
+def _features() -> set[str]:
+    """What numba compiles for: the host's features, or those its user asked for (NUMBA_CPU_FEATURES)."""
+    asked: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]
+    if asked is not None:
+        return {name[1:] for name in asked.split(",") if name.startswith("+")}
+    return {name for name, present in binding.get_host_cpu_features().items() if present}
+
+
+_FEATURES = _features()
+_X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+_AVX512 = "avx512f" in _FEATURES
 # One vector register's floats, and the rows whose sums fit the registers beside the query's vectors.
-LANES = 16 if _AVX512 else 8 if _FEATURES.get("avx2") else 4
+LANES = 16 if _AVX512 else 8 if "avx2" in _FEATURES else 4
 MAX_GRANULES = 4 if _AVX512 else 2
 TILE_ROWS = 8 if _AVX512 else 6
 
@@ -43,12 +55,12 @@ FLOAT = ir.FloatType()
 
 def can_widen_halfs() -> bool:
     """Whether the host converts float16 in hardware; without it LLVM would call a missing function."""
-    return not _X86 or bool(_FEATURES.get("f16c"))
+    return not _X86 or "f16c" in _FEATURES
 
 
 def has_byte_dot() -> bool:
     """Whether the host adds up products of four bytes in one instruction (x86 VNNI)."""
-    return bool((_FEATURES.get("avx512vnni") and _FEATURES.get("avx512vl")) or _FEATURES.get("avxvnni"))
+    return {"avx512vnni", "avx512vl"} <= _FEATURES or "avxvnni" in _FEATURES
 
 
 def vector_widths(tokens: int) -> list[int]:

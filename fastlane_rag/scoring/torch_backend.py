@@ -160,6 +160,9 @@ def query_blocks(offsets: torch.Tensor, most: int, grouped: bool) -> Iterator[tu
     if grouped:
         yield from ((i, i + 1) for i in range(len(offsets) - 1))
         return
+    if int(offsets[-1]) <= most:
+        yield 0, len(offsets) - 1
+        return
     first = 0
     while first < len(offsets) - 1:
         fits = int(torch.searchsorted(offsets, offsets[first] + most, right=True)) - 1
