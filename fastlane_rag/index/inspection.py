@@ -123,10 +123,10 @@ def _segment_problems(storage: Storage, reader: Reader, number: int, info: Segme
     try:
         segment = Segment(storage.store, info, storage.codec, storage.dim)
     except FileNotFoundError as error:
-        yield f"the segment {error.filename} is missing"
+        yield f"the segment {error.filename}, recorded in {reader.where}, is missing"
         return
     except IndexFormatError as error:
-        yield str(error)
+        yield f"{error} (recorded in {reader.where})"
         return
     found = list(segment.problems())
     yield from found
