@@ -71,7 +71,7 @@ class RoutedEncoder(MultiVectorEncoder):
         Raises:
             ModelError: it is of another kind, so that there are no token states to route by.
         """
-        first = cast(nn.Module, self[0])
+        first: nn.Module = self[0]
         if not isinstance(first, Transformer):
             raise ModelError(
                 f"the model's first module is a {type(first).__name__}; routing needs a sentence-transformers "

@@ -53,7 +53,7 @@ def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Te
 
 def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Sum weighted rows bag by bag; arguments and result as `torch_backend.bag`."""
-    import triton  # type: ignore[import-untyped]
+    import triton
 
     from fastlane_rag.scoring.triton_kernels import bag_kernel
 
