@@ -8,6 +8,7 @@ into the user's cache, which sentence-transformers opens like any other.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import shutil
@@ -48,7 +49,7 @@ def default_model_path() -> Path:
         digest.update(file.relative_to(_BUNDLE).as_posix().encode())
         digest.update(file.read_bytes())
     name = f"default-{digest.hexdigest()[:16]}"
-    for parent in (cache_dir(), Path(tempfile.gettempdir()) / f"fastlane-rag-{os.getuid()}"):
+    for parent in (cache_dir(), Path(tempfile.gettempdir()) / f"fastlane-rag-{getpass.getuser()}"):
         try:
             parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not (parent / name).is_dir():
