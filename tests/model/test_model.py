@@ -65,8 +65,7 @@ def test_select_takes_k_auto_and_none(model: FastLaneModel) -> None:
     assert query.select(2).tolist() == everything[:2]
     assert query.select(10_000).tolist() == everything
     assert 1 <= len(query.select("auto")) <= len(everything)
-    assert query.tokens[0] == "[CLS]"
-    assert 0 not in everything
+    assert not {"[CLS]", "[SEP]", "?"} & set(query.tokens)
 
 
 @pytest.mark.parametrize("k", [0, -2, 1.5, True, "all"])
