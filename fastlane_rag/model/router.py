@@ -66,7 +66,8 @@ def gumbel_top_k(scores: Tensor, k: int | Tensor, temperature: float, *, noise: 
         uniform = torch.rand_like(scores, dtype=torch.float32).clamp_(1e-9, 1.0 - 1e-7)
         perturbed = scores - torch.log(-torch.log(uniform))
     p = torch.softmax(perturbed.float() / temperature, dim=-1).masked_fill(~candidates, 0.0)
-    rank = p.masked_fill(~candidates, -1.0).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    # Ranked by score, not by p: at a low temperature p underflows to ties.
+    rank = perturbed.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     limit = k if isinstance(k, Tensor) else torch.full((len(scores),), k, device=scores.device)
     hard = ((rank < limit[:, None]) & candidates).to(p.dtype)
     # hard + (p - p) in this order: adding p to hard first would leave rounding residue in the 0s and 1s.
