@@ -77,7 +77,7 @@ def environment() -> Environment:
         versions=versions(),
         threads=torch.get_num_threads(),
         commit=_commit(),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "fastlane"), *sys.argv[1:]]),
     )
 
 
