@@ -20,7 +20,7 @@ from fastlane_rag.scoring import maxsim
 from fastlane_rag.training.data import DevSet
 from fastlane_rag.training.loss import RoutedTerms
 
-__all__ = ["CsvLog", "DevEvaluator", "RoutingMonitor", "routed_ranking_scores"]
+__all__ = ["CsvLog", "DevEvaluator", "RoutingMonitor"]
 
 logger = logging.getLogger("fastlane_rag.training")
 
@@ -133,17 +133,9 @@ def dev_scores(model: FastLaneModel, dev: DevSet, ks: tuple[int, ...]) -> dict[s
     torch.cumsum(torch.tensor([len(d) for d in documents]), 0, out=offsets[1:])
     runs: dict[str, dict[str, list[str]]] = {}
     for query_id, query in zip(dev.queries, model.encode_routed(list(dev.queries.values())), strict=True):
-        for label, scores in routed_ranking_scores(query.embeddings, query.select, packed, offsets, ks).items():
+        rows = {"full": query.embeddings, **{f"k{k}": query.embeddings[query.select(k)] for k in ks}}
+        for label, embeddings in rows.items():
+            scores = maxsim(embeddings, packed, document_offsets=offsets)[0]
             best = torch.topk(scores, min(100, len(ids))).indices.tolist()
             runs.setdefault(label, {})[query_id] = [ids[i] for i in best]
     return {label: mean_scores(score_run(dev.qrels, run))["nDCG@10"] for label, run in runs.items()}
-
-
-def routed_ranking_scores(
-    embeddings: Tensor, select: Any, packed: Tensor, offsets: Tensor, ks: tuple[int, ...]
-) -> dict[str, Tensor]:
-    """Scores of every document by full SumMaxSim and by the k best-routed tokens."""
-    scores = {"full": maxsim(embeddings, packed, document_offsets=offsets)[0]}
-    for k in ks:
-        scores[f"k{k}"] = maxsim(embeddings[select(k)], packed, document_offsets=offsets)[0]
-    return scores

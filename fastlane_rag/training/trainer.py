@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -200,8 +199,3 @@ def _record(config: TrainConfig, pairs: dict[str, list[Pair]]) -> str:
         "sha256": file_hashes(config.data.train) | file_hashes(config.data.dev),
     }
     return json.dumps(record, indent=2)
-
-
-def config_of(run: Path) -> TrainConfig:
-    """The config a run folder was made with."""
-    return TrainConfig.model_validate(json.loads((run / "run.json").read_text(encoding="utf-8"))["config"])
