@@ -21,6 +21,23 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a stream of documents.
+
+    Attributes:
+        documents: taken from the stream.
+        added: those whose id was new.
+        changed: those whose text or metadata replaced what was stored.
+        unchanged: those that were stored already, and were neither encoded nor written.
+    """
+
+    documents: int
+    added: int
+    changed: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexStats:
     """What an index holds and takes.
 

@@ -3,7 +3,7 @@
 import click
 
 from fastlane_rag import __version__
-from fastlane_rag.cli import demo, doctor, evaluate, explain, index, search, train
+from fastlane_rag.cli import demo, doctor, evaluate, explain, index, inspection, search, train
 from fastlane_rag.cli.base import Commands
 
 __all__ = ["main"]
@@ -20,6 +20,9 @@ for command in (
     index.index,
     search.search,
     explain.explain,
+    inspection.verify,
+    inspection.stats,
+    inspection.export,
     evaluate.evaluate,
     train.train,
     demo.demo,

@@ -30,8 +30,10 @@ class Commands(click.Group):
                 raise
             raise click.ClickException(_one_line(error)) from error
         except (OSError, MemoryError, RuntimeError, ValueError) as error:
-            # click's own Abort and Exit are RuntimeErrors and mean what they say.
-            if context.params.get("debug") or isinstance(error, click.Abort | click.exceptions.Exit):
+            # click's own Abort and Exit are RuntimeErrors and mean what they say, and it knows what to do when
+            # nobody reads the output any more.
+            ours = isinstance(error, click.Abort | click.exceptions.Exit | BrokenPipeError)
+            if ours or context.params.get("debug"):
                 raise
             raise click.ClickException(_one_line(error)) from error
 

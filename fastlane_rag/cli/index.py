@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, progress, quiet_libraries
+from fastlane_rag.cli.base import console, quiet_libraries
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.errors import DataError
 
@@ -38,7 +38,8 @@ def index(
     """Index the passages of CORPUS, JSON Lines, gzip or plain; "-" reads standard input.
 
     Each line is an object with _id (or id) and text, optionally title; other keys become metadata.
-    Where the index exists, passages are added, and those whose id it holds are replaced.
+    Where the index exists, passages are added, and those whose id it holds are replaced. Passages that are
+    stored unchanged are not encoded again, so the same command goes on where an interrupted one stopped.
     The file is checked first: unless --skip-bad is given, a bad line means that nothing is indexed.
     """
     with _as_file(corpus) as path:
@@ -49,14 +50,20 @@ def index(
             raise DataError(f"{corpus} holds no passage")
         quiet_libraries()
         with _open_or_create(out, model, filter_keys) as target:
-            before = len(target)
-            with progress("Indexing") as bar:
-                passages = read_passages(path, on_bad=lambda error: None)
-                add_passages(target, bar.track(passages, total=total), batch_size=batch_size)
+            passages = read_passages(path, on_bad=lambda error: None)
+            try:
+                done = add_passages(
+                    target, passages, batch_size=batch_size, total=total, show_progress=sys.stderr.isatty()
+                )
+            except KeyboardInterrupt:
+                click.echo(f"interrupted; {out} holds {len(target)}, the same command goes on from there", err=True)
+                raise
             skipped = f", {bad} bad line(s) left out" if bad else ""
             console().print(
-                f"{total} passages read{skipped}, {len(target) - before} of them new; {out} holds {len(target)}",
+                f"{done.documents} passages read{skipped}, {done.added} of them new, {done.changed} changed, "
+                f"{done.unchanged} stored already; {out} holds {len(target)}",
                 markup=False,
+                soft_wrap=True,
             )
 
 
@@ -75,13 +82,18 @@ def _as_file(corpus: str) -> Iterator[Path]:
 
 def _check(path: Path) -> tuple[int, int]:
     """Count good and bad lines, printing the first bad ones."""
-    errors: list[DataError] = []
-    total = sum(1 for _ in read_passages(path, on_bad=errors.append))
-    for error in errors[:_SHOWN_ERRORS]:
-        click.echo(str(error), err=True)
-    if len(errors) > _SHOWN_ERRORS:
-        click.echo(f"... and {len(errors) - _SHOWN_ERRORS} more bad lines", err=True)
-    return total, len(errors)
+    bad = 0
+
+    def report(error: DataError) -> None:
+        nonlocal bad
+        bad += 1
+        if bad <= _SHOWN_ERRORS:
+            click.echo(str(error), err=True)
+
+    total = sum(1 for _ in read_passages(path, on_bad=report))
+    if bad > _SHOWN_ERRORS:
+        click.echo(f"... and {bad - _SHOWN_ERRORS} more bad lines", err=True)
+    return total, bad
 
 
 def _open_or_create(out: Path, model: str | None, filter_keys: tuple[str, ...]) -> "FastLaneIndex":
@@ -89,6 +101,11 @@ def _open_or_create(out: Path, model: str | None, filter_keys: tuple[str, ...]) 
     from fastlane_rag.errors import IndexNotFoundError
 
     try:
-        return FastLaneIndex.open(out, model=model)
+        opened = FastLaneIndex.open(out, model=model)
     except IndexNotFoundError:
         return FastLaneIndex.create(out, model=model, filter_keys=filter_keys)
+    missing = set(filter_keys) - set(opened.stats().filter_keys)
+    if missing:
+        names = ", ".join(sorted(missing))
+        click.echo(f"{out} was made without the filter key(s) {names}: filters on them work, only slower", err=True)
+    return opened

@@ -1,34 +1,31 @@
 """Passages into an index."""
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from fastlane_rag.data.jsonl import Passage
+from fastlane_rag.types import Document, Ingested
 
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
 
 __all__ = ["add_passages"]
 
-# Passages a write: full encoder batches, a progress bar that moves, and little lost by an interruption.
-_CHUNK = 128
 
-
-def add_passages(index: "FastLaneIndex", passages: Iterable[Passage], *, batch_size: int | None = None) -> None:
-    """Add passages in chunks, each one write: what is stored stays stored when a later chunk fails.
+def add_passages(
+    index: "FastLaneIndex",
+    passages: Iterable[Passage],
+    *,
+    batch_size: int | None = None,
+    total: int | None = None,
+    show_progress: bool = False,
+) -> Ingested:
+    """Add passages to an index by `FastLaneIndex.ingest`, which passes over what is stored already.
 
     The title goes into the indexed text and, by itself, into the metadata.
     """
-    stream = iter(passages)
-    while chunk := list(islice(stream, _CHUNK)):
-        index.add(
-            [passage.content for passage in chunk],
-            ids=[passage.id for passage in chunk],
-            metadatas=[_metadata(passage) for passage in chunk],
-            batch_size=batch_size,
-            show_progress=False,
-        )
+    documents = (Document(passage.id, passage.content, _metadata(passage)) for passage in passages)
+    return index.ingest(documents, batch_size=batch_size, total=total, show_progress=show_progress)
 
 
 def _metadata(passage: Passage) -> dict[str, object]:

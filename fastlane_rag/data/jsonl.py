@@ -11,6 +11,8 @@ from fastlane_rag.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
+# A few megabytes of gzip can hold one line of many gigabytes; no document is this long.
+_LONGEST = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Passage:
         id: `_id` (or `id`) of the line; a whole number is taken as its digits.
         title: may be empty.
         text: the body, without the title.
-        metadata: every other key of the line.
+        metadata: what the line has under `metadata`, where that is an object, and every other key.
     """
 
     id: str
@@ -52,8 +54,8 @@ def read_records(
     report = on_bad or _raise
     try:
         with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
+            for number, line in enumerate(_lines(lines), 1):
+                if line is not None and not line.strip():
                     continue
                 try:
                     yield number, _parse(line)
@@ -66,7 +68,8 @@ def read_records(
 def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | None = None) -> Iterator[Passage]:
     """Yield the passages of a corpus file, in the order of its lines, reading one line at a time.
 
-    Each line is an object with `_id` or `id`, `text`, optionally `title`; other keys become metadata.
+    Each line is an object with `_id` or `id`, `text`, optionally `title`. The object under `metadata`, if there is
+    one, becomes the metadata, and other keys are added to it.
 
     Args:
         path: the file, JSON Lines, gzip or plain.
@@ -120,11 +123,14 @@ def record_text(record: dict[str, Any], key: str, default: str | None = None) ->
 
 
 def _passage(record: dict[str, Any]) -> Passage:
+    rest = {key: value for key, value in record.items() if key not in (*_ID_KEYS, "title", "text")}
+    if isinstance(rest.get("metadata"), dict):
+        rest = rest.pop("metadata") | rest
     return Passage(
         id=record_id(record),
         title=record_text(record, "title", default=""),
         text=record_text(record, "text"),
-        metadata={key: value for key, value in record.items() if key not in (*_ID_KEYS, "title", "text")},
+        metadata=rest,
     )
 
 
@@ -134,7 +140,20 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(path, "rb") if zipped else path.open("rb")
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | None]:
+    """The lines of a file, and None for one that is too long: it is passed over without being in memory as a whole."""
+    while line := file.readline(_LONGEST + 1):
+        if len(line) <= _LONGEST or line.endswith(b"\n"):
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(1 << 20)
+        yield None
+
+
+def _parse(line: bytes | None) -> dict[str, Any]:
+    if line is None:
+        raise ValueError(f"longer than {_LONGEST >> 20} MiB")
     try:
         record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
         # A lone surrogate ("\ud800") is legal JSON and no text: neither a tokenizer nor a database takes it.

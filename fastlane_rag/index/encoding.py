@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import ModelError
+from fastlane_rag.index.progress import documents_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["encoded_documents", "open_model"]
+__all__ = ["MANY", "encoded_documents", "open_model"]
 
 # Enough that texts of like length fill whole batches, few enough that their rows fit in memory with ease.
 _CHUNK = 512
 # Additions of this many texts show a progress bar on a terminal.
-_MANY = 1000
+MANY = 1000
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -43,14 +44,16 @@ def encoded_documents(
     Raises:
         ModelError: the model gave rows that cannot be stored: none at all, not finite, or of another size.
     """
-    visible = show_progress if show_progress is not None else len(texts) >= _MANY and sys.stderr.isatty()
-    for first in _steps(len(texts), visible):
-        chunk = texts[first : first + _CHUNK]
-        encoded = model.encode_documents(chunk, batch_size=batch_size, show_progress=False)
-        if len(encoded) != len(chunk):
-            raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
-        for i, tokens in enumerate(encoded):
-            yield _checked(tokens, model, first + i)
+    visible = show_progress if show_progress is not None else len(texts) >= MANY and sys.stderr.isatty()
+    with documents_bar("Encoding", len(texts), visible=visible) as done:
+        for first in range(0, len(texts), _CHUNK):
+            chunk = texts[first : first + _CHUNK]
+            encoded = model.encode_documents(chunk, batch_size=batch_size, show_progress=False)
+            if len(encoded) != len(chunk):
+                raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
+            for i, tokens in enumerate(encoded):
+                yield _checked(tokens, model, first + i)
+            done(len(chunk))
 
 
 def _checked(tokens: Tensor | NDArray[np.floating], model: FastLaneModel, position: int) -> NDArray[np.float32]:
@@ -63,19 +66,3 @@ def _checked(tokens: Tensor | NDArray[np.floating], model: FastLaneModel, positi
             f"{model.name} gave an embedding with NaN, infinite or huge values for text {position}; nothing was stored"
         )
     return rows
-
-
-def _steps(count: int, visible: bool) -> Iterator[int]:
-    """The first positions of the chunks, with a progress bar over the texts if asked for."""
-    if not visible:
-        yield from range(0, count, _CHUNK)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=count)
-        for first in range(0, count, _CHUNK):
-            yield first
-            bar.update(task, completed=min(first + _CHUNK, count))

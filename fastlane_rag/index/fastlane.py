@@ -21,10 +21,11 @@ from fastlane_rag.index import writing
 from fastlane_rag.index.copying import copy_live
 from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.fork import reset_after_fork
+from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.inputs import check_ids, check_texts, prepare
 from fastlane_rag.index.metadata import catalogue_text, metadata_json
 from fastlane_rag.index.storage import Storage
-from fastlane_rag.types import Document, Hit, IndexStats
+from fastlane_rag.types import Document, Hit, IndexStats, Ingested
 
 if TYPE_CHECKING:
     from fastlane_rag.index.filters import Filter
@@ -165,7 +166,8 @@ class FastLaneIndex:
     ) -> list[str]:
         """Add documents, replacing those whose id is stored already; all of them or, on an error, none.
 
-        A document whose text is stored under its id already is not encoded again.
+        A document whose text is stored under its id already is not encoded again. All of them are in memory
+        at once: `ingest` takes what does not fit.
 
         Args:
             texts: the documents.
@@ -194,6 +196,43 @@ class FastLaneIndex:
             )
             writing.tidy(self._storage)
         return final
+
+    def ingest(
+        self,
+        documents: Iterable[Document],
+        *,
+        batch_size: int | None = None,
+        total: int | None = None,
+        show_progress: bool | None = None,
+    ) -> Ingested:
+        """Add documents from a stream of any length, such as a generator, in bounded memory.
+
+        A few hundred documents at a time are one write: what is stored stays stored when a later write fails
+        or the process dies. Calling it again with the same stream goes on where it stopped, because documents
+        that are stored unchanged are neither encoded nor written. Of an id given twice the last document counts.
+
+        Args:
+            documents: `fastlane_rag.types.Document`, each with an id that is the same the next time.
+            batch_size: texts encoded at once; None lets the model choose.
+            total: how many documents there are, where that is known, for the progress bar.
+            show_progress: a progress bar on stderr; None shows it for long streams on a terminal.
+
+        Returns:
+            How many documents came, and how many of them were new, changed and unchanged.
+
+        Raises:
+            InvalidInputError: an item is no document, or holds what cannot be stored; the writes before it stay.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+            StorageError: the disk is full, or failed.
+
+        Example:
+            >>> index = FastLaneIndex.create()
+            >>> index.ingest(Document(str(n), f"Line {n}.") for n in range(3))
+            Ingested(documents=3, added=3, changed=0, unchanged=0)
+        """
+        self._storage.claim()
+        return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
 
     def search(
         self,

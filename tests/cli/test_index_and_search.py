@@ -2,14 +2,21 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from fastlane_rag import FastLaneIndex
+from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.cli import main
+from fastlane_rag.errors import FastLaneError
+from fastlane_rag.index import ingestion
 
 Passages = list[dict[str, str]]
 Run = Callable[..., Result]
@@ -40,7 +47,8 @@ def index(chosen: Passages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "corpus.jsonl").write_text(lines_of(chosen))
     result = CliRunner().invoke(main, ["index", str(folder / "corpus.jsonl"), "--out", str(folder / "index")])
     assert result.exit_code == 0, result.output
-    assert result.stdout.split() == f"24 passages read, 24 of them new; {folder / 'index'} holds 24".split()
+    counts = "24 passages read, 24 of them new, 0 changed, 0 stored already"
+    assert result.stdout == f"{counts}; {folder / 'index'} holds 24\n"
     return folder / "index"
 
 
@@ -101,10 +109,94 @@ def test_the_same_passages_again_replace_themselves(run: Run, chosen: Passages, 
     out = tmp_path / "index"
     assert run("index", tmp_path / "first.jsonl", "--out", out).exit_code == 0
     result = run("index", tmp_path / "second.jsonl.gz", "--out", out)
-    assert "2 passages read, 1 of them new" in result.stdout
+    assert "2 passages read, 1 of them new, 1 changed, 0 stored already" in result.stdout
     with FastLaneIndex.open(out, read_only=True) as opened:
         assert len(opened) == 4
         assert opened.get([chosen[2]["id"]])[0].text.endswith("\nEntirely new words.")
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(passages: Passages, tmp_path: Path) -> None:
+    """Killed part-way and run again, it ends with the index of a run that nobody interrupted."""
+    chosen = sorted(passages, key=lambda p: len(p["text"]))[:64]
+    corpus, out, whole = tmp_path / "corpus.jsonl", tmp_path / "index", tmp_path / "whole"
+    corpus.write_text(lines_of(chosen))
+    program = "from fastlane_rag.cli import main; from fastlane_rag.index import ingestion; ingestion.CHUNK = 8; main()"
+    command = [sys.executable, "-c", program, "index", str(corpus), "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        while (stored := stored_in(out)) < 8 and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert 0 < stored < len(chosen), "the process must be killed between its first write and its last"
+    stored = stored_in(out)  # another write may have come between
+    text = "Entirely new words."
+    corpus.write_text(lines_of([chosen[0] | {"text": text}, *chosen[1:]]))
+
+    encoded: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = FastLaneModel.encode_documents
+
+        def noting(model: FastLaneModel, texts: list[str], **options: Any) -> Any:
+            encoded.extend(texts)
+            return original(model, texts, **options)
+
+        patch.setattr(FastLaneModel, "encode_documents", noting)
+        result = CliRunner().invoke(main, ["index", str(corpus), "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        counts = f"{len(chosen) - stored} of them new, 1 changed, {stored - 1} stored already"
+        assert counts in result.stdout
+        assert len(encoded) == len(chosen) - stored + 1
+        encoded.clear()
+        again = CliRunner().invoke(main, ["index", str(corpus), "--out", str(out)])
+        assert f"0 of them new, 0 changed, {len(chosen)} stored already" in again.stdout
+        assert not encoded
+    assert CliRunner().invoke(main, ["index", str(corpus), "--out", str(whole)]).exit_code == 0
+    with FastLaneIndex.open(out) as resumed, FastLaneIndex.open(whole) as expected:
+        assert resumed.ids() == expected.ids()
+        assert resumed.get(resumed.ids()) == expected.get(expected.ids())
+        assert resumed.verify() == []
+        queries = ["how long may a line be?", "new words"]
+        for found, wanted in zip(resumed.search_batch(queries), expected.search_batch(queries), strict=True):
+            assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=0.05)
+        assert resumed.search("new words", k=1)[0].text.endswith(text)
+
+
+def stored_in(path: Path) -> int:
+    """How many documents are committed, seen from another process."""
+    try:
+        with FastLaneIndex.open(path, read_only=True) as opened:
+            return len(opened)
+    except FastLaneError:  # it is being made
+        return 0
+
+
+def test_an_interruption_says_what_is_stored(
+    run: Run, chosen: Passages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text(lines_of(chosen[:6]))
+    monkeypatch.setattr(ingestion, "CHUNK", 2)
+    add = FastLaneIndex.add
+
+    def interrupted(index: FastLaneIndex, *arguments: Any, **options: Any) -> list[str]:
+        if len(index) == 4:
+            raise KeyboardInterrupt
+        return add(index, *arguments, **options)
+
+    monkeypatch.setattr(FastLaneIndex, "add", interrupted)
+    result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
+    assert result.exit_code == 1
+    assert f"interrupted; {tmp_path / 'index'} holds 4, the same command goes on from there" in result.stderr
+    monkeypatch.setattr(FastLaneIndex, "add", add)
+    result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
+    assert "2 of them new, 0 changed, 4 stored already" in result.stdout
+
+
+def test_filter_keys_are_those_of_the_first_run(run: Run, chosen: Passages, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text(lines_of(chosen[:2]))
+    command = ["index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index", "--filter-key", "pep"]
+    assert run(*command).stderr == ""
+    assert run(*command).stderr == ""
+    assert "was made without the filter key(s) year" in run(*command, "--filter-key", "year").stderr
 
 
 def test_standard_input(run: Run, chosen: Passages, tmp_path: Path) -> None:

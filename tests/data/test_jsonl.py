@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,15 @@ def test_every_form_of_a_good_line(tmp_path: Path) -> None:
         "",
         '{"id": 7, "text": "y", "title": null}',
         '{"_id": "c", "text": ""}',
+        '{"_id": "d", "text": "z", "metadata": {"metadata": 1, "text": 2, "year": 3}, "year": 4}',
+        '{"_id": "e", "text": "z", "metadata": "words"}',
     )
     assert list(read_passages(path)) == [
         Passage("a", "T", "x", {"year": 2020}),
         Passage("7", "", "y"),
         Passage("c", "", ""),
+        Passage("d", "", "z", {"metadata": 1, "text": 2, "year": 4}),
+        Passage("e", "", "z", {"metadata": "words"}),
     ]
 
 
@@ -67,6 +72,26 @@ def test_a_bad_line_is_named_and_can_be_left_out(tmp_path: Path, line: str | byt
     errors: list[DataError] = []
     assert [p.id for p in read_passages(path, on_bad=errors.append)] == ["1", "3"]
     assert [str(error) for error in errors] == [str(raised.value)]
+
+
+def test_an_endless_line_is_passed_over_without_being_in_memory(tmp_path: Path) -> None:
+    """A few kilobytes of gzip that unpack to 256 MiB in one line."""
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"_id": "1", "text": "x"}\n')
+        file.write(b'{"_id": "2", "text": "')
+        for _ in range(256):
+            file.write(b"x" * (1 << 20))
+        file.write(b'"}\n{"_id": "3", "text": "z"}')
+    errors: list[DataError] = []
+    tracemalloc.start()
+    try:
+        assert [p.id for p in read_passages(path, on_bad=errors.append)] == ["1", "3"]
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [str(error) for error in errors] == [f"{path}, line 2: longer than 64 MiB"]
+    assert most < 200 << 20
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
