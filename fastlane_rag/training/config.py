@@ -46,8 +46,12 @@ class LossWeights(_Strict):
 
     full: float = 1.0
     """In-batch contrastive on full SumMaxSim."""
+    anchor: float = 0.0
+    """KL of the full ranking from that of the model the run started from: keeps what it could do already."""
     routed: float = 1.0
     """In-batch contrastive on the routed score."""
+    expected: float = 1.0
+    """In-batch contrastive of routing one token, averaged exactly over the router's choice."""
     distill: float = 1.0
     """KL of the routed ranking from the full one."""
     document: float = 0.5
@@ -97,7 +101,9 @@ class TrainConfig(_Strict):
     epochs: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: float = 5e-5
     head_learning_rate: float = 1e-3
-    """For routers and projection, which start from little."""
+    """For the routers, which start from little."""
+    projection_learning_rate: float | None = None
+    """For the projection, which starts fitted; None takes ``learning_rate``."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
     weight_decay: float = 0.01
     query_length: Annotated[int, Field(ge=4)] = 48

@@ -60,6 +60,7 @@ class RoutedTerms:
         positives: Tensor,
         *,
         training: bool,
+        anchor: Tensor | None = None,
     ) -> Tensor:
         """The weighted sum of the terms.
 
@@ -68,27 +69,27 @@ class RoutedTerms:
             documents: (N, Ld, d) of all the batch's documents, with document_mask and document_scores (N, Ld).
             positives: (B,) index of each query's positive.
             training: draw Gumbel noise and random budgets; False takes the middle of each.
+            anchor: (B, N) mean MaxSim by the model the run started from.
         """
         # The draws depend on the step alone, so a resumed run repeats them.
         draw = random.Random(f"{self.seed}-{self.step}") if training else random.Random(self.seed)
         w = self.weights
         lengths = query_mask.sum(1).clamp(min=1)
         mean = query_mask / lengths[:, None]
-        full = maxsim(queries, documents, query_mask=query_mask, document_mask=document_mask, query_weights=mean)
+        maxima = _token_maxima(queries, query_mask, documents, document_mask)
+        full = torch.einsum("bl,bln->bn", mean, maxima)
         target = full.detach() * self.scale
         terms = {"full": F.cross_entropy(full * self.scale, positives)}
+        if anchor is not None:
+            terms["anchor"] = _divergence(full * self.scale, anchor * self.scale)
 
         k = draw.choices(list(self.routing.k), weights=list(self.routing.k.values()))[0]
         z = gumbel_top_k(query_scores, k, self.temperature, noise=training)
-        routed = maxsim(
-            queries,
-            documents,
-            query_mask=query_mask,
-            document_mask=document_mask,
-            query_weights=z / z.detach().sum(1, keepdim=True).clamp(min=1),
-        )
+        routed = torch.einsum("bl,bln->bn", z / z.detach().sum(1, keepdim=True).clamp(min=1), maxima)
         terms["routed"] = F.cross_entropy(routed * self.scale, positives)
         terms["distill"] = _divergence(routed * self.scale, target)
+        if w.expected:
+            terms["expected"] = _expected_loss(query_scores, maxima * self.scale, positives)
         if w.collapse:
             terms["collapse"] = _position_concentration(query_scores, self.temperature)
         if w.document or w.document_alignment:
@@ -147,20 +148,20 @@ class RoutedLoss(nn.Module):
     Args:
         model: the encoder being trained.
         terms: the loss itself.
+        anchor: the encoder as it was at the start, whose full ranking the ``anchor`` term keeps to.
     """
 
-    def __init__(self, model: RoutedEncoder, terms: RoutedTerms) -> None:
+    def __init__(self, model: RoutedEncoder, terms: RoutedTerms, anchor: RoutedEncoder | None = None) -> None:
         super().__init__()
         self.model = model
         self.terms = terms
+        self._anchor = _hidden(anchor)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch."""
-        columns = [
-            _embed(self.model, dict(features), "query" if i == 0 else "document")
-            for i, features in enumerate(sentence_features)
-        ]
-        return _batch_loss(self.terms, columns, self.training)
+        features = list(sentence_features)
+        anchor = _anchor_scores(self._anchor, features)
+        return _batch_loss(self.terms, _embed_all(self.model, features), self.training, anchor)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
@@ -170,10 +171,20 @@ class RoutedLoss(nn.Module):
 class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
     """:class:`RoutedLoss` with cached gradients: large batches in the memory of ``mini_batch_size`` texts."""
 
-    def __init__(self, model: RoutedEncoder, terms: RoutedTerms, mini_batch_size: int) -> None:
+    def __init__(
+        self, model: RoutedEncoder, terms: RoutedTerms, mini_batch_size: int, anchor: RoutedEncoder | None = None
+    ) -> None:
         super().__init__(model, mini_batch_size=mini_batch_size)
+        self._anchor = _hidden(anchor)
+        self._anchored: Tensor | None = None
         self._routers: tuple[TokenRouter, ...] = (model.query_router, model.document_router)
         self.terms = terms
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch."""
+        features = list(sentence_features)
+        self._anchored = _anchor_scores(self._anchor, features, self.mini_batch_size)
+        return super().forward(features, labels)  # type: ignore[no-any-return]
 
     def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
         """Embeddings with the router score as a last column: only one tensor a text is cached."""
@@ -199,7 +210,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
             scores = packed[..., -1].float()
             scores = scores.masked_fill(~mask | (scores <= _UNROUTABLE / 2), float("-inf"))
             columns.append((packed[..., :-1], mask, scores))
-        loss = _batch_loss(self.terms, columns, self.training)
+        loss = _batch_loss(self.terms, columns, self.training, self._anchored)
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach()
@@ -208,6 +219,25 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
         return {"weights": self.terms.weights.model_dump(), "mini_batch_size": self.mini_batch_size}
+
+
+def _token_maxima(queries: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
+    """Each query token's MaxSim with each document, 0 at padding: (B, Lq, N). Every routed score is a sum of these."""
+    tokens = queries[query_mask]
+    maxima = maxsim(tokens[:, None], documents, document_mask=document_mask)
+    out = maxima.new_zeros(*query_mask.shape, maxima.shape[1])
+    return out.masked_scatter(query_mask[..., None], maxima)
+
+
+def _expected_loss(scores: Tensor, maxima: Tensor, positives: Tensor) -> Tensor:
+    """The contrastive loss of routing one token, averaged exactly over the router's distribution.
+
+    What the straight-through estimate at k = 1 approaches with many draws, without its variance: the loss of every
+    token is known, since their maxima are.
+    """
+    of_token = F.cross_entropy(maxima.flatten(0, 1), positives.repeat_interleave(maxima.shape[1]), reduction="none")
+    p = torch.softmax(scores, 1).masked_fill(~torch.isfinite(scores), 0.0)
+    return (p * of_token.view_as(p)).sum(1).mean()
 
 
 _Column = tuple[Tensor, Tensor, Tensor]  # embeddings (B, L, d), mask (B, L), router scores (B, L)
@@ -219,7 +249,42 @@ def _embed(model: RoutedEncoder, features: dict[str, Any], default_task: str) ->
     return out["token_embeddings"], mask, out["routing_scores"].masked_fill(~mask, float("-inf"))
 
 
-def _batch_loss(terms: RoutedTerms, columns: list[_Column], training: bool) -> Tensor:
+def _embed_all(model: RoutedEncoder, features: list[dict[str, Tensor]]) -> list[_Column]:
+    return [_embed(model, dict(f), "query" if i == 0 else "document") for i, f in enumerate(features)]
+
+
+def _hidden(anchor: RoutedEncoder | None) -> tuple[RoutedEncoder, ...]:
+    """In a tuple, so that its weights are neither trained nor saved with the loss."""
+    return () if anchor is None else (anchor.eval(),)
+
+
+@torch.no_grad()
+def _anchor_scores(
+    anchor: tuple[RoutedEncoder, ...], features: list[dict[str, Tensor]], size: int | None = None
+) -> Tensor | None:
+    """(B, N) mean MaxSim of a batch by the anchor, ``size`` texts at a time."""
+    if not anchor:
+        return None
+    columns = []
+    for i, column in enumerate(features):
+        task = column.get("task", "query" if i == 0 else "document")
+        count = len(column["input_ids"])
+        step = size or count
+        parts = [anchor[0](_rows(column, first, step), task=task) for first in range(0, count, step)]
+        columns.append(
+            _pad_columns([p["token_embeddings"] for p in parts], [p["attention_mask"].bool() for p in parts])
+        )
+    documents, mask = _pad_columns([c[0] for c in columns[1:]], [c[1] for c in columns[1:]])
+    queries, query_mask = columns[0]
+    weights = query_mask / query_mask.sum(1, keepdim=True).clamp(min=1)
+    return maxsim(queries.float(), documents.float(), query_mask=query_mask, document_mask=mask, query_weights=weights)
+
+
+def _rows(features: dict[str, Any], first: int, count: int) -> dict[str, Any]:
+    return {k: v[first : first + count] if isinstance(v, Tensor) else v for k, v in features.items()}
+
+
+def _batch_loss(terms: RoutedTerms, columns: list[_Column], training: bool, anchor: Tensor | None = None) -> Tensor:
     (queries, query_mask, query_scores), *others = columns
     documents, document_mask = _pad_columns([c[0] for c in others], [c[1] for c in others])
     width = documents.shape[1]
@@ -234,6 +299,7 @@ def _batch_loss(terms: RoutedTerms, columns: list[_Column], training: bool) -> T
         scores,
         positives,
         training=training,
+        anchor=anchor,
     )
 
 

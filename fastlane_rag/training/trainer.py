@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from fastlane_rag.errors import ModelError
 from fastlane_rag.model import FastLaneModel, RoutedEncoder
+from fastlane_rag.model.fastlane import native_bfloat16
 from fastlane_rag.model.router import TokenRouter
 from fastlane_rag.training.config import TrainConfig
 from fastlane_rag.training.data import Pair, file_hashes, load_dev, load_pairs
@@ -55,10 +57,13 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
     pairs = _load_all_pairs(config, start)
     encoder = _prepare(start.encoder, config, pairs)
     terms = RoutedTerms(config.loss, config.routing, config.scale, config.seed)
+    anchor = copy.deepcopy(encoder).requires_grad_(False) if config.loss.anchor else None
+    if anchor is not None and native_bfloat16(encoder.device):
+        anchor = anchor.to(torch.bfloat16)
     loss = (
-        CachedRoutedLoss(encoder, terms, config.mini_batch_size)
+        CachedRoutedLoss(encoder, terms, config.mini_batch_size, anchor)
         if config.mini_batch_size
-        else RoutedLoss(encoder, terms)
+        else RoutedLoss(encoder, terms, anchor)
     )
     sets = [load_dev(n, s, config.data.dev_corpus, config.seed) for n, s in config.data.dev.items()]
     (config.output / "run.json").write_text(_record(config, pairs), encoding="utf-8")
@@ -103,11 +108,13 @@ def _prepare(encoder: RoutedEncoder, config: TrainConfig, pairs: dict[str, list[
 
 
 def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> MultiVectorEncoderTrainingArguments:
-    heads = [name for name, m in encoder.named_children() if isinstance(m, TokenRouter | Dense)]
+    routers = [name for name, m in encoder.named_children() if isinstance(m, TokenRouter)]
+    projections = [name for name, m in encoder.named_children() if isinstance(m, Dense)]
+    rates = {_children(routers): config.head_learning_rate}
+    if projections:
+        rates[_children(projections)] = config.projection_learning_rate or config.learning_rate
     precision = config.precision
     if precision == "auto":
-        from fastlane_rag.model.fastlane import native_bfloat16
-
         precision = "bfloat16" if native_bfloat16(encoder.device) else "float32"
     return MultiVectorEncoderTrainingArguments(
         output_dir=str(config.output / "checkpoints"),
@@ -118,8 +125,7 @@ def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> Mul
         max_steps=config.max_steps or -1,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
-        # Anchored: a bare "2." would also name the transformer's own layer 2.
-        learning_rate_mapping={rf"^(model\.)?({'|'.join(map(re.escape, heads))})\.": config.head_learning_rate},
+        learning_rate_mapping=rates,
         warmup_steps=config.warmup_share,
         weight_decay=config.weight_decay,
         lr_scheduler_type="cosine",
@@ -131,6 +137,7 @@ def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> Mul
         multi_dataset_batch_sampler="proportional",
         eval_strategy="steps" if judged else "no",
         eval_steps=config.evaluate_every,
+        eval_on_start=judged,  # the untrained figures, to compare with
         save_strategy="steps",
         save_steps=config.evaluate_every if judged else config.save_every,
         save_total_limit=2,
@@ -142,6 +149,11 @@ def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> Mul
         dataloader_pin_memory=encoder.device.type == "cuda",
         disable_tqdm=False,
     )
+
+
+def _children(names: list[str]) -> str:
+    """Pattern of the parameters of some modules; anchored, or "2." would also name the transformer's own layer 2."""
+    return rf"^(model\.)?({'|'.join(map(re.escape, names))})\."
 
 
 def _callbacks(config: TrainConfig, terms: RoutedTerms, judged: bool) -> list[Any]:

@@ -1,5 +1,6 @@
 """Training from pairs to a saved model, on a small encoder and real passages."""
 
+import copy
 import csv
 import json
 import logging
@@ -13,6 +14,7 @@ from transformers import BertConfig, BertModel
 
 from fastlane_rag import FastLaneModel
 from fastlane_rag.errors import DataError, ModelError
+from fastlane_rag.model import RoutedEncoder
 from fastlane_rag.training import TrainConfig, load_config, train
 from fastlane_rag.training.config import DataConfig, LossWeights, RoutingConfig, Source
 from fastlane_rag.training.data import load_dev, load_pairs
@@ -121,6 +123,15 @@ def batch(model: FastLaneModel) -> list[dict[str, Any]]:
     return features
 
 
+def another(model: FastLaneModel) -> RoutedEncoder:
+    """The same encoder with other weights in its last layer."""
+    copied = copy.deepcopy(model.encoder)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in list(copied.backbone.parameters())[-8:]:
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return copied
+
+
 def test_caching_gradients_changes_neither_loss_nor_gradients(encoder_path: Path) -> None:
     """Mini-batches of one text against the whole batch at once."""
     results = []
@@ -134,8 +145,9 @@ def test_caching_gradients_changes_neither_loss_nor_gradients(encoder_path: Path
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         model.encoder.backbone.config.attention_probs_dropout_prob = 0.0
-        terms = RoutedTerms(LossWeights(), RoutingConfig(), 20.0, seed=3)
-        loss = CachedRoutedLoss(model.encoder, terms, 1) if cached else RoutedLoss(model.encoder, terms)
+        terms = RoutedTerms(LossWeights(anchor=1.0), RoutingConfig(), 20.0, seed=3)
+        anchor = another(model)
+        loss = CachedRoutedLoss(model.encoder, terms, 1, anchor) if cached else RoutedLoss(model.encoder, terms, anchor)
         torch.manual_seed(9)
         value = loss(batch(model))
         value.backward()
@@ -156,9 +168,12 @@ def test_every_term_alone_has_a_gradient(encoder_path: Path, term: str) -> None:
     torch.nn.init.normal_(model.encoder.document_router.score.weight)
     model.encoder.train()
     weights = LossWeights(**{name: float(name == term) for name in LossWeights.model_fields})
-    RoutedLoss(model.encoder, RoutedTerms(weights, RoutingConfig(), 20.0, seed=3))(batch(model)).backward()
+    terms = RoutedTerms(weights, RoutingConfig(), 20.0, seed=3)
+    RoutedLoss(model.encoder, terms, another(model) if term == "anchor" else None)(batch(model)).backward()
     part = {
         "full": model.encoder.backbone,
+        "anchor": model.encoder.backbone,
+        "expected": model.encoder.query_router,
         "routed": model.encoder.query_router,
         "distill": model.encoder.query_router,
         "document": model.encoder.document_router,
