@@ -1,8 +1,14 @@
 """The small values that cross module borders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fastlane_rag.errors import FastLaneError
+
+if TYPE_CHECKING:
+    from fastlane_rag.explain import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +83,14 @@ class IndexStats:
         return self.bytes / self.documents if self.documents else 0.0
 
 
+class _Explained:
+    """What a hit knows of its search: a slot and no field, so no part of equality, repr, copies and pickles."""
+
+    __slots__ = ("_explain",)
+
+
 @dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(_Explained):
     """One search result.
 
     Attributes:
@@ -92,3 +104,25 @@ class Hit:
     score: float
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def explain(self) -> "Explanation":
+        """Which query tokens were routed, and what each matched in the text, as character spans.
+
+        Computed when called, by encoding the query and the text once more.
+
+        Raises:
+            FastLaneError: the hit does not come from a search, or was copied or pickled since.
+            ModelError: the model cannot say where its tokens are.
+        """
+        explain: Callable[[str], Explanation] | None = getattr(self, "_explain", None)
+        if explain is None:
+            raise FastLaneError(
+                f"the hit {self.id!r} does not know its search, because it was copied, pickled or made by hand; "
+                "index.explain(query, hit) explains it"
+            )
+        return explain(self.text)
+
+
+def remember(hit: Hit, explain: "Callable[[str], Explanation]") -> None:
+    """Give a hit what its `explain` calls with its text."""
+    object.__setattr__(hit, "_explain", explain)

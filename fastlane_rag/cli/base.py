@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.errors import FastLaneError
+from fastlane_rag.explain.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,7 @@ class Commands(click.Group):
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def parse_route_k(context: click.Context, option: click.Parameter, value: str | None) -> "RouteK | None":

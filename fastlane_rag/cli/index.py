@@ -13,6 +13,7 @@ import click
 from fastlane_rag.cli.base import console, quiet_libraries
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.errors import DataError
+from fastlane_rag.explain.terminal import printable
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneIndex
@@ -88,7 +89,7 @@ def _check(path: Path) -> tuple[int, int]:
         nonlocal bad
         bad += 1
         if bad <= _SHOWN_ERRORS:
-            click.echo(str(error), err=True)
+            click.echo(printable(str(error)), err=True)
 
     total = sum(1 for _ in read_passages(path, on_bad=report))
     if bad > _SHOWN_ERRORS:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import console
+from fastlane_rag.explain.terminal import printable
 
 if TYPE_CHECKING:
     from fastlane_rag.types import Document, IndexStats
@@ -29,7 +30,7 @@ def verify(context: click.Context, index: Path) -> None:
 
     found = problems_of(index)
     for problem in found:
-        click.echo(" ".join(problem.split()))
+        click.echo(printable(" ".join(problem.split())))
     if found:
         click.echo(f"{len(found)} problem(s) found; `fastlane export` saves what can still be read", err=True)
         context.exit(1)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import ROUTE_K_HELP, console, parse_object, parse_route_k, quiet_libraries
+from fastlane_rag.explain.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from fastlane_rag import Hit
     from fastlane_rag.search import RouteK, SearchResult
@@ -59,7 +61,7 @@ def show_route(out: "Console", tokens: Sequence[str], selected: Iterable[int]) -
 
     chosen = set(selected)
     line = Text("    routed: ", "dim")
-    for position, token in enumerate(tokens):
+    for position, token in enumerate(map(printable, tokens)):
         line.append(f"[{token}]" if position in chosen else token, "bold green" if position in chosen else "dim")
         line.append(" ")
     out.print(line, soft_wrap=True)
@@ -71,15 +73,23 @@ def show_hits(out: "Console", hits: Iterable["Hit"]) -> None:
 
     rank = 0
     for rank, hit in enumerate(hits, 1):
-        title, text = _title_and_text(hit)
-        head = Text.assemble(f"{rank:>2}. ", (f"{hit.score:.3f}", "cyan"), "  ", (title or hit.id, "bold"))
-        if title:
-            head.append(f"  {hit.id}", "dim")
-        out.print(head, soft_wrap=True)
+        out.print(heading(rank, hit), soft_wrap=True)
+        _, text = _title_and_text(hit)
         short = text if len(text) <= _SNIPPET else text[:_SNIPPET].rsplit(" ", 1)[0] + " ..."
-        out.print(Text(indent(fill(short, out.width - 4), "    ") + "\n"), soft_wrap=True)
+        out.print(Text(indent(fill(printable(short), out.width - 4), "    ") + "\n"), soft_wrap=True)
     if not rank:
         out.print("no passage matches", style="dim")
+
+
+def heading(rank: int, hit: "Hit") -> "Text":
+    """Rank, score, title and id in one line."""
+    from rich.text import Text
+
+    title, _ = _title_and_text(hit)
+    line = Text.assemble(f"{rank:>2}. ", (f"{hit.score:.3f}", "cyan"), "  ", (printable(title or hit.id), "bold"))
+    if title:
+        line.append(f"  {printable(hit.id)}", "dim")
+    return line
 
 
 def _title_and_text(hit: "Hit") -> tuple[str, str]:

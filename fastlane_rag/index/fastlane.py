@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +18,9 @@ from fastlane_rag.errors import (
     InvalidInputError,
     ModelMismatchError,
 )
+from fastlane_rag.explain import Explanation, explain
 from fastlane_rag.index import writing
+from fastlane_rag.index.codec import check_codec
 from fastlane_rag.index.copying import copy_live
 from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.fork import reset_after_fork
@@ -25,7 +28,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.inputs import check_ids, check_texts, prepare
 from fastlane_rag.index.metadata import catalogue_text, metadata_json
 from fastlane_rag.index.storage import Storage
-from fastlane_rag.types import Document, Hit, IndexStats, Ingested
+from fastlane_rag.types import Document, Hit, IndexStats, Ingested, remember
 
 if TYPE_CHECKING:
     from fastlane_rag.index.filters import Filter
@@ -68,6 +71,7 @@ class FastLaneIndex:
         model: Any = None,
         overwrite: bool = False,
         filter_keys: Iterable[str] = (),
+        codec: str = "auto",
     ) -> Self:
         """Make an empty index.
 
@@ -77,18 +81,23 @@ class FastLaneIndex:
             overwrite: replace an index that `path` holds already.
             filter_keys: metadata keys to keep an index on. Filters work on every key; on these they are fast
                 in large collections.
+            codec: how token embeddings are stored: "fp16", or "residual1", "residual2", "residual4" or
+                "residual8", for that many bits a dimension once there are enough documents to train on
+                (half precision until then). "auto" is "residual4".
 
         Raises:
+            InvalidInputError: there is no such codec.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
         keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
+        stored = check_codec(codec)
         opened = open_model(model)
         meta: dict[str, str | int] = {
             "model": opened.name,
             "fingerprint": opened.fingerprint,
             "dim": opened.dim,
-            "codec": "fp16",
+            "codec": stored,
         }
         directory = None if path is None else Path(path).absolute()
         index = cls(Storage.create(directory, meta, keys, overwrite=overwrite), model, read_only=False)
@@ -277,7 +286,43 @@ class FastLaneIndex:
         from fastlane_rag.search import search_many
 
         results = search_many(self, queries, k, filter=filter, route_k=route_k, refine=refine)
+        for query, result in zip(queries, results, strict=True):
+            evidence = self._evidence(query, route_k)
+            for hit in result.hits:
+                remember(hit, evidence)
         return [result.hits for result in results]
+
+    def explain(self, query: str, hit: Hit | str, *, route_k: RouteK | None = None) -> Explanation:
+        """Which tokens of a query were routed, and where in a document each of them found its match.
+
+        Args:
+            query: the query.
+            hit: a hit, or the id of a document.
+            route_k: as in `search`.
+
+        Returns:
+            An explanation, whose `spans` say what to highlight in the text.
+
+        Raises:
+            InvalidInputError: no document has this id, or the query is no text.
+            ModelError: the model cannot say where its tokens are.
+        """
+        [query] = check_texts([query], "query")
+        if isinstance(hit, str):
+            documents = self.get([hit])
+            if not documents:
+                raise InvalidInputError(f"the index holds no document with the id {hit!r}")
+            text = documents[0].text
+        else:
+            text = hit.text
+        return self._evidence(query, route_k)(text)
+
+    def _evidence(self, query: str, route_k: RouteK | None) -> Callable[[str], Explanation]:
+        """What explains texts for a query. It keeps the model alive, and the index not."""
+        from fastlane_rag.search import DEFAULT_ROUTE_K
+
+        chosen = DEFAULT_ROUTE_K if route_k is None else route_k
+        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen)
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids, in this order; ids that are not stored are left out."""
@@ -334,9 +379,14 @@ class FastLaneIndex:
         with self._storage.change() as change:
             return change.set_metadata(new.items())
 
-    def compact(self) -> None:
-        """Rewrite the live rows into one segment and give the space of dead ones back; readers go on."""
-        writing.compact(self._storage)
+    def compact(self, *, retrain: bool = False) -> None:
+        """Rewrite the live rows into one segment and give the space of dead ones back; readers go on.
+
+        Args:
+            retrain: train the codec anew, on a sample of all documents: for an index whose documents have changed
+                much. Documents in code are decoded and encoded once more, which loses a little.
+        """
+        writing.compact(self._storage, retrain=retrain)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the live documents into a directory that `open` opens, without encoding them again.

@@ -12,11 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from rich.table import Table
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import ModelError
+from fastlane_rag.explain.terminal import route_table
+from fastlane_rag.explain.web import route_html
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.router import TokenRouter
 
@@ -79,6 +82,12 @@ class Route:
     scores: np.ndarray
     selected: list[int]
     spans: list[tuple[int, int]]
+
+    def _repr_html_(self) -> str:
+        return route_html(self)
+
+    def __rich__(self) -> Table:
+        return route_table(self)
 
 
 class FastLaneModel:

@@ -265,6 +265,19 @@ def test_trouble_is_one_clear_message(run: Run, index: Path, arguments: list[str
         assert result.stderr.count("\n") == 1
 
 
+def test_what_passages_hold_cannot_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    passage = {"_id": "\x1b[2J", "title": "[bold]\x9b31m", "text": "evil \x1b]0;title\x07 words"}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(passage))
+    assert run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index").exit_code == 0
+    result = run("search", tmp_path / "index", "evil \x1b[31m words")
+    assert "[bold]�31m  �[2J" in result.stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(result.output)
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"_id": "a", "text": "x", "\x1b": 1}) + "\nbad \x1b[2J")
+    bad = run("index", tmp_path / "bad.jsonl", "--out", tmp_path / "other")
+    assert bad.exit_code == 1
+    assert "\x1b" not in bad.output
+
+
 def test_debug_shows_where(run: Run, tmp_path: Path) -> None:
     result = run("--debug", "search", tmp_path, "q")
     assert result.exit_code == 1

@@ -9,6 +9,7 @@ from sentence_transformers.base.modules import Dense
 
 from fastlane_rag import FastLaneModel
 from fastlane_rag.errors import ModelError
+from fastlane_rag.explain import explain
 
 QUERIES = ["what is the capital of france ?", "python import error", ""]
 DOCUMENTS = ["paris is the capital of france .", "the largest city in the world", "? , ."]
@@ -119,3 +120,20 @@ def test_foreign_code_is_not_run_unless_asked_for(checkpoints: dict[str, Path], 
     assert "os.path.X" in listing.read_text()
     with pytest.raises(ModelError, match="trust_remote_code"):
         opened(tmp_path / "evil")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_evidence_is_in_its_place_whatever_the_encoder_adds(checkpoints: dict[str, Path], kind: str) -> None:
+    """Prefixes, markers and expansion masks shift tokens; the spans are those of the text all the same."""
+    text = "paris , the capital ; is the largest city in france , and the capital of the river"
+    explanation = explain(opened(checkpoints[kind]), "capital of france ?", text)
+    words = text.split()
+    for match in explanation.tokens:
+        if match.span is not None:
+            assert text[slice(*match.span)] == match.matched
+            assert match.matched in words
+    assert explanation.spans
+    (document,) = opened(checkpoints[kind]).encode_documents([text])
+    (query,) = opened(checkpoints[kind]).encode_queries(["capital of france ?"])
+    expected = (query @ document.T).max(dim=1).values
+    assert [match.similarity for match in explanation.tokens] == pytest.approx(expected.tolist(), abs=1e-4)

@@ -1,0 +1,5 @@
+"""Why a document was found: which query tokens were routed, and where in the text each of them found its match."""
+
+from fastlane_rag.explain.evidence import Explanation, Span, TokenMatch, explain
+
+__all__ = ["Explanation", "Span", "TokenMatch", "explain"]

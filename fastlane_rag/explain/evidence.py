@@ -1,0 +1,197 @@
+"""The evidence behind a score, as character spans of the document's text.
+
+torch loads when something is explained, not when this module is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastlane_rag.errors import ModelError
+from fastlane_rag.explain import terminal, web
+from fastlane_rag.explain.spans import token_spans
+from fastlane_rag.explain.web import shares
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import RenderableType
+
+    from fastlane_rag.model import FastLaneModel
+
+__all__ = ["Explanation", "Span", "TokenMatch", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMatch:
+    """One query token and the document token that is most similar to it.
+
+    Attributes:
+        token: the query token.
+        query_span: (start, end) of it in the query; None for a token that is not in it, such as [CLS].
+        score: the router's; -inf where it may not be routed.
+        weight: the softmax of the scores, so that all weights sum to 1; 0 where it may not be routed.
+        routed: whether it gathered candidates.
+        span: (start, end), in the document's text, of the word it matched; None for a token that is not in it.
+        matched: that word, or else the document token.
+        similarity: of the two embeddings, from -1 to 1; the sum over all query tokens is the SumMaxSim score.
+    """
+
+    token: str
+    query_span: tuple[int, int] | None
+    score: float
+    weight: float
+    routed: bool
+    span: tuple[int, int] | None
+    matched: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a document's text that query tokens matched.
+
+    Attributes:
+        start: first character.
+        end: one behind the last character.
+        text: the characters between.
+        weight: its share of all evidence in the text, above 0 and at most 1.
+    """
+
+    start: int
+    end: int
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which tokens of a query were routed, and what each token found in a document.
+
+    Shows itself in a notebook, and in a terminal by `rich.print`.
+
+    Attributes:
+        query: the query.
+        text: the document's text.
+        tokens: one match a query token, in the query's order.
+    """
+
+    query: str
+    text: str
+    tokens: tuple[TokenMatch, ...]
+
+    @property
+    def score(self) -> float:
+        """SumMaxSim over all query tokens."""
+        return math.fsum(match.similarity for match in self.tokens)
+
+    @property
+    def routed_score(self) -> float:
+        """SumMaxSim over the routed tokens alone, which is what gathered the document."""
+        return math.fsum(match.similarity for match in self.tokens if match.routed)
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The matched words, best first, neighbours joined: what to highlight.
+
+        A word's evidence is the similarity times the router's weight, summed over the query tokens that matched
+        it, so the words that the router finds telling stand out. Spans do not overlap.
+        """
+        return tuple(_joined(self.text, self.tokens))
+
+    def _repr_html_(self) -> str:
+        return web.explanation_html(self)
+
+    def __rich__(self) -> RenderableType:
+        return terminal.explanation(self)
+
+
+def explain(
+    model: FastLaneModel, query: str, text: str, *, route_k: int | Literal["auto"] | None = "auto"
+) -> Explanation:
+    """Explain how a text scores for a query. Both are encoded, which takes tens of milliseconds on a CPU.
+
+    Args:
+        model: a model with a fast tokenizer of the transformers library.
+        query: the query.
+        text: the document's text.
+        route_k: query tokens that count as routed, as in `RoutedQuery.select`; None for all.
+
+    Raises:
+        ModelError: the model has no tokenizer that knows where in a text its tokens are.
+    """
+    tokenizer: Any = getattr(getattr(model, "encoder", None), "tokenizer", None)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{model.name} cannot explain: it has no fast tokenizer of the transformers library, "
+            "and no other says where in a text its tokens are"
+        )
+    import torch
+
+    from fastlane_rag.scoring import token_maxima
+
+    (route,) = model.route([query], route_k)
+    with torch.inference_mode():
+        (query_rows,) = model.encode_queries([query])
+        ids, rows, kept = _document(model, text)
+        values, best = token_maxima(query_rows, rows, torch.tensor([0, len(rows)], device=rows.device))
+    weights = shares(route.scores.tolist())
+    places = token_spans(tokenizer, model.encoder.prompts.get("document") or "", text, ids)
+    names = tokenizer.convert_ids_to_tokens(ids)
+    selected = set(route.selected)
+    matches = []
+    for i, (value, row) in enumerate(zip(values[0].tolist(), best[0].tolist(), strict=True)):
+        position = kept[row]
+        span = places[position]
+        matches.append(
+            TokenMatch(
+                token=route.tokens[i],
+                query_span=route.spans[i] if route.spans[i] != (0, 0) else None,
+                score=float(route.scores[i]),
+                weight=weights[i],
+                routed=i in selected,
+                span=span,
+                matched=text[slice(*span)] if span else names[position],
+                similarity=value,
+            )
+        )
+    return Explanation(query, text, tuple(matches))
+
+
+def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor, list[int]]:
+    """All token ids of a document, its (Ld, dim) unit embeddings, and the place of each of those among the ids."""
+    import torch
+
+    encoded: Any = model.encoder.encode_document([text], output_value=None, show_progress_bar=False)
+    row = encoded[0]
+    # Of a document whose every token is skipped, the first one is kept, as the model does it.
+    kept = torch.nonzero(row["attention_mask"])[:, 0].tolist() or [0]
+    embeddings = row["token_embeddings"][kept].float()
+    return row["input_ids"].tolist(), torch.nn.functional.normalize(embeddings, dim=-1), kept
+
+
+def _joined(text: str, matches: Iterable[TokenMatch]) -> list[Span]:
+    evidence: dict[tuple[int, int], float] = {}
+    for match in matches:
+        strength = match.weight * max(match.similarity, 0.0)
+        if match.span is not None and strength > 0:
+            evidence[match.span] = evidence.get(match.span, 0.0) + strength
+    total = math.fsum(evidence.values())
+    joined: list[tuple[int, int, float]] = []
+    for (start, end), strength in sorted(evidence.items()):
+        if joined and _adjacent(text, joined[-1][1], start):
+            first, last, before = joined.pop()
+            joined.append((first, max(last, end), before + strength))
+        else:
+            joined.append((start, end, strength))
+    spans = [Span(start, end, text[start:end], strength / total) for start, end, strength in joined]
+    return sorted(spans, key=lambda span: (-span.weight, span.start))
+
+
+def _adjacent(text: str, end: int, start: int) -> bool:
+    """Whether nothing but a little space or punctuation is between two words."""
+    between = text[end:start]
+    return len(between) <= 3 and "\n" not in between and not any(character.isalnum() for character in between)
