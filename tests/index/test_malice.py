@@ -1,0 +1,170 @@
+"""Ids, texts, metadata, filters and whole index directories made to do harm: they are data, or are refused."""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from word_model import WordModel
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import FastLaneError, IndexFormatError
+from fastlane_rag.index.inspection import verify
+
+HOSTILE = [
+    "'; DROP TABLE documents; --",
+    '" OR 1=1 --',
+    "') UNION SELECT text FROM documents --",
+    "a.b",
+    "a[0]",
+    '"a"',
+    "*",
+    "%",
+    "_",
+    "?1",
+    ":id",
+    "../../../escape",
+    "/etc/passwd",
+    "C:\\escape",
+    "catalogue.sqlite3",
+    "segments/0123456789abcdef0123456789abcdef",
+    "\0",
+    "a\0b",
+    "\ufdd0",
+    "\x1b[2J",
+    "{}",
+    "null",
+    "__import__('os').system('touch pwned')",
+    "{{7*7}}${7*7}",
+    "%s%n",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["plain", "indexed"])
+def test_hostile_ids_keys_and_values_are_data(tmp_path, monkeypatch, indexed):
+    """Each is stored, found, filtered on by key and by value, changed and deleted, alone of all."""
+    monkeypatch.chdir(tmp_path)
+    keys = [f"k{text}" for text in HOSTILE]
+    with FastLaneIndex.create("index", model=WordModel(), filter_keys=keys if indexed else ()) as index:
+        metadatas = [{key: text, "all": HOSTILE} for key, text in zip(keys, HOSTILE, strict=True)]
+        index.add([f"word {text}" for text in HOSTILE], ids=HOSTILE, metadatas=metadatas)
+        assert index.ids() == HOSTILE
+        for key, text in zip(keys, HOSTILE, strict=True):
+            assert [d.metadata for d in index.get([text])] == [{key: text, "all": HOSTILE}]
+            for filter in ({key: text}, {key: {"$in": [text]}}, {key: {"$exists": True}}, {key: {"$contains": text}}):
+                assert index.ids(filter) == [text]
+                assert [hit.id for hit in index.search("word", filter=filter)] == [text]
+            assert len(index.ids({"all": {"$contains": text}})) == len(HOSTILE)
+        assert index.update_metadata(HOSTILE, [{"n": i} for i in range(len(HOSTILE))]) == len(HOSTILE)
+        for i, text in enumerate(HOSTILE):
+            assert index.delete([text], filter={"n": i}) == 1
+            assert index.ids() == HOSTILE[i + 1 :]
+        assert index.verify() == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index"]
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """An index with a segment, to be tampered with, and a file beside it that must survive."""
+    (tmp_path / "victim").write_text("precious")
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel(), filter_keys=["n"]) as index:
+        index.add([f"word{i} of many" for i in range(20)], metadatas=[{"n": i} for i in range(20)])
+        index.compact()
+    return path
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER evil AFTER INSERT ON documents BEGIN DELETE FROM documents; END",
+        "CREATE VIEW evil AS SELECT load_extension('evil')",
+        "CREATE TABLE evil (x)",
+        "DROP TRIGGER fields_insert",
+        "DROP TABLE documents; CREATE VIEW documents AS SELECT 1 AS doc, 'a' AS id, 1 AS segment, 0 AS row, "
+        "1 AS tokens, 0 AS checksum, '{}' AS metadata, hex(zeroblob(1000000000)) AS text",
+    ],
+)
+def test_a_catalogue_with_code_in_it_is_refused(foreign, statement):
+    with sqlite3.connect(foreign / "catalogue.sqlite3", isolation_level=None) as connection:
+        connection.executescript(statement)
+    connection.close()
+    with pytest.raises(IndexFormatError, match="its tables are not the ones that were made"):
+        FastLaneIndex.open(foreign, model=WordModel())
+    assert "its tables are not the ones" in verify(foreign)[0]
+
+
+def forge(path: Path, change) -> None:
+    """Change a segment's header or its offsets and make every checksum agree, as only malice does."""
+    (file,) = (path / "segments").iterdir()
+    data = bytearray(file.read_bytes())
+    header = json.loads(data[8:4096])
+    first, last = header["offsets"]["data_offsets"]
+    offsets = np.frombuffer(bytes(data[4096 + first : 4096 + last]), "<i8").copy()
+    change(header, offsets)
+    data[4096 + first : 4096 + first + offsets.nbytes] = offsets.tobytes()
+    data[8:4096] = json.dumps(header).encode().ljust(4088)
+    file.write_bytes(data)
+    with sqlite3.connect(path / "catalogue.sqlite3") as connection:
+        digest = hashlib.sha256(data[:4096]).hexdigest()
+        connection.execute("UPDATE segments SET header = ?, bytes = ?", (digest, len(data)))
+    connection.close()
+
+
+def far_away(header, offsets):
+    offsets[5:] = 2**40
+
+
+def before_the_start(header, offsets):
+    offsets[3] = -(2**40)
+
+
+def falling(header, offsets):
+    offsets[[3, 9]] = offsets[[9, 3]]
+
+
+def huge_shape(header, offsets):
+    header["offsets"]["shape"] = [2**50]
+
+
+def beyond_the_file(header, offsets):
+    header["offsets"]["data_offsets"] = [2**40, 2**40 + 168]
+
+
+def other_array(header, offsets):
+    header["offsets"]["dtype"] = "object"
+
+
+@pytest.mark.parametrize("change", [far_away, before_the_start, falling, huge_shape, beyond_the_file, other_array])
+def test_a_forged_segment_is_refused_and_reads_nothing_outside(foreign, change):
+    forge(foreign, change)
+    with (
+        pytest.raises((FastLaneError, ValueError, LookupError)),
+        FastLaneIndex.open(foreign, model=WordModel()) as index,
+    ):
+        index.search("word5 of many", k=20, route_k="all")
+    assert verify(foreign)
+
+
+def test_a_segment_that_is_a_link_to_another_file_is_refused_and_the_file_survives(foreign):
+    (file,) = (foreign / "segments").iterdir()
+    victim = foreign.parent / "victim"
+    victim.write_bytes(b"x" * file.stat().st_size)
+    file.unlink()
+    file.symlink_to(victim)
+    with pytest.raises(IndexFormatError, match="header is not the one that was written"):
+        FastLaneIndex.open(foreign, model=WordModel())
+    shutil.rmtree(foreign)
+    assert victim.read_bytes().startswith(b"xxx")
+
+
+def test_a_forged_lock_file_only_changes_words(foreign):
+    for text in ("", "not json", '{"pid": "; rm -rf /", "host": 5}', '{"pid": 1, "host": "\\u001b[2J"}', "x" * 10**6):
+        (foreign / "writer.lock").write_text(text)
+        with FastLaneIndex.open(foreign, model=WordModel()) as index:
+            index.add(["still writable"])
+        assert verify(foreign) == []
