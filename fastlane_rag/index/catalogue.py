@@ -25,7 +25,7 @@ from fastlane_rag.index.fork import inside_sqlite
 __all__ = ["Catalogue"]
 
 APPLICATION_ID = 0x464C5247  # "FLRG"
-VERSION = 1
+VERSION = 2
 # A commit of another process holds readers up for milliseconds; half a minute means something is stuck.
 _TIMEOUT_SECONDS = 30.0
 
@@ -37,7 +37,14 @@ CREATE TABLE segments (
     documents INTEGER NOT NULL,
     tokens INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
-    header TEXT NOT NULL);
+    header TEXT NOT NULL,
+    codec TEXT NOT NULL);
+CREATE TABLE codecs (
+    codec INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    tokens INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    parameters BLOB NOT NULL);
 CREATE TABLE documents (
     doc INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -257,7 +264,7 @@ class Catalogue:
         if version != VERSION:
             raise IndexFormatError(
                 f"{self.where} has format version {version}, this version of fastlane-rag reads {VERSION}; "
-                "upgrade fastlane-rag"
+                + ("upgrade fastlane-rag" if version > VERSION else "index the documents again")
             )
         if _schema(connection) != _our_schema():
             raise IndexFormatError(f"{self.where} is damaged: its tables are not the ones that were made")

@@ -1,14 +1,25 @@
 """How token embeddings are written down: the codec of a segment."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Codec", "HalfCodec", "open_codec"]
+from fastlane_rag.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring.inputs import Rows
+
+__all__ = ["CODECS", "Arrays", "Codec", "HalfCodec", "check_codec", "residual_bits"]
 
 Arrays = Mapping[str, NDArray[np.generic]]
+
+_AUTO = "residual4"
+CODECS = ("fp16", "residual1", "residual2", "residual4", "residual8")
+"""What an index can be told to store its tokens in."""
 
 
 class Codec(Protocol):
@@ -23,6 +34,11 @@ class Codec(Protocol):
         """What the segment and the catalogue call it."""
         ...
 
+    @property
+    def lists(self) -> int:
+        """Posting lists of a segment: the values that the array `centroids` can have; 0 where there is none."""
+        ...
+
     def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
         """The arrays of a segment: name -> (little-endian dtype, shape of one row)."""
         ...
@@ -35,11 +51,20 @@ class Codec(Protocol):
         """Give back (T, dim) rows, float16 or float32; a view of the arrays where that is possible."""
         ...
 
+    def packed(self, arrays: Arrays) -> Rows:
+        """The arrays as documents for the scoring core, without a copy."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """The trained parameters; nothing where there are none."""
+        ...
+
 
 class HalfCodec:
     """Half precision: 2 bytes a dimension, scored as it lies."""
 
     name = "fp16"
+    lists = 0
 
     def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
         """One array, `tokens`, (T, dim) float16."""
@@ -54,13 +79,36 @@ class HalfCodec:
         tokens: NDArray[np.floating] = arrays["tokens"]  # type: ignore[assignment]
         return tokens
 
+    def packed(self, arrays: Arrays) -> Rows:
+        """The stored rows as a tensor."""
+        import torch
 
-def open_codec(name: str) -> Codec:
-    """The codec a catalogue or segment names.
+        return torch.from_numpy(arrays["tokens"])
+
+    def to_bytes(self) -> bytes:
+        """Nothing: there is nothing to train."""
+        return b""
+
+
+def check_codec(name: str) -> str:
+    """The codec that a user asks for.
+
+    Raises:
+        InvalidInputError: there is none of this name.
+    """
+    if name == "auto":
+        return _AUTO
+    if name not in CODECS:
+        raise InvalidInputError(f"codec must be 'auto', {', '.join(map(repr, CODECS))}, not {name!r}")
+    return name
+
+
+def residual_bits(policy: str) -> int | None:
+    """Bits a dimension that an index told to store its tokens in this way shall use; None for fp16.
 
     Raises:
         ValueError: this version knows no such codec.
     """
-    if name == HalfCodec.name:
-        return HalfCodec()
-    raise ValueError(f"codec {name!r} is unknown to this version of fastlane-rag; a newer one may read it")
+    if policy not in CODECS:
+        raise ValueError(f"codec {policy!r} is unknown to this version of fastlane-rag; a newer one may read it")
+    return None if policy == HalfCodec.name else int(policy.removeprefix("residual"))

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.inputs import Entry
 from fastlane_rag.index.rows import intact
 from fastlane_rag.index.segment import SegmentInfo
 from fastlane_rag.index.storage import Storage, View
-from fastlane_rag.index.writing import copy_rows, new_segment
+from fastlane_rag.index.writing import check_rows, copy_rows, new_segment
 
 __all__ = ["copy_live"]
 
@@ -16,15 +17,21 @@ _CHUNK = 1000
 
 
 def copy_live(source: Storage, target: Storage) -> None:
-    """Make an index contain the live documents of another, in their order, and nothing else: one transaction."""
+    """Make an index contain the live documents of another, in their order, and nothing else: one transaction.
+
+    The copy is one segment in the newest codec of the original, if that has one.
+    """
     with source.view() as view, target.changing:
         target.claim()
         with target.view() as before:
             old = [info.name for info in before.reader.segments().values()]
-        info = _copied_rows(view, source, target)
+        codecs = [(source.codec(view.reader, name), tokens) for name, tokens in view.reader.codecs().items()][-1:]
+        info = _copied_rows(view, source, target, codecs[0][0] if codecs else HalfCodec())
         documents = _documents(view)
         with target.change() as change:
             change.reset(source.meta, source.filter_keys)
+            for codec, tokens in codecs:
+                change.add_codec(codec, tokens)
             segment, row = change.add_segment(info) if info is not None else 0, 0
             while chunk := list(islice(documents, _CHUNK)):
                 rows = range(row, row + len(chunk))
@@ -33,11 +40,12 @@ def copy_live(source: Storage, target: Storage) -> None:
         target.store.remove(old)
 
 
-def _copied_rows(view: View, source: Storage, target: Storage) -> SegmentInfo | None:
+def _copied_rows(view: View, source: Storage, target: Storage, codec: Codec) -> SegmentInfo | None:
     if not view.snapshot.documents:
         return None
     parts = {part.segment: part for part in view.snapshot.parts}
-    with new_segment(target, like=source) as writer:
+    check_rows(parts.values())
+    with new_segment(target, codec, source.dim) as writer:
         copy_rows(view.reader.placed(list(parts)), parts, writer)
         return writer.finish()
 

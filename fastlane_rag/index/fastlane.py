@@ -20,6 +20,7 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation, explain
 from fastlane_rag.index import writing
+from fastlane_rag.index.codec import check_codec
 from fastlane_rag.index.copying import copy_live
 from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.fork import reset_after_fork
@@ -70,6 +71,7 @@ class FastLaneIndex:
         model: Any = None,
         overwrite: bool = False,
         filter_keys: Iterable[str] = (),
+        codec: str = "auto",
     ) -> Self:
         """Make an empty index.
 
@@ -79,18 +81,23 @@ class FastLaneIndex:
             overwrite: replace an index that `path` holds already.
             filter_keys: metadata keys to keep an index on. Filters work on every key; on these they are fast
                 in large collections.
+            codec: how token embeddings are stored: "fp16", or "residual1", "residual2", "residual4" or
+                "residual8", for that many bits a dimension once there are enough documents to train on
+                (half precision until then). "auto" is "residual4".
 
         Raises:
+            InvalidInputError: there is no such codec.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
         keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
+        stored = check_codec(codec)
         opened = open_model(model)
         meta: dict[str, str | int] = {
             "model": opened.name,
             "fingerprint": opened.fingerprint,
             "dim": opened.dim,
-            "codec": "fp16",
+            "codec": stored,
         }
         directory = None if path is None else Path(path).absolute()
         index = cls(Storage.create(directory, meta, keys, overwrite=overwrite), model, read_only=False)
@@ -372,9 +379,14 @@ class FastLaneIndex:
         with self._storage.change() as change:
             return change.set_metadata(new.items())
 
-    def compact(self) -> None:
-        """Rewrite the live rows into one segment and give the space of dead ones back; readers go on."""
-        writing.compact(self._storage)
+    def compact(self, *, retrain: bool = False) -> None:
+        """Rewrite the live rows into one segment and give the space of dead ones back; readers go on.
+
+        Args:
+            retrain: train the codec anew, on a sample of all documents: for an index whose documents have changed
+                much. Documents in code are decoded and encoded once more, which loses a little.
+        """
+        writing.compact(self._storage, retrain=retrain)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Copy the live documents into a directory that `open` opens, without encoding them again.

@@ -66,6 +66,7 @@ def problems(storage: Storage) -> Iterator[str]:
                 yield from _document_problems(reader)
                 yield from _field_problems(reader)
                 yield from _pending_problems(reader, storage.dim)
+                yield from _codec_problems(reader)
             for number, info in reader.segments().items():
                 yield from _segment_problems(storage, reader, number, info)
     except FastLaneError as error:
@@ -119,9 +120,20 @@ def _pending_problems(reader: Reader, dim: int) -> Iterator[str]:
         yield f"{reader.where} is inconsistent: {wrong} rows of its tables pending and documents do not agree"
 
 
+def _codec_problems(reader: Reader) -> Iterator[str]:
+    for name, tokens in reader.codecs().items():
+        try:
+            found = reader.codec(name).name
+        except IndexFormatError as error:
+            yield str(error)
+            continue
+        if found != name or tokens < 1:
+            yield f"{reader.where} is inconsistent: its codec {name!r} is {found!r}, trained on {tokens} tokens"
+
+
 def _segment_problems(storage: Storage, reader: Reader, number: int, info: SegmentInfo) -> Iterator[str]:
     try:
-        segment = Segment(storage.store, info, storage.codec, storage.dim)
+        segment = Segment(storage.store, info, reader.codec(info.codec), storage.dim)
     except FileNotFoundError as error:
         yield f"the segment {error.filename}, recorded in {reader.where}, is missing"
         return

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.index.snapshot import Mask, Part, Snapshot
+from fastlane_rag.index.snapshot import Mask, Snapshot
 from fastlane_rag.scoring import maxsim
 
 __all__ = ["exhaustive", "rescore"]
@@ -31,7 +31,7 @@ def exhaustive(
     met = 0
     for p, part in enumerate(snapshot.parts):
         target = scores[:, snapshot.starts[p] : snapshot.starts[p + 1]]
-        rows, offsets = _tensors(part)
+        rows, offsets = part.source.packed, part.offset_tensor
         if allowed is None:
             target[:] = maxsim(packed, rows, query_offsets=query_offsets, document_offsets=offsets).numpy()
             met += len(rows)
@@ -62,15 +62,9 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
     for p, part in enumerate(snapshot.parts):
         chosen = numbers[bounds[p] : bounds[p + 1]] - snapshot.starts[p]
         if len(chosen):
-            rows, offsets = _tensors(part)
+            rows, offsets = part.source.packed, part.offset_tensor
             selection = torch.from_numpy(chosen)
             found = maxsim(query, rows, document_offsets=offsets, selection=selection)
             scores[bounds[p] : bounds[p + 1]] = found[0].numpy()
             met += part.tokens(chosen)
     return scores, met
-
-
-def _tensors(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    """A part's token rows and offsets, without a copy."""
-    offsets = part.source.offsets
-    return torch.from_numpy(part.source.rows(0, int(offsets[-1]))), torch.from_numpy(offsets)

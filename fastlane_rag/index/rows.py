@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.index.catalogue import fill
+from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.filters import Compiled, Filter, compile_filter
 from fastlane_rag.index.inputs import Entry
 from fastlane_rag.index.metadata import metadata_from_json
@@ -51,11 +52,36 @@ class Reader:
 
     def segments(self) -> dict[int, SegmentInfo]:
         """The live segments, oldest first."""
-        query = "SELECT segment, name, documents, tokens, bytes, header FROM segments ORDER BY segment"
+        query = "SELECT segment, name, documents, tokens, bytes, header, codec FROM segments ORDER BY segment"
         rows = self.connection.execute(query).fetchall()
-        if any(tuple(map(type, row)) != (int, str, int, int, int, str) for row in rows):
+        if any(tuple(map(type, row)) != (int, str, int, int, int, str, str) for row in rows):
             raise IndexFormatError(f"{self.where} is damaged: its table segments")
         return {number: SegmentInfo(*rest) for number, *rest in rows}
+
+    def codecs(self) -> dict[str, int]:
+        """Names of the trained codecs, oldest first, and the token rows there were when each was trained."""
+        rows = self.connection.execute("SELECT name, tokens FROM codecs ORDER BY codec").fetchall()
+        if any(tuple(map(type, row)) != (str, int) for row in rows):
+            raise IndexFormatError(f"{self.where} is damaged: its table codecs")
+        return dict(rows)
+
+    def codec(self, name: str) -> Codec:
+        """The codec of this name.
+
+        Raises:
+            IndexFormatError: there is none, or it is damaged.
+        """
+        if name == HalfCodec.name:
+            return HalfCodec()
+        row = self.connection.execute("SELECT checksum, parameters FROM codecs WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise IndexFormatError(f"{self.where} is damaged: it has no codec {name!r}")
+        checksum, parameters = row
+        if not isinstance(parameters, bytes) or zlib.crc32(parameters) != checksum:
+            raise IndexFormatError(f"{self.where} is damaged: its codec {name!r}")
+        from fastlane_rag.index.residual import ResidualCodec
+
+        return ResidualCodec.from_bytes(parameters)
 
     def dead_after(self, n: int) -> list[tuple[int, int, int]]:
         """(n, segment, row) of the rows that died after entry n."""
@@ -230,10 +256,19 @@ class Writer(Reader):
     def add_segment(self, info: SegmentInfo) -> int:
         """Record a segment; its number."""
         cursor = self.connection.execute(
-            "INSERT INTO segments (name, documents, tokens, bytes, header) VALUES (?, ?, ?, ?, ?)",
-            (info.name, info.documents, info.tokens, info.bytes, info.header),
+            "INSERT INTO segments (name, documents, tokens, bytes, header, codec) VALUES (?, ?, ?, ?, ?, ?)",
+            (info.name, info.documents, info.tokens, info.bytes, info.header, info.codec),
         )
         return int(cursor.lastrowid or 0)
+
+    def add_codec(self, codec: Codec, tokens: int) -> None:
+        """Record a codec, trained when there were this many token rows; it is the newest now."""
+        parameters = codec.to_bytes()
+        self.connection.execute("DELETE FROM codecs WHERE name = ?", (codec.name,))
+        self.connection.execute(
+            "INSERT INTO codecs (name, tokens, checksum, parameters) VALUES (?, ?, ?, ?)",
+            (codec.name, tokens, zlib.crc32(parameters), parameters),
+        )
 
     def move(self, docs: Sequence[int], segment: int) -> None:
         """The documents with these numbers are now rows 0, 1, 2, ... of a segment."""
@@ -250,10 +285,15 @@ class Writer(Reader):
             else:
                 self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
                 self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
+        # The newest codec is what the next segment is written in, whether or not one is in it now.
+        self.connection.execute(
+            "DELETE FROM codecs WHERE name NOT IN (SELECT codec FROM segments) "
+            "AND codec < (SELECT max(codec) FROM codecs)"
+        )
 
     def reset(self, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
         """Make the index an empty one with these properties; keys and commits go on counting."""
-        for table in ("documents", "fields", "pending", "dead", "segments", "filter_keys"):
+        for table in ("documents", "fields", "pending", "dead", "segments", "codecs", "filter_keys"):
             self.connection.execute(f"DELETE FROM {table}")
         self.connection.execute("DELETE FROM meta WHERE key <> 'commits'")
         fill(self.connection, meta, filter_keys)

@@ -1,7 +1,8 @@
 """Segments: immutable files of packed token rows. STORE_FORMAT.md describes every byte.
 
 A segment is a safetensors file with a header of fixed size: the codec's arrays, `offsets` (document r owns
-the rows offsets[r]:offsets[r + 1]) and `checksums` (CRC-32 of each 64 KiB before them).
+the rows offsets[r]:offsets[r + 1]), where the codec has centroids the postings of each, and `checksums` (CRC-32
+of each 64 KiB before them).
 """
 
 import hashlib
@@ -12,14 +13,19 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError, IndexReadOnlyError, StorageError
 from fastlane_rag.index.codec import Codec
+from fastlane_rag.index.postings import Postings, build_postings
 from fastlane_rag.index.store import Store
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring.inputs import Rows
 
 __all__ = ["Segment", "SegmentInfo", "SegmentWriter"]
 
@@ -40,6 +46,7 @@ class SegmentInfo:
         tokens: token rows.
         bytes: size of the file.
         header: SHA-256 of its first 4,096 bytes, in hexadecimal.
+        codec: name of the codec of its rows.
     """
 
     name: str
@@ -47,12 +54,14 @@ class SegmentInfo:
     tokens: int
     bytes: int
     header: str
+    codec: str
 
 
 class SegmentWriter:
     """Writes one segment, streaming: `append` as often as needed, then `finish` or `abandon`.
 
     Attributes:
+        codec: of the rows.
         lengths: token rows of each document appended so far.
 
     Raises:
@@ -62,7 +71,7 @@ class SegmentWriter:
 
     def __init__(self, store: Store, codec: Codec, dim: int) -> None:
         self._store = store
-        self._codec = codec
+        self.codec = codec
         self._dim = dim
         self.lengths: list[int] = []
         with _refusals(store):
@@ -75,7 +84,7 @@ class SegmentWriter:
 
     def append(self, tokens: NDArray[np.floating]) -> None:
         """Add one document's (L, dim) token rows."""
-        self.append_encoded(self._codec.encode(tokens), [len(tokens)])
+        self.append_encoded(self.codec.encode(tokens), [len(tokens)])
 
     def append_encoded(self, arrays: Mapping[str, NDArray[np.generic]], lengths: list[int]) -> None:
         """Add documents as the codec encoded them: arrays of sum(lengths) rows."""
@@ -96,38 +105,49 @@ class SegmentWriter:
 
     def _finish(self) -> SegmentInfo:
         file = self._draft.file
+        offsets = np.zeros(len(self.lengths) + 1, "<i8")
+        np.cumsum(self.lengths, out=offsets[1:])
+        indexes = {"offsets": offsets}
+        if self.codec.lists:
+            indexes |= build_postings(self._centroids, offsets, self.codec.lists)
+        # From wide to narrow items, so that all of them lie aligned wherever the first array ends aligned.
+        for array in indexes.values():
+            file.write(array.data.cast("B"))
         for stream in list(self._streams.values())[1:]:
             stream.seek(0)
             while chunk := stream.read(1 << 20):
                 file.write(chunk)
-        offsets = np.zeros(len(self.lengths) + 1, "<i8")
-        np.cumsum(self.lengths, out=offsets[1:])
-        file.write(offsets.tobytes())
         checksums = np.array(list(_block_checksums(self._draft.read_back()[HEADER_BYTES:])), "<u4")
         file.write(checksums.tobytes())
-        header = self._header(int(offsets[-1]), checksums)
+        header = self._header(int(offsets[-1]), indexes, checksums)
         file.seek(0)
         file.write(header)
         size = file.seek(0, os.SEEK_END)
         name = self._draft.publish()
         self._close_streams()
         digest = hashlib.sha256(header).hexdigest()
-        return SegmentInfo(name, len(self.lengths), int(offsets[-1]), size, digest)
+        return SegmentInfo(name, len(self.lengths), int(offsets[-1]), size, digest, self.codec.name)
+
+    def _centroids(self, first: int, last: int) -> NDArray[np.uint16]:
+        """The centroids of the token rows first:last, as they were written."""
+        stream = self._streams["centroids"]
+        stream.seek(2 * first)
+        return np.frombuffer(stream.read(2 * (last - first)), "<u2")
 
     def _close_streams(self) -> None:
         for stream in list(self._streams.values())[1:]:
             stream.close()
 
-    def _header(self, tokens: int, checksums: NDArray[np.uint32]) -> bytes:
-        layout = self._codec.layout(self._dim)
-        arrays = {name: (dtype, (tokens, *shape)) for name, (dtype, shape) in layout.items()}
-        arrays["offsets"] = (np.dtype("<i8"), (len(self.lengths) + 1,))
-        arrays["checksums"] = (np.dtype("<u4"), checksums.shape)
+    def _header(self, tokens: int, indexes: Mapping[str, NDArray[np.generic]], checksums: NDArray[np.uint32]) -> bytes:
+        layout = self.codec.layout(self._dim)
+        first, *others = ((name, (dtype, (tokens, *shape))) for name, (dtype, shape) in layout.items())
+        between = ((name, (array.dtype, array.shape)) for name, array in indexes.items())
+        arrays = dict([first, *between, *others, ("checksums", (checksums.dtype, checksums.shape))])
         description: dict[str, Any] = {
             "__metadata__": {
                 "format": FORMAT,
                 "version": str(VERSION),
-                "codec": self._codec.name,
+                "codec": self.codec.name,
                 "dim": str(self._dim),
                 "block_bytes": str(BLOCK_BYTES),
                 "checksums_crc32": f"{zlib.crc32(checksums.tobytes()):08x}",
@@ -147,6 +167,14 @@ class SegmentWriter:
 class Segment:
     """A segment opened for reading; its arrays are views of the mapped file.
 
+    Attributes:
+        info: what the catalogue says of it.
+        where: the file, for messages.
+        codec: of its rows.
+        arrays: the codec's arrays, by name.
+        offsets: (N + 1,) document r owns the rows offsets[r]:offsets[r + 1].
+        postings: which documents have a token near a centroid; None where the codec has no centroids.
+
     Raises:
         IndexFormatError: the file is missing, of the wrong size, damaged in its header, or newer.
     """
@@ -161,23 +189,31 @@ class Segment:
             raise IndexFormatError(f"{self.where} is damaged: its header is not the one that was written")
         description = json.loads(header[8:])
         metadata = description.pop("__metadata__")
-        if metadata["codec"] != codec.name or int(metadata["dim"]) != dim:
+        if metadata["codec"] != info.codec or int(metadata["dim"]) != dim:
             raise IndexFormatError(
                 f"{self.where} holds {metadata['codec']} rows of {metadata['dim']} dimensions, "
-                f"the catalogue says {codec.name} and {dim}"
+                f"the catalogue says {info.codec} and {dim}"
             )
         self._body = data[HEADER_BYTES:]
-        self._codec = codec
+        self.codec = codec
         self._table_checksum = int(metadata["checksums_crc32"], 16)
         self._checksum_start = description["checksums"]["data_offsets"][0]
         arrays = {name: self._view(entry) for name, entry in description.items()}
         self._checksums = arrays.pop("checksums")
-        if arrays["offsets"].shape != (info.documents + 1,) or len(arrays[next(iter(arrays))]) != info.tokens:
+        first = next(iter(codec.layout(dim)))
+        if arrays["offsets"].shape != (info.documents + 1,) or len(arrays[first]) != info.tokens:
             raise IndexFormatError(
                 f"{self.where} does not hold {info.documents} documents of {info.tokens} tokens, as the catalogue says"
             )
         # A copy, because its place in the file need not be aligned.
         self.offsets: NDArray[np.int64] = arrays.pop("offsets").astype(np.int64)
+        self.postings: Postings | None = None
+        if codec.lists:
+            lists = arrays.pop("posting_offsets").astype(np.int64)
+            try:
+                self.postings = Postings(arrays.pop("postings"), lists, info.documents)
+            except ValueError as error:
+                raise IndexFormatError(f"{self.where} is damaged: {error}") from error
         self.arrays = arrays
 
     def __len__(self) -> int:
@@ -185,7 +221,16 @@ class Segment:
 
     def rows(self, first: int, last: int) -> NDArray[np.floating]:
         """The (T, dim) token rows first:last, float16 or float32."""
-        return self._codec.decode({name: array[first:last] for name, array in self.arrays.items()})
+        return self.codec.decode({name: array[first:last] for name, array in self.arrays.items()})
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The token rows at these positions, float16 or float32."""
+        return self.codec.decode({name: array[positions] for name, array in self.arrays.items()})
+
+    @cached_property
+    def packed(self) -> "Rows":
+        """All token rows as the scoring core takes them."""
+        return self.codec.packed(self.arrays)
 
     def problems(self) -> Iterator[str]:
         """Read the whole file and say what differs from what was written."""
@@ -199,6 +244,8 @@ class Segment:
             yield f"{self.where} is damaged: {len(bad)} blocks of 64 KiB, the first at byte {start}"
         elif self.offsets[0] != 0 or self.offsets[-1] != self.info.tokens or (np.diff(self.offsets) < 1).any():
             yield f"{self.where} is inconsistent: its offsets do not divide {self.info.tokens} tokens"
+        elif self.postings is not None and not self.postings.agree(self.arrays["centroids"], self.offsets):
+            yield f"{self.where} is inconsistent: its postings are not those of its centroids"
 
     def check(self) -> None:
         """Read the whole file.

@@ -1,8 +1,9 @@
 """What an index holds at one commit: segments, which of their rows live, and the pending rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from fastlane_rag.index.filters import Compiled
 from fastlane_rag.index.rows import PENDING, Place, Reader
 from fastlane_rag.index.segment import Segment
 from fastlane_rag.index.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastlane_rag.index.postings import Postings
+    from fastlane_rag.scoring.inputs import Rows
 
 __all__ = ["Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
 
@@ -30,6 +37,15 @@ class RowSource(Protocol):
 
     def rows(self, first: int, last: int) -> NDArray[np.floating]:
         """Token rows first:last, (T, dim) float16 or float32."""
+        ...
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The token rows at these positions."""
+        ...
+
+    @property
+    def packed(self) -> "Rows":
+        """All token rows as the scoring core takes them, without a copy."""
         ...
 
 
@@ -50,6 +66,17 @@ class PendingRows:
     def rows(self, first: int, last: int) -> NDArray[np.floating]:
         """Token rows first:last, float16."""
         return self._packed[first:last]
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The token rows at these positions, float16."""
+        return self._packed[positions]
+
+    @cached_property
+    def packed(self) -> "Rows":
+        """All token rows, float16."""
+        import torch
+
+        return torch.from_numpy(self._packed)
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,24 @@ class Part:
     def documents(self) -> int:
         """Live documents."""
         return len(self) if self.live is None else int(self.live.sum())
+
+    @cached_property
+    def live_tokens(self) -> int:
+        """Token rows of the live documents."""
+        lengths = np.diff(self.source.offsets)
+        return int(lengths.sum() if self.live is None else lengths[self.live].sum())
+
+    @property
+    def postings(self) -> "Postings | None":
+        """How to gather documents by centroid, where they are in code."""
+        return self.source.postings if isinstance(self.source, Segment) else None
+
+    @cached_property
+    def offset_tensor(self) -> "torch.Tensor":
+        """The source's offsets."""
+        import torch
+
+        return torch.from_numpy(self.source.offsets)
 
     def tokens(self, positions: NDArray[np.int64]) -> int:
         """Token rows of these documents together."""
@@ -129,8 +174,7 @@ class Snapshot:
     @cached_property
     def tokens(self) -> int:
         """Token rows of the live documents."""
-        live = self.live
-        return int(self.lengths.sum() if live is None else self.lengths[live].sum())
+        return sum(part.live_tokens for part in self.parts)
 
     def place(self, number: int) -> Place:
         """Segment and row of a document."""
@@ -156,8 +200,17 @@ class Snapshot:
         return np.concatenate([np.ones(len(part), np.bool_) if part.live is None else part.live for part in self.parts])
 
 
-def load_snapshot(reader: Reader, store: Store, codec: Codec, dim: int, previous: Snapshot | None) -> Snapshot:
+def load_snapshot(
+    reader: Reader, store: Store, codec: Callable[[Reader, str], Codec], dim: int, previous: Snapshot | None
+) -> Snapshot:
     """Read the catalogue, taking from the previous snapshot what still holds.
+
+    Args:
+        reader: of the commit to read.
+        store: where the segments are.
+        codec: gives the codec of a name.
+        dim: of the token rows.
+        previous: an earlier commit's snapshot, if there is one.
 
     Raises:
         FileNotFoundError: a segment file is gone (as it may be for a reader that another commit overtook).
@@ -170,7 +223,7 @@ def load_snapshot(reader: Reader, store: Store, codec: Codec, dim: int, previous
     parts = []
     for number, info in reader.segments().items():
         old = before.get(number)
-        part = old or Part(number, Segment(store, info, codec, dim), None)
+        part = old or Part(number, Segment(store, info, codec(reader, info.codec), dim), None)
         rows = [row for _, segment, row in dead if segment == number]
         parts.append(_without(part, rows, reader.where))
     pending = _load_pending(reader, before.get(PENDING), dim)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastlane_rag.errors import FastLaneError, IndexClosedError, IndexFormatError, IndexReadOnlyError
 from fastlane_rag.index.catalogue import Catalogue
-from fastlane_rag.index.codec import Codec, open_codec
+from fastlane_rag.index.codec import Codec, residual_bits
 from fastlane_rag.index.filters import Compiled, Filter
 from fastlane_rag.index.lock import WriterLock
 from fastlane_rag.index.marker import read_marker, write_marker
@@ -55,7 +55,17 @@ class View:
 
 
 class Storage:
-    """The stored state of an index and the transactions on it. Safe to use from many threads."""
+    """The stored state of an index and the transactions on it. Safe to use from many threads.
+
+    Attributes:
+        path: the directory; None in memory.
+        catalogue: documents, and what is live.
+        store: the segments' files.
+        meta: what was fixed at creation.
+        bits: a dimension, that segments are to have once there is a codec; None for fp16.
+        dim: of a token row.
+        changing: held by a thread while it changes the index.
+    """
 
     def __init__(self, path: Path | None, catalogue: Catalogue, store: Store, lock: WriterLock | None) -> None:
         self.path = path
@@ -63,14 +73,14 @@ class Storage:
         self.store = store
         self.meta = catalogue.meta()
         try:
-            self.codec: Codec = open_codec(self.meta["codec"])
+            self.bits = residual_bits(self.meta["codec"])
             self.dim = int(self.meta["dim"])
         except (KeyError, ValueError) as error:
             raise IndexFormatError(f"{catalogue.where}: {error}") from error
-        # Held by a thread while it changes the index.
         self.changing = threading.RLock()
         self._lock = lock
         self._snapshot: Snapshot | None = None
+        self._codecs: dict[str, Codec] = {}
         self._loading = threading.Lock()
 
     @classmethod
@@ -114,6 +124,17 @@ class Storage:
         """Metadata keys with an index of their own."""
         with self.catalogue.reading() as connection:
             return tuple(Reader(connection, self.catalogue.where).filter_keys())
+
+    def codec(self, reader: Reader, name: str) -> Codec:
+        """The codec of this name, read once.
+
+        Raises:
+            IndexFormatError: there is none, or it is damaged.
+        """
+        known = self._codecs.get(name)
+        if known is None:
+            known = self._codecs[name] = reader.codec(name)
+        return known
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -177,7 +198,7 @@ class Storage:
             dead=sum(len(part) - part.documents for part in segments),
             bytes=size,
             dim=self.dim,
-            codec=self.codec.name,
+            codec=self.meta["codec"],
             model=self.meta["model"],
             fingerprint=self.meta["fingerprint"],
             filter_keys=self.filter_keys,

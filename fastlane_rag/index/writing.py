@@ -2,25 +2,28 @@
 
 Few tokens wait in the catalogue, so that thousands of small writes do not become thousands of files; many
 become a segment of their own. After a write, `tidy` merges: the number of segments stays logarithmic in
-the size of the index, and every token row is copied a logarithmic number of times.
+the size of the index, and every token row is copied a logarithmic number of times. Rows are written in half
+precision first and in code when they are merged, once there are enough to train a codec on (see `recoding`).
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.recoding import choose, to_recode, train
 from fastlane_rag.index.rows import PENDING
 from fastlane_rag.index.segment import Segment, SegmentInfo, SegmentWriter
 from fastlane_rag.index.snapshot import Part, Snapshot
 from fastlane_rag.index.storage import Storage
 
-__all__ = ["compact", "copy_rows", "store_documents", "tidy"]
+__all__ = ["check_rows", "compact", "copy_rows", "new_segment", "store_documents", "tidy"]
 
 Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
 
@@ -32,6 +35,7 @@ PENDING_BYTES = 16 << 20
 FAN = 4
 # Larger segments are only merged by `compact`.
 LARGEST_BYTES = 4 << 30
+_ENCODED_AT_ONCE = 256  # documents
 
 
 def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) -> None:
@@ -79,20 +83,19 @@ def _staged(
             break
     else:
         return lengths, small, None
-    with new_segment(storage) as writer:
+    with new_segment(storage, HalfCodec()) as writer:
         for rows in chain(small, rest):
             writer.append(rows)
         return writer.lengths, [], writer.finish()
 
 
 @contextmanager
-def new_segment(storage: Storage, like: Storage | None = None) -> Iterator[SegmentWriter]:
-    """A segment to write and finish, in the format of another index if one is given.
+def new_segment(storage: Storage, codec: Codec, dim: int | None = None) -> Iterator[SegmentWriter]:
+    """A segment to write and finish; rows of the index's dimension unless another is given.
 
     Should that fail, nothing of it stays behind.
     """
-    origin = like or storage
-    writer = SegmentWriter(storage.store, origin.codec, origin.dim)
+    writer = SegmentWriter(storage.store, codec, storage.dim if dim is None else dim)
     try:
         yield writer
     except BaseException:
@@ -101,32 +104,43 @@ def new_segment(storage: Storage, like: Storage | None = None) -> Iterator[Segme
 
 
 def tidy(storage: Storage) -> None:
-    """Merge what the size rules say, until they are met."""
+    """Merge and write in code what the rules say, until they are met."""
     with storage.changing:
         while True:
             with storage.view() as view:
-                segments = _untidy(view.snapshot, storage.dim)
+                segments = _untidy(view.snapshot, storage.dim) or to_recode(storage, view.reader, view.snapshot)
             if not segments:
                 return
             _merge(storage, segments)
 
 
-def compact(storage: Storage) -> None:
-    """Rewrite everything into one segment without dead rows, and give the space back."""
+def compact(storage: Storage, *, retrain: bool = False) -> None:
+    """Rewrite everything into one segment without dead rows, and give the space back.
+
+    Args:
+        storage: where.
+        retrain: train a new codec first, on rows that lie everywhere in the index.
+    """
     with storage.changing:
         storage.claim()
         with storage.view() as view:
             parts = view.snapshot.parts
-            ideal = not parts or (len(parts) == 1 and parts[0].segment != PENDING and parts[0].live is None)
+            plan = choose(storage, view.reader, view.snapshot, list(parts), retrain=retrain)
+            ideal = not parts or (len(parts) == 1 and parts[0].live is None and _written_in(parts[0], plan.codec))
         if not ideal:
-            _merge(storage, [part.segment for part in parts])
+            _merge(storage, [part.segment for part in parts], retrain=retrain)
         storage.catalogue.shrink()
+
+
+def _written_in(part: Part, codec: Codec | None) -> bool:
+    return isinstance(part.source, Segment) and codec is not None and part.source.codec.name == codec.name
 
 
 def _untidy(snapshot: Snapshot, dim: int) -> list[int]:
     """The segments to merge next; empty when all is well."""
     classes: dict[int, list[int]] = defaultdict(list)
     for part in snapshot.parts:
+        # What the rows take, or would take, in half precision: codecs change no rule.
         size = int(part.source.offsets[-1]) * dim * 2
         if part.segment == PENDING:
             if size > PENDING_BYTES:
@@ -138,32 +152,64 @@ def _untidy(snapshot: Snapshot, dim: int) -> list[int]:
     return next((segments for segments in classes.values() if len(segments) >= FAN), [])
 
 
-def _merge(storage: Storage, segments: list[int]) -> None:
+def _merge(storage: Storage, segments: list[int], *, retrain: bool = False) -> None:
     """Write the live rows of these segments (0: the pending rows) into one new segment, oldest document first."""
     with storage.view() as view:
-        parts = {part.segment: part for part in view.snapshot.parts if part.segment in segments}
+        snapshot = view.snapshot
+        parts = {part.segment: part for part in snapshot.parts if part.segment in segments}
         placed = view.reader.placed(segments)
-    info = None
+        plan = choose(storage, view.reader, snapshot, list(parts.values()), retrain=retrain)
     if placed:
-        with new_segment(storage) as writer:
+        check_rows(parts.values())
+        codec = plan.codec or train(snapshot, plan.bits)
+        with new_segment(storage, codec) as writer:
             copy_rows(placed, parts, writer)
             info = writer.finish()
     old = [part.source.info.name for part in parts.values() if isinstance(part.source, Segment)]
     with storage.change() as change:
-        if info is not None:
+        if placed:
+            if plan.codec is None:
+                change.add_codec(codec, snapshot.tokens)
             change.move([doc for doc, _, _ in placed], change.add_segment(info))
         change.drop(segments)
     storage.store.remove(old)
 
 
-def copy_rows(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part], writer: SegmentWriter) -> None:
-    """Append the token rows of documents, (doc, segment, row) each, to a segment of the same codec."""
-    for part in parts.values():
+def check_rows(parts: Iterable[Part]) -> None:
+    """A damaged row must not get a fresh, valid checksum."""
+    for part in parts:
         if isinstance(part.source, Segment):
-            # A damaged row must not get a fresh, valid checksum.
             part.source.check()
+
+
+def copy_rows(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part], writer: SegmentWriter) -> None:
+    """Append the token rows of documents, (doc, segment, row) each, to a segment.
+
+    Rows in the segment's own codec are copied, which is exact; others are decoded and encoded again.
+    """
+    waiting: list[NDArray[np.float32]] = []
+    lengths: list[int] = []
+
+    def encode() -> None:
+        if waiting:
+            writer.append_encoded(writer.codec.encode(np.concatenate(waiting)), lengths)
+            waiting.clear()
+            lengths.clear()
+
     for segment, first, last in _runs(placed, parts):
-        _copy(parts[segment], first, last, writer)
+        source = parts[segment].source
+        if isinstance(source, Segment) and source.codec.name == writer.codec.name:
+            encode()
+            begin, end = int(source.offsets[first]), int(source.offsets[last])
+            arrays = {name: array[begin:end] for name, array in source.arrays.items()}
+            writer.append_encoded(arrays, np.diff(source.offsets[first : last + 1]).tolist())
+            continue
+        for begin, end in pairwise(source.offsets[first : last + 1].tolist()):
+            waiting.append(source.rows(begin, end).astype(np.float32))
+            lengths.append(end - begin)
+            if len(waiting) == _ENCODED_AT_ONCE:
+                encode()
+    encode()
 
 
 def _runs(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part]) -> Iterable[tuple[int, int, int]]:
@@ -179,15 +225,3 @@ def _runs(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part]) -> Ite
         run = (segment, position, position + 1)
     if run is not None:
         yield run
-
-
-def _copy(part: Part, first: int, last: int, writer: SegmentWriter) -> None:
-    offsets = part.source.offsets
-    begin, end = int(offsets[first]), int(offsets[last])
-    lengths = np.diff(offsets[first : last + 1]).tolist()
-    if isinstance(part.source, Segment):
-        # Rows of one codec are independent: copying them is exact.
-        writer.append_encoded({name: a[begin:end] for name, a in part.source.arrays.items()}, lengths)
-    else:
-        for i in range(first, last):
-            writer.append(part.source.rows(int(offsets[i]), int(offsets[i + 1])))

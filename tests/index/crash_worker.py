@@ -26,7 +26,7 @@ def operation(seed: int, step: int, contents: Contents) -> tuple[str, object]:
         return "sweep", {"step": {"$lt": step - 12}}
     if kind == "update":
         return "update", [(name, {"updated": step}) for name in chance.sample(sorted(contents), len(contents) // 5)]
-    return "compact", None
+    return "compact", step % 2 == 0
 
 
 def expected(contents: Contents, kind: str, argument) -> Contents:
@@ -56,7 +56,7 @@ def carry_out(index, kind: str, argument) -> None:
     elif kind == "update":
         index.update_metadata([n for n, _ in argument], [m for _, m in argument])
     else:
-        index.compact()
+        index.compact(retrain=argument)
 
 
 def read_contents(index) -> Contents:
@@ -80,10 +80,15 @@ if __name__ == "__main__":
     from word_model import WordModel
 
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.index import writing
+    from fastlane_rag.index import recoding, writing
 
-    # A few documents must do to fill the pending rows, make segments and merge them.
+    # A few documents must do to fill the pending rows, make segments, merge them, and train codecs.
     writing.SMALL_BYTES, writing.PENDING_BYTES, writing.FAN = 600, 2000, 3
+    recoding.TRAIN_TOKENS, recoding.GROWTH = 60, 1.5
+    # The children find imported and compiled what the kills are not to hit.
+    with FastLaneIndex.create(model=WordModel(), codec="residual8") as warm:
+        warm.add([f"w{i} w{i % 7}" for i in range(200)])
+        warm.search("w1 w2")
     for line in sys.stdin:
         folder, seed_text, step_text = line.rsplit(" ", 2)
         child = os.fork()

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -46,10 +47,11 @@ def interrupted(worker, path, seed, step, delay) -> tuple[list[int], list[int]]:
     return begun, ended
 
 
-def run_trials(worker, path, trials, seed):
+def run_trials(worker, path, trials, seed, codec="fp16"):
     chance = random.Random(seed)
-    with FastLaneIndex.create(path, model=WordModel()):
+    with FastLaneIndex.create(path, model=WordModel(), codec=codec):
         pass
+    error = 1e-3 if codec == "fp16" else 0.05
     contents, step, between = {}, 0, 0
     for _ in range(trials):
         begun, ended = interrupted(worker, path, seed, step, chance.expovariate(1 / 0.06))
@@ -68,7 +70,7 @@ def run_trials(worker, path, trials, seed):
             assert list(found) == list(contents)
             if contents and chance.random() < 0.3:
                 best = max(exact_score("w1 w2 w3", text) for text, _ in contents.values())
-                assert index.search("w1 w2 w3", k=1)[0].score == pytest.approx(best, abs=1e-3)
+                assert index.search("w1 w2 w3", k=1)[0].score == pytest.approx(best, abs=error)
     leftovers = {file.suffix for file in (path / "segments").iterdir()} - {".safetensors", ".draft"}
     assert not leftovers
     with FastLaneIndex.open(path, model=WordModel()) as index:
@@ -81,6 +83,13 @@ def run_trials(worker, path, trials, seed):
 def test_killed_at_random_instants(worker, tmp_path):
     step, _ = run_trials(worker, tmp_path / "index", trials=25, seed=1)
     assert step > 15
+
+
+def test_killed_at_random_instants_while_codecs_are_trained_and_replaced(worker, tmp_path):
+    step, _ = run_trials(worker, tmp_path / "index", trials=25, seed=11, codec="residual8")
+    assert step > 10
+    with sqlite3.connect(tmp_path / "index" / "catalogue.sqlite3") as catalogue:
+        assert catalogue.execute("SELECT max(codec) FROM codecs").fetchone()[0] > 2
 
 
 @pytest.mark.slow

@@ -40,6 +40,27 @@ def sound(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    """An index with a segment in code, dead rows and pending rows."""
+    path = tmp_path_factory.mktemp("coded") / "index"
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FastLaneIndex.create(path, model=WordModel(), codec="residual4") as index,
+    ):
+        from fastlane_rag.index import recoding, writing
+
+        patch.setattr(writing, "SMALL_BYTES", 2000)
+        patch.setattr(recoding, "TRAIN_TOKENS", 100)
+        names = [f"d{i}" for i in range(80)]
+        index.add([f"word{i} of {n}" for i, n in enumerate(names)], ids=names, metadatas=[{"n": 1}] * 80)
+        index.add(["pending one", "pending two"], ids=["p1", "p2"], metadatas=[{"n": 2}, {"n": 3}])
+        index.delete(["d3", "d50"])
+    with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:
+        assert catalogue.execute("SELECT count(*) FROM segments WHERE codec LIKE 'residual4-%'").fetchone() == (1,)
+    return path
+
+
 @pytest.fixture
 def damaged(sound, tmp_path):
     """A copy to damage."""
@@ -55,6 +76,35 @@ def contents(path):
 
 def test_a_sound_index_verifies(sound):
     assert verify(sound) == []
+
+
+def test_a_sound_index_in_code_verifies(coded):
+    assert verify(coded) == []
+
+
+@pytest.mark.parametrize("kind", ["catalogue", "segment"])
+def test_flipped_bytes_of_an_index_in_code_are_named_or_harmless(coded, tmp_path, kind):
+    test_flipped_bytes_are_named_or_harmless(coded, Path(shutil.copytree(coded, tmp_path / "index")), kind)
+
+
+def test_codecs_are_checked(coded, tmp_path):
+    damaged = Path(shutil.copytree(coded, tmp_path / "index"))
+    original = (damaged / "catalogue.sqlite3").read_bytes()
+    for statement in (
+        "UPDATE codecs SET parameters = zeroblob(200)",
+        "UPDATE codecs SET parameters = 'text'",
+        "UPDATE codecs SET checksum = 5",
+        "UPDATE codecs SET tokens = 'many'",
+        "UPDATE codecs SET name = 'residual4-0000000000000000'",
+        "DELETE FROM codecs",
+        "UPDATE segments SET codec = 'fp16'",
+    ):
+        with sqlite3.connect(damaged / "catalogue.sqlite3", isolation_level=None) as connection:
+            connection.executescript(statement)
+        connection.close()
+        assert any("catalogue" in problem for problem in verify(damaged)), statement
+        (damaged / "catalogue.sqlite3").write_bytes(original)
+    assert verify(damaged) == []
 
 
 @pytest.mark.parametrize("kind", ["catalogue", "segment", "marker"])

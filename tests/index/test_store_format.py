@@ -19,7 +19,7 @@ def read_index(path):
     assert checksum == b"%08x" % zlib.crc32(digits)
     catalogue = sqlite3.connect(f"{(path / 'catalogue.sqlite3').as_uri()}?mode=ro", uri=True, isolation_level=None)
     assert catalogue.execute("PRAGMA application_id").fetchone() == (0x464C5247,)
-    assert catalogue.execute("PRAGMA user_version").fetchone() == (1,)
+    assert catalogue.execute("PRAGMA user_version").fetchone() == (2,)
     catalogue.execute("BEGIN")
 
     meta = dict(catalogue.execute("SELECT key, value FROM meta"))
@@ -27,11 +27,18 @@ def read_index(path):
     checksum = meta.pop("checksum")
     assert zlib.crc32("\n".join(f"{key}={meta[key]}" for key in sorted(meta)).encode()) == checksum
     dim = int(meta["dim"])
-    assert meta["codec"] == "fp16"
+    assert meta["codec"] in ("fp16", "residual1", "residual2", "residual4", "residual8")
 
+    codecs = {}
+    for name, checksum, parameters in catalogue.execute("SELECT name, checksum, parameters FROM codecs"):
+        assert zlib.crc32(parameters) == checksum
+        codecs[name] = read_codec(name, parameters, dim)
+        assert name.startswith(meta["codec"])
     segments = {
-        number: read_segment(path / "segments" / f"{name}.safetensors", documents, tokens, size, header, dim)
-        for number, name, documents, tokens, size, header in catalogue.execute("SELECT * FROM segments")
+        number: read_segment(
+            path / "segments" / f"{name}.safetensors", documents, tokens, size, header, dim, codecs.get(codec)
+        )
+        for number, name, documents, tokens, size, header, codec in catalogue.execute("SELECT * FROM segments")
     }
     pending = {}
     for n, checksum, blob in catalogue.execute("SELECT n, checksum, tokens FROM pending"):
@@ -56,7 +63,22 @@ def read_index(path):
     catalogue.close()
 
 
-def read_segment(file, documents, tokens, size, header_digest, dim):
+def read_codec(name, parameters, dim):
+    length = int.from_bytes(parameters[:8], "little")
+    header = json.loads(parameters[8 : 8 + length])
+    assert header["__metadata__"] == {"fastlane-residual-codec": "1"}
+
+    def array(key, dtype):
+        begin, end = header[key]["data_offsets"]
+        return np.frombuffer(parameters[8 + length + begin : 8 + length + end], dtype).reshape(header[key]["shape"])
+
+    centroids, steps, [bits] = array("centroids", "<f4"), array("steps", "<f4"), array("bits", "<i8")
+    assert name == f"residual{bits}-{hashlib.sha256(parameters).hexdigest()[:16]}"
+    assert centroids.shape[1:] == steps.shape == (dim,)
+    return centroids, steps, int(bits)
+
+
+def read_segment(file, documents, tokens, size, header_digest, dim, codec):
     data = file.read_bytes()
     assert len(data) == size
     assert hashlib.sha256(data[:4096]).hexdigest() == header_digest
@@ -75,10 +97,25 @@ def read_segment(file, documents, tokens, size, header_digest, dim):
     block = int(metadata["block_bytes"])
     covered = body[: header["checksums"]["data_offsets"][0]]
     assert [zlib.crc32(covered[i : i + block]) for i in range(0, len(covered), block)] == checksums.tolist()
-    rows, offsets = array("tokens", "<f2"), array("offsets", "<i8")
+    offsets = array("offsets", "<i8")
+    rows = array("tokens", "<f2") if codec is None else decoded(array, offsets, codec)
     assert rows.shape == (tokens, dim)
     assert (len(offsets), offsets[0], offsets[-1]) == (documents + 1, 0, tokens)
     return rows, offsets
+
+
+def decoded(array, offsets, codec):
+    centroids, steps, bits = codec
+    residuals, ids, scales = array("residuals", "u1"), array("centroids", "<u2"), array("scales", "u1")
+    width, dim = residuals.shape[1], len(steps)
+    levels = np.empty((len(ids), dim))
+    for j in range(dim):
+        levels[:, j] = residuals[:, j % width] >> (j // width * bits) & (2**bits - 1)
+    lists, postings = array("posting_offsets", "<i8"), array("postings", "<u2")
+    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    for c in range(len(centroids)):
+        assert postings[lists[c] : lists[c + 1]].tolist() == np.unique(owners[ids == c]).tolist()
+    return (scales[:, None] + 128.0) / 256 * (centroids[ids] + steps * (levels - (2**bits - 1) / 2))
 
 
 def unescaped(value):
@@ -125,6 +162,30 @@ def test_an_index_is_read_by_the_page_alone(path, passages):
         index.compact()
         check()
     check()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_an_index_in_code_is_read_by_the_page_alone(path, passages, monkeypatch, bits):
+    """Segments in code of two codecs, one in half precision beside them, pending documents."""
+    from fastlane_rag.index import recoding, writing
+
+    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1000)
+    monkeypatch.setattr(recoding, "GROWTH", 2)
+    texts = [passage["text"] for passage in passages[:120]]
+    with FastLaneIndex.create(path, model=WordModel(), codec=f"residual{bits}") as index:
+        index.add(texts[:20])
+        index.add(texts[20:90])
+        monkeypatch.setattr(writing, "tidy", lambda _: None)
+        index.add(texts[90:119])
+        index.add(texts[119:])
+        with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:
+            codecs = [codec for (codec,) in catalogue.execute("SELECT codec FROM segments")]
+        assert len(set(codecs)) == 3
+        assert codecs[-1] == "fp16"
+        found = list(read_index(path))
+    assert [text for _, text, _, _ in found] == texts
+    most = {1: 0.35, 2: 0.15, 4: 0.02, 8: 0.002}[bits]
+    assert np.mean([np.square(rows - embed(text)).sum(1).mean() for _, text, _, rows in found]) < most
 
 
 def test_segments_open_with_the_safetensors_library(path, passages):

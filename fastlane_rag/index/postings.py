@@ -1,0 +1,126 @@
+"""Postings: which documents of a segment have a token near a centroid, and gathering candidates from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fastlane_rag.index.snapshot import Mask
+
+__all__ = ["Postings", "build_postings", "can_gather"]
+
+# Tokens whose postings are sorted at once, to bound the memory that takes.
+_BLOCK = 1 << 20
+_MOST = (1 << 16) - 1  # query tokens that the stamps of a gather tell apart
+
+
+class Postings:
+    """The posting lists of one segment of N documents.
+
+    Args:
+        documents: (P,) unsigned: the documents of centroid 0, ascending and each once, those of centroid 1, ...
+        lists: (K + 1,) int64: centroid c owns documents[lists[c]:lists[c + 1]].
+        count: N.
+
+    Raises:
+        ValueError: the lists do not divide the documents.
+    """
+
+    def __init__(self, documents: NDArray[np.generic], lists: NDArray[np.int64], count: int) -> None:
+        if lists[0] != 0 or lists[-1] != len(documents) or (np.diff(lists) < 0).any():
+            raise ValueError(f"the posting lists do not divide {len(documents)} entries")
+        self._documents = np.require(documents, requirements="A")
+        self._lists = lists
+        self._count = count
+        # Room for one gather each; as many as there were gathers at one time.
+        self._rooms: list[tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.uint32]]] = []
+
+    def gather(
+        self, products: NDArray[np.float32], tokens: NDArray[np.int64], nprobe: int, allowed: Mask | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Partial scores of the documents near some query tokens, from centroids alone.
+
+        Of each query token the `nprobe` best centroids are probed. A document's part of the score is that of
+        its best probed centroid; where it has none, that of the last one probed stands in for what it has not
+        (as in XTR and WARP): no document misses can be better.
+
+        Args:
+            products: (K, L) of centroids and query tokens; a view with any strides.
+            tokens: the columns to gather with.
+            nprobe: centroids a token.
+            allowed: (N,) documents that may be found; None for all.
+
+        Returns:
+            The documents found, in no particular order, and their scores.
+        """
+        from fastlane_rag.index.gather_kernels import gather
+
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            n = self._count
+            room = np.empty(n, np.float32), np.zeros(n, np.uint16), np.empty(n, np.uint32)
+        scores, stamps, found = room
+        everything = allowed is None
+        mask = np.ones(1, np.bool_) if allowed is None else allowed
+        lists = self._documents, self._lists
+        count, total = gather(products, tokens[:_MOST], nprobe, *lists, everything, mask, scores, stamps, found)
+        documents = found[:count].astype(np.int64)
+        gathered = scores[documents] + np.float32(total)
+        stamps[documents] = 0
+        self._rooms.append(room)
+        return documents, gathered
+
+    def agree(self, centroids: NDArray[np.generic], offsets: NDArray[np.int64]) -> bool:
+        """Whether these are the postings of token rows with these centroids."""
+        built = build_postings(lambda first, last: centroids[first:last], offsets, len(self._lists) - 1)
+        return np.array_equal(built["posting_offsets"], self._lists) and np.array_equal(
+            built["postings"], self._documents
+        )
+
+
+def build_postings(
+    centroids: Callable[[int, int], NDArray[np.generic]], offsets: NDArray[np.int64], lists: int
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a segment that `Postings` reads.
+
+    Args:
+        centroids: gives those of the token rows first:last.
+        offsets: (N + 1,) document r owns the token rows offsets[r]:offsets[r + 1].
+        lists: centroids there are.
+
+    Returns:
+        `posting_offsets` (K + 1,) int64, and `postings` (P,) uint16, or uint32 where N asks for it.
+    """
+    documents = len(offsets) - 1
+    blocks = []
+    counts = np.zeros(lists, np.int64)
+    first = 0
+    while first < documents:
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _BLOCK, side="right")) - 1)
+        owners = np.repeat(np.arange(first, last), np.diff(offsets[first : last + 1]))
+        pairs = np.unique(centroids(int(offsets[first]), int(offsets[last])).astype(np.int64) << 32 | owners)
+        in_block = np.bincount(pairs >> 32, minlength=lists)
+        blocks.append(((pairs & 0xFFFFFFFF).astype(np.uint32), in_block))
+        counts += in_block
+        first = last
+    starts = np.zeros(lists + 1, "<i8")
+    np.cumsum(counts, out=starts[1:])
+    postings = np.empty(starts[-1], "<u2" if documents <= 1 << 16 else "<u4")
+    free = starts[:-1].copy()
+    for found, in_block in blocks:
+        before = np.cumsum(in_block) - in_block
+        postings[np.repeat(free - before, in_block) + np.arange(len(found))] = found
+        free += in_block
+    return {"posting_offsets": starts, "postings": postings}
+
+
+def can_gather() -> bool:
+    """Whether the compiled kernel that gathers can run here."""
+    from importlib.util import find_spec
+
+    return find_spec("numba") is not None

@@ -1,0 +1,93 @@
+"""Which codec a new segment gets, and training it.
+
+Documents are first stored in half precision, exact and at once. Once there are enough tokens to train a codec on,
+`tidy` writes them again in code; from then on every segment that is merged is written in the newest codec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.index.codec import Codec, HalfCodec
+from fastlane_rag.index.rows import PENDING, Reader
+from fastlane_rag.index.segment import Segment
+from fastlane_rag.index.snapshot import Part, Snapshot
+from fastlane_rag.index.storage import Storage
+
+__all__ = ["CodecPlan", "choose", "to_recode", "train"]
+
+# Tokens in half precision that are worth a codec. Fewer are searched exhaustively in a few milliseconds.
+TRAIN_TOKENS = 1 << 17
+# An index this many times as large as when its codec was trained gets a new one, with more centroids.
+GROWTH = 8
+
+
+@dataclass(frozen=True)
+class CodecPlan:
+    """What a new segment is to be written in.
+
+    Attributes:
+        codec: the codec; None for one that is yet to be trained.
+        bits: of the codec to train.
+    """
+
+    codec: Codec | None
+    bits: int
+
+
+def to_recode(storage: Storage, reader: Reader, snapshot: Snapshot) -> list[int]:
+    """The segments in half precision that are to be written in code now."""
+    plain = [part for part in snapshot.parts if part.segment != PENDING and _plain(part)]
+    return [part.segment for part in plain] if choose(storage, reader, snapshot, plain).codec is not _HALF else []
+
+
+def choose(
+    storage: Storage, reader: Reader, snapshot: Snapshot, parts: list[Part], *, retrain: bool = False
+) -> CodecPlan:
+    """What the live rows of these parts, merged, are to be written in."""
+    bits = storage.bits
+    if bits is None or not parts:
+        return CodecPlan(_HALF, 0)
+    codecs = reader.codecs()
+    if not codecs:
+        enough = sum(part.live_tokens for part in parts) >= TRAIN_TOKENS
+        return CodecPlan(None, bits) if enough else CodecPlan(_HALF, 0)
+    newest, tokens = list(codecs.items())[-1]
+    if retrain or snapshot.tokens > GROWTH * tokens:
+        return CodecPlan(None, bits)
+    return CodecPlan(storage.codec(reader, newest), bits)
+
+
+def train(snapshot: Snapshot, bits: int) -> Codec:
+    """A codec trained on a sample of all live rows; the same rows give the same codec."""
+    from fastlane_rag.index.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
+
+    centroids = centroids_for(snapshot.tokens)
+    sample = _sample(snapshot, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
+    return ResidualCodec.train(sample, bits, centroids=centroids)
+
+
+_HALF = HalfCodec()
+
+
+def _plain(part: Part) -> bool:
+    return isinstance(part.source, Segment) and part.source.codec.lists == 0
+
+
+def _sample(snapshot: Snapshot, count: int) -> NDArray[np.float32]:
+    """(count, dim) live token rows drawn at random, each at most once."""
+    live = np.flatnonzero(np.ones(int(snapshot.starts[-1]), np.bool_) if snapshot.live is None else snapshot.live)
+    ends = np.cumsum(snapshot.lengths[live])
+    drawn = np.sort(np.random.default_rng(0).choice(int(ends[-1]), count, replace=False))
+    owner = np.searchsorted(ends, drawn, side="right")
+    within = drawn - (ends - snapshot.lengths[live])[owner]
+    numbers = live[owner]
+    rows = []
+    for p, part in enumerate(snapshot.parts):
+        first, last = np.searchsorted(numbers, snapshot.starts[p : p + 2])
+        positions = part.source.offsets[numbers[first:last] - snapshot.starts[p]] + within[first:last]
+        rows.append(part.source.take(positions).astype(np.float32))
+    return np.concatenate(rows)
