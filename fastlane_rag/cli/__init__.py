@@ -25,6 +25,7 @@ for command in (
     inspection.export,
     evaluate.evaluate,
     train.train,
+    train.train_router,
     demo.demo,
     doctor.doctor,
 ):

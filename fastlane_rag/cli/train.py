@@ -15,6 +15,78 @@ def train(config: Path, fresh: bool) -> None:
 
     The trained model, a directory, is in the config's output under "model"; checkpoints and log.csv lie beside it.
     """
+    _ready()
+    from fastlane_rag.training import load_config
+    from fastlane_rag.training import train as run
+
+    settings = load_config(config)
+    run(settings, resume=not fresh)
+    click.echo(f"The trained model is in {settings.output / 'model'}")
+
+
+@click.command("train-router")
+@click.option("--model", "model_name", required=True, help="The model to route: a directory or hub id.")
+@click.option("--corpus", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where the model goes.")
+@click.option(
+    "--queries",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON Lines of {text}: typical queries. Default: titles and sentences drawn from the corpus.",
+)
+@click.option("--steps", type=click.IntRange(1), default=200, show_default=True, help="Optimisation steps.")
+@click.option("--most-queries", type=click.IntRange(20), default=2000, show_default=True)
+@click.option("--most-documents", type=click.IntRange(20), default=10_000, show_default=True)
+@click.option("--seed", type=int, default=17, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+def train_router(
+    model_name: str,
+    corpus: Path,
+    out: Path,
+    queries: Path | None,
+    steps: int,
+    most_queries: int,
+    most_documents: int,
+    seed: int,
+    threads: int | None,
+) -> None:
+    """Learn routers for a late-interaction MODEL on a CORPUS (JSON Lines), without labels.
+
+    The encoder stays as it is, so indexes made with the model stay valid; the routers learn from the model's own
+    full SumMaxSim ranking. A run that was stopped goes on from its last checkpoint.
+    """
+    _ready()
+    from fastlane_rag.data import read_passages, read_records
+    from fastlane_rag.errors import DataError
+    from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.training import train_router as run
+
+    texts: list[str] | None = None
+    if queries is not None:
+        texts = []
+        for number, record in read_records(queries):
+            if not isinstance(record.get("text"), str):
+                raise DataError(f'{queries}, line {number}: expected a string "text"')
+            texts.append(record["text"])
+    run(
+        FastLaneModel.from_pretrained(None if model_name == "default" else model_name),
+        list(read_passages(corpus)),
+        out,
+        queries=texts,
+        most_queries=most_queries,
+        most_documents=most_documents,
+        steps=steps,
+        seed=seed,
+        threads=threads,
+    )
+    click.echo(f"The model with its trained routers is in {out / 'model'}")
+
+
+def _ready() -> None:
+    """Training's log on stderr, and its packages.
+
+    Raises:
+        MissingExtraError: they are not installed.
+    """
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -23,9 +95,3 @@ def train(config: Path, fresh: bool) -> None:
         import yaml  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("training needs the train extra: pip install 'fastlane-rag[train]'") from error
-    from fastlane_rag.training import load_config
-    from fastlane_rag.training import train as run
-
-    settings = load_config(config)
-    run(settings, resume=not fresh)
-    click.echo(f"The trained model is in {settings.output / 'model'}")

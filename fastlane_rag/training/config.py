@@ -17,7 +17,10 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """One training set: a BEIR folder with a qrels split, or a JSONL file of {query, pos} pairs."""
+    """One training set: a BEIR folder with a qrels split, or a JSONL file of {query, pos} pairs.
+
+    Pairs may bring negatives of their own: {query, pos, neg: [...]}.
+    """
 
     path: Path
     split: str = "train"
@@ -51,7 +54,8 @@ class LossWeights(_Strict):
     routed: float = 1.0
     """In-batch contrastive on the routed score."""
     expected: float = 1.0
-    """In-batch contrastive of routing one token, averaged exactly over the router's choice."""
+    """In-batch contrastive of routing one token, averaged exactly over the router's choice; with ``routers_only``
+    the target is the full ranking instead of the label."""
     distill: float = 1.0
     """KL of the routed ranking from the full one."""
     document: float = 0.5
@@ -88,6 +92,8 @@ class TrainConfig(_Strict):
     routing: RoutingConfig = RoutingConfig()
     scale: float = 20.0
     """Multiplies mean MaxSim (cosines) before a softmax: 1 / temperature of the contrastive terms."""
+    routers_only: bool = False
+    """Leave the encoder as it is and learn the routers alone; indexes made with the model stay valid."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """0 trains the encoder itself; above it, adapters of this rank that are merged when the run ends."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,12 +56,16 @@ def load_pairs(
 
     Args:
         name: for messages.
-        source: a BEIR folder or a JSONL file of {query, pos}.
+        source: a BEIR folder or a JSONL file of {query, pos} or {query, pos, neg: [...]}, whose own negatives are
+            then taken.
         config: how many negatives, from which ranks.
         seed: decides the draw of pairs and of negatives.
         model: mines with its dense vectors beside BM25; None leaves that out.
     """
     draw = random.Random(f"{seed}-{name}")
+    if given := _given(source, config.negatives):
+        draw.shuffle(given)
+        return given[: source.limit]
     texts, labelled = _read(source)
     labelled = [(q, gold) for q, gold in labelled if q.strip()]
     draw.shuffle(labelled)
@@ -126,9 +130,7 @@ def _read(source: Source) -> tuple[dict[str, str], list[tuple[str, set[str]]]]:
     """Texts by id, and queries with the ids of the passages that answer them."""
     if source.path.is_file():
         texts, labelled = {}, []
-        for number, record in read_records(source.path):
-            if not isinstance(record.get("query"), str) or not isinstance(record.get("pos"), str):
-                raise DataError(f'{source.path}, line {number}: expected strings "query" and "pos"')
+        for number, record in _pair_records(source.path):
             key = str(record.get("pos_id", number))
             texts[key] = record["pos"]
             labelled.append((record["query"], {key}))
@@ -141,6 +143,28 @@ def _read(source: Source) -> tuple[dict[str, str], list[tuple[str, set[str]]]]:
         if gold:
             labelled.append((dataset.queries[query_id], gold))
     return texts, labelled
+
+
+def _pair_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, record in read_records(path):
+        if not isinstance(record.get("query"), str) or not isinstance(record.get("pos"), str):
+            raise DataError(f'{path}, line {number}: expected strings "query" and "pos"')
+        yield number, record
+
+
+def _given(source: Source, count: int) -> list[Pair] | None:
+    """The pairs of a file that brings its own negatives; None when it does not."""
+    if not source.path.is_file():
+        return None
+    pairs: list[Pair] = []
+    for number, record in _pair_records(source.path):
+        negatives = record.get("neg")
+        if negatives is None and not pairs:
+            return None
+        if not isinstance(negatives, list) or len(negatives) < count or not all(isinstance(n, str) for n in negatives):
+            raise DataError(f'{source.path}, line {number}: expected at least {count} strings in "neg"')
+        pairs.append(Pair(record["query"], record["pos"], negatives[:count]))
+    return pairs or None
 
 
 def _bm25_miner(ids: list[str], texts: list[str]) -> _Miner:

@@ -31,13 +31,17 @@ class RoutedTerms:
         routing: k, document share and temperature.
         scale: factor before a softmax over scores.
         seed: of the draws of k and of the document share.
+        labelled: False takes the full ranking, not the positive, for what routing one token is to find.
     """
 
-    def __init__(self, weights: LossWeights, routing: RoutingConfig, scale: float, seed: int) -> None:
+    def __init__(
+        self, weights: LossWeights, routing: RoutingConfig, scale: float, seed: int, *, labelled: bool = True
+    ) -> None:
         self.weights = weights
         self.routing = routing
         self.scale = scale
         self.seed = seed
+        self.labelled = labelled
         self.step = 0
         self.last_step = 1
         self.terms: dict[str, float] = {}
@@ -89,7 +93,8 @@ class RoutedTerms:
         terms["routed"] = F.cross_entropy(routed * self.scale, positives)
         terms["distill"] = _divergence(routed * self.scale, target)
         if w.expected:
-            terms["expected"] = _expected_loss(query_scores, maxima * self.scale, positives)
+            wanted = F.one_hot(positives, full.shape[1]).float() if self.labelled else torch.softmax(target, 1)
+            terms["expected"] = _expected_loss(query_scores, maxima * self.scale, wanted)
         if w.collapse:
             terms["collapse"] = _position_concentration(query_scores, self.temperature)
         if w.document or w.document_alignment:
@@ -184,7 +189,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         """The loss of one batch."""
         features = list(sentence_features)
         self._anchored = _anchor_scores(self._anchor, features, self.mini_batch_size)
-        return super().forward(features, labels)  # type: ignore[no-any-return]
+        return super().forward(features, labels)
 
     def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
         """Embeddings with the router score as a last column: only one tensor a text is cached."""
@@ -229,15 +234,15 @@ def _token_maxima(queries: Tensor, query_mask: Tensor, documents: Tensor, docume
     return out.masked_scatter(query_mask[..., None], maxima)
 
 
-def _expected_loss(scores: Tensor, maxima: Tensor, positives: Tensor) -> Tensor:
-    """The contrastive loss of routing one token, averaged exactly over the router's distribution.
+def _expected_loss(scores: Tensor, maxima: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of routing one token, averaged exactly over the router's distribution.
 
     What the straight-through estimate at k = 1 approaches with many draws, without its variance: the loss of every
-    token is known, since their maxima are.
+    token is known, since their maxima are. ``wanted`` is a distribution over the documents for each query: (B, N).
     """
-    of_token = F.cross_entropy(maxima.flatten(0, 1), positives.repeat_interleave(maxima.shape[1]), reduction="none")
+    of_token = -torch.einsum("bln,bn->bl", torch.log_softmax(maxima, 2), wanted)
     p = torch.softmax(scores, 1).masked_fill(~torch.isfinite(scores), 0.0)
-    return (p * of_token.view_as(p)).sum(1).mean()
+    return (p * of_token).sum(1).mean()
 
 
 _Column = tuple[Tensor, Tensor, Tensor]  # embeddings (B, L, d), mask (B, L), router scores (B, L)

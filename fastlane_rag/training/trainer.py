@@ -6,6 +6,8 @@ import copy
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
 from fastlane_rag.training.monitor import CsvLog, DevEvaluator, RoutingMonitor
 from fastlane_rag.training.prepare import add_projection, corpus_idf, freeze
 
-__all__ = ["train"]
+__all__ = ["train", "train_from"]
 
 logger = logging.getLogger("fastlane_rag.training")
 
@@ -43,6 +45,12 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
     Raises:
         ModelError: data or model cannot be used, or checkpoints are in the way.
     """
+    torch.manual_seed(config.seed)  # before the model opens: routers it lacks are drawn at random
+    return train_from(FastLaneModel.from_pretrained(config.model, dtype="float32"), config, resume=resume)
+
+
+def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
+    """:func:`train`, from a model that is open; ``config.model`` is not read. The model is trained in place."""
     if config.threads:
         torch.set_num_threads(config.threads)
     config.output.mkdir(parents=True, exist_ok=True)
@@ -52,11 +60,10 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
         checkpoint = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
     if checkpoint and not resume:
         raise ModelError(f"{config.output} holds checkpoints of an earlier run; resume it or choose another output")
-    torch.manual_seed(config.seed)  # before the model opens: routers it lacks are drawn at random
-    start = FastLaneModel.from_pretrained(config.model, dtype="float32")
+    torch.manual_seed(config.seed)
     pairs = _load_all_pairs(config, start)
     encoder = _prepare(start.encoder, config, pairs)
-    terms = RoutedTerms(config.loss, config.routing, config.scale, config.seed)
+    terms = RoutedTerms(config.loss, config.routing, config.scale, config.seed, labelled=not config.routers_only)
     anchor = copy.deepcopy(encoder).requires_grad_(False) if config.loss.anchor else None
     if anchor is not None and native_bfloat16(encoder.device):
         anchor = anchor.to(torch.bfloat16)
@@ -75,7 +82,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
         evaluator=DevEvaluator(sets) if sets else None,
         callbacks=_callbacks(config, terms, bool(sets)),
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with _dropout_off(encoder) if config.routers_only else nullcontext():
+        trainer.train(resume_from_checkpoint=checkpoint)
     if config.lora_rank:
         _merge_adapters(encoder)
     _finish(encoder, config)
@@ -101,6 +109,11 @@ def _prepare(encoder: RoutedEncoder, config: TrainConfig, pairs: dict[str, list[
     for router in (encoder.query_router, encoder.document_router):
         router.set_prior(idf)
         router.route_special_tokens = config.routing.route_special_tokens
+    if config.routers_only:
+        encoder.requires_grad_(False)
+        for router in (encoder.query_router, encoder.document_router):
+            router.requires_grad_(True)
+        return encoder
     freeze(encoder, layers=config.freeze_layers, embeddings=config.freeze_embeddings)
     if config.lora_rank:
         _add_adapters(encoder, config.lora_rank)
@@ -194,14 +207,30 @@ def _merge_adapters(encoder: RoutedEncoder) -> None:
             setattr(parent, name.rpartition(".")[2], module.get_base_layer())
 
 
+@contextmanager
+def _dropout_off(encoder: RoutedEncoder) -> Iterator[None]:
+    """What is frozen gives the embeddings it gives in use."""
+    modules = [m for m in encoder.modules() if isinstance(m, torch.nn.Dropout)]
+    rates = [m.p for m in modules]
+    for module in modules:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, rate in zip(modules, rates, strict=True):
+            module.p = rate
+
+
 def _finish(encoder: RoutedEncoder, config: TrainConfig) -> None:
-    encoder.transformer.document_length = config.saved_document_length
-    encoder.max_seq_length = max(config.saved_document_length, encoder.max_seq_length or 0)
     for parameter in encoder.parameters():
         parameter.requires_grad_(True)
+    encoder.eval()
+    if config.routers_only:
+        return
+    encoder.transformer.document_length = config.saved_document_length
+    encoder.max_seq_length = max(config.saved_document_length, encoder.max_seq_length or 0)
     if not any(isinstance(m, Normalize) for m in encoder):
         encoder.append(Normalize(module_input_name="token_embeddings"))
-    encoder.eval()
 
 
 def _record(config: TrainConfig, pairs: dict[str, list[Pair]]) -> str:
