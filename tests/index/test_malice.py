@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,56 +100,83 @@ def test_a_catalogue_with_code_in_it_is_refused(foreign, statement):
     assert "its tables are not the ones" in verify(foreign)[0]
 
 
-def forge(path: Path, change) -> None:
-    """Change a segment's header or its offsets and make every checksum agree, as only malice does."""
-    (file,) = (path / "segments").iterdir()
+def forge(path: Path, name: str, change) -> None:
+    """Change a segment's header or one of its arrays and make every checksum agree, as only malice does."""
+    file = max((path / "segments").iterdir(), key=lambda file: file.stat().st_size)
     data = bytearray(file.read_bytes())
     header = json.loads(data[8:4096])
-    first, last = header["offsets"]["data_offsets"]
-    offsets = np.frombuffer(bytes(data[4096 + first : 4096 + last]), "<i8").copy()
-    change(header, offsets)
-    data[4096 + first : 4096 + first + offsets.nbytes] = offsets.tobytes()
+    arrays = {}
+    for one in (name, "checksums"):
+        first, last = header[one]["data_offsets"]
+        kind = {"I64": "<i8", "U16": "<u2", "U32": "<u4"}[header[one]["dtype"]]
+        arrays[one] = np.frombuffer(data, kind, (last - first) // np.dtype(kind).itemsize, 4096 + first)
+    change(header, arrays[name])
+    body = bytes(data[4096 : 4096 + header["checksums"]["data_offsets"][0]])
+    arrays["checksums"][:] = [zlib.crc32(body[i : i + 65536]) for i in range(0, len(body), 65536)]
+    header["__metadata__"]["checksums_crc32"] = f"{zlib.crc32(arrays['checksums'].tobytes()):08x}"
     data[8:4096] = json.dumps(header).encode().ljust(4088)
     file.write_bytes(data)
     with sqlite3.connect(path / "catalogue.sqlite3") as connection:
         digest = hashlib.sha256(data[:4096]).hexdigest()
-        connection.execute("UPDATE segments SET header = ?, bytes = ?", (digest, len(data)))
+        connection.execute("UPDATE segments SET header = ?, bytes = ? WHERE name = ?", (digest, len(data), file.stem))
     connection.close()
 
 
-def far_away(header, offsets):
-    offsets[5:] = 2**40
+def far_away(header, values):
+    values[5:] = np.iinfo(values.dtype).max // 2
 
 
-def before_the_start(header, offsets):
-    offsets[3] = -(2**40)
+def before_the_start(header, values):
+    values[3] = -(2**40)
 
 
-def falling(header, offsets):
-    offsets[[3, 9]] = offsets[[9, 3]]
+def falling(header, values):
+    values[[3, 9]] = values[[9, 3]]
 
 
-def huge_shape(header, offsets):
+def huge_shape(header, values):
     header["offsets"]["shape"] = [2**50]
 
 
-def beyond_the_file(header, offsets):
+def beyond_the_file(header, values):
     header["offsets"]["data_offsets"] = [2**40, 2**40 + 168]
 
 
-def other_array(header, offsets):
+def other_array(header, values):
     header["offsets"]["dtype"] = "object"
 
 
 @pytest.mark.parametrize("change", [far_away, before_the_start, falling, huge_shape, beyond_the_file, other_array])
 def test_a_forged_segment_is_refused_and_reads_nothing_outside(foreign, change):
-    forge(foreign, change)
+    forge(foreign, "offsets", change)
     with (
         pytest.raises((FastLaneError, ValueError, LookupError)),
         FastLaneIndex.open(foreign, model=WordModel()) as index,
     ):
         index.search("word5 of many", k=20, route_k="all")
     assert verify(foreign)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("centroids", far_away), ("posting_offsets", far_away), ("posting_offsets", falling), ("postings", far_away)],
+)
+def test_a_forged_segment_in_code_reads_nothing_outside(tmp_path, monkeypatch, name, change):
+    """Centroids that do not exist, lists beyond the file, documents beyond the segment: no crash, and verify tells."""
+    from fastlane_rag.index import recoding
+
+    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 100)
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel(), codec="residual4") as index:
+        index.add([f"word{i} of many" for i in range(500)])
+        index.compact()
+    assert verify(path) == []
+    forge(path, name, change)
+    refused = suppress(FastLaneError, ValueError, LookupError)
+    with refused, FastLaneIndex.open(path, model=WordModel()) as index:
+        for route_k in (1, "all"):
+            index.search("word5 of many", k=20, route_k=route_k)
+    assert verify(path)
 
 
 def test_a_segment_that_is_a_link_to_another_file_is_refused_and_the_file_survives(foreign):
