@@ -1,26 +1,37 @@
-"""What storing costs: bulk and single additions, filters, deletions and the space they give back, opening.
+"""What storing costs: bulk, single and streamed additions, filters, deletions and the space they give back, faults.
 
 python benchmarks/storage.py --json benchmarks/results/storage.json
 
 Encoding is left out where storage is measured: a stand-in encoder hands over prepared token rows of realistic number
-and size. "with the encoder" is the bundled model on real passages.
+and size. "with the encoder" is the bundled model on real passages. The fault trials are those of tests/index.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from rich.console import Console
 
 DIM = 96
 SINGLE = 1000
+TESTS = Path(__file__).parents[1] / "tests" / "index"
+NOTES = [
+    f"Token rows are synthetic, random unit vectors of {DIM} dimensions, 60 to 240 a document, and no time goes into "
+    "encoding, in all figures but those that say 'with the encoder': these are the bundled model on real passages.",
+    "Faults: after each kill the index is verified, compared with the states allowed, and used; a violation ends "
+    "the run without results.",
+]
 
 
 class PreparedModel:
@@ -102,22 +113,63 @@ def search_time(index: Any, routed: list[Any], **options: Any) -> float:
     return statistics.median(timed(lambda: search_many(index, routed, 10, route_k=4, **options)) for _ in range(7))
 
 
-def filters(folder: Path, count: int, filter_keys: tuple[str, ...]) -> dict[str, float]:
+def streaming(folder: Path, count: int) -> dict[str, float]:
+    """The same documents from a generator, in bounded memory, and again when all are stored."""
+    from fastlane_rag import FastLaneIndex
+    from fastlane_rag.types import Document
+
+    texts, ids, metadatas = corpus(count)
+    memory: list[float] = []
+
+    def stream() -> Iterator[Document]:
+        for i, document in enumerate(map(Document, ids, texts, metadatas)):
+            if i % 256 == 0:
+                memory.append(private_memory())
+            yield document
+
+    with FastLaneIndex.create(folder / "stream", model=PreparedModel()) as index:
+        adding = timed(lambda: index.ingest(stream(), show_progress=False))
+        half = len(memory) // 2
+        grown = max(memory[half:]) - max(memory[:half])
+        again = timed(lambda: index.ingest(stream(), show_progress=False))
+    return {
+        "ingest from a generator, documents a second": count / adding,
+        "ingest, peak memory of the second half over that of the first, MiB": grown,
+        "ingest of what is stored already, documents a second": count / again,
+    }
+
+
+def private_memory() -> float:
+    """MiB of this process that no file backs; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0.0)
+
+
+def filters(folder: Path, count: int, filter_keys: tuple[str, ...], codec: str) -> dict[str, float]:
     """Filtered searches against the unfiltered one; a filter's first search after a write, and later ones."""
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.search import search_many
 
     model, kind = PreparedModel(), "indexed" if filter_keys else "plain"
     texts, ids, metadatas = corpus(count)
-    with FastLaneIndex.create(folder / f"filters-{kind}", model=model, filter_keys=filter_keys) as index:
+    with FastLaneIndex.create(folder / "index", model=model, filter_keys=filter_keys, codec=codec) as index:
         index.add(texts, ids, metadatas)
         routed = model.encode_routed(["query"])
         unfiltered = search_time(index, routed)
         results = {"unfiltered search, ms": 1000 * unfiltered}
         for name, chosen in (("1%", {"group": 7}), ("50%", {"half": 1})):
             index.update_metadata([ids[0]], [metadatas[0]])  # a commit: nothing is remembered
+            with index._storage.view() as view:
+                applied = timed(lambda v=view, f=chosen: v.allowed(f))  # type: ignore[misc]
+            results[f"{name} filter on {kind} key, applied for the first time after a write, ms"] = 1000 * applied
+            index.update_metadata([ids[0]], [metadatas[0]])
             first = timed(lambda f=chosen: search_many(index, routed, 10, route_k=4, filter=f))  # type: ignore[misc]
             later = search_time(index, routed, filter=chosen)
+            (result,) = search_many(index, routed, 10, route_k=4, filter=chosen)
+            field, value = next(iter(chosen.items()))
+            if len(result.hits) != 10 or any(hit.metadata[field] != value for hit in result.hits):
+                raise AssertionError(f"the filter {chosen} gave {result.hits}")
             results[f"{name} filter on {kind} key over unfiltered, first"] = first / unfiltered
             results[f"{name} filter on {kind} key over unfiltered, later"] = later / unfiltered
         return results
@@ -175,30 +227,89 @@ def ingestion(folder: Path, count: int) -> dict[str, float]:
     }
 
 
+def faults(folder: Path, kills: int) -> dict[str, float]:
+    """kill -9 at random instants of writes; damaged files, full disks and forged directories."""
+    sys.path[:0] = [str(TESTS)]
+    import test_crashes
+
+    worker = subprocess.Popen(
+        [sys.executable, str(test_crashes.WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    with worker:
+        writes, between = test_crashes.run_trials(worker, folder / "faults", trials=kills, seed=int(time.time()))
+        assert worker.stdin is not None
+        worker.stdin.close()
+    report = folder / "damage.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-m", ""]
+    files = [str(TESTS / name) for name in ("test_damage.py", "test_malice.py")]
+    done = subprocess.run([*command, *files], cwd=TESTS.parents[1], stdout=subprocess.DEVNULL)
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    if done.returncode:
+        raise AssertionError(f"{suite.get('failures')} tests of damage failed")
+    return {
+        "faults: kills at random instants": kills,
+        "faults: writes that these processes completed": writes,
+        "faults: kills between a commit and its return": between,
+        "faults: kills after which the index was wrong": 0,
+        "faults: tests of damage, full disks and forgery passed": int(suite.get("tests") or 0),
+        "faults: ... failed": 0,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     from fastlane_rag.evaluation.environment import environment
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=20_000, help="in the synthetic corpus")
+    parser.add_argument("--filter-documents", type=int, default=100_000, help="in the one that is filtered")
+    parser.add_argument("--filter-codec", default="auto", help="of the index that is filtered")
     parser.add_argument("--passages", type=int, default=500, help="real ones, through the encoder")
-    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--kills", type=int, default=200, help="processes killed while they write")
+    parser.add_argument("--only", default="", help="parts to run, separated by commas; all when left out")
+    parser.add_argument("--note", action="append", default=[], help="something to say in the results")
+    parser.add_argument("--json", type=Path, help="where to write the results; parts that are not run are kept")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="fastlane-storage-"))
-    try:
-        results = additions(folder, arguments.documents)
-        results |= filters(folder, arguments.documents, ())
-        results |= filters(folder, arguments.documents, ("group", "half"))
-        results |= space(folder, arguments.documents)
-        results |= ingestion(folder, arguments.passages)
-    finally:
-        shutil.rmtree(folder)
+    count, filtered, codec = arguments.documents, arguments.filter_documents, arguments.filter_codec
+    parts: dict[str, tuple[str, Callable[[Path], dict[str, float]]]] = {
+        "additions": (f"{count:,} synthetic documents", lambda folder: additions(folder, count)),
+        "streaming": (f"{count:,} synthetic documents", lambda folder: streaming(folder, count)),
+        "filters": (
+            f"{filtered:,} synthetic documents, codec {codec}",
+            lambda folder: filters(folder, filtered, (), codec),
+        ),
+        "indexed-filters": (
+            f"{filtered:,} synthetic documents, codec {codec}",
+            lambda folder: filters(folder, filtered, ("group", "half"), codec),
+        ),
+        "space": (f"{count:,} synthetic documents", lambda folder: space(folder, count)),
+        "ingestion": (f"{arguments.passages} real passages", lambda folder: ingestion(folder, arguments.passages)),
+        "faults": ("the stand-in encoder of tests/index", lambda folder: faults(folder, arguments.kills)),
+    }
+    chosen = arguments.only.split(",") if arguments.only else list(parts)
+    known = arguments.json and arguments.json.is_file()
+    record = json.loads(arguments.json.read_text())["parts"] if known else {}
     console = Console(highlight=False)
-    for name, value in results.items():
-        console.print(f"{name:55s} {value:12,.2f}")
-    if arguments.json:
-        record = {"environment": environment().as_dict(), "documents": arguments.documents, "results": results}
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    for name in chosen:
+        data, measure = parts[name]
+        folder = Path(tempfile.mkdtemp(prefix="fastlane-storage-"))
+        load = os.getloadavg()[0]
+        try:
+            results = measure(folder)
+        finally:
+            shutil.rmtree(folder)
+        for label, value in results.items():
+            console.print(f"{label:75s} {value:12,.2f}")
+        loads = [round(load, 2), round(os.getloadavg()[0], 2)]
+        record[name] = {
+            "data": data,
+            "notes": arguments.note,
+            "1-minute load average before and after": loads,
+            "environment": environment().as_dict(),
+            "results": results,
+        }
+        if arguments.json:
+            arguments.json.write_text(json.dumps({"notes": NOTES, "parts": record}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
