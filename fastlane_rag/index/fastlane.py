@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from fastlane_rag.errors import (
+    FastLaneError,
     IndexClosedError,
     IndexFormatError,
     IndexNotFoundError,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from fastlane_rag.search import RouteK
 
 __all__ = ["FastLaneIndex"]
+
+_logger = logging.getLogger(__name__)
 
 
 class FastLaneIndex:
@@ -203,7 +207,7 @@ class FastLaneIndex:
                 entries,
                 lambda new: encoded_documents(self.model, new, batch_size, show_progress) if new else iter(()),
             )
-            writing.tidy(self._storage)
+            self._tidy()
         return final
 
     def ingest(
@@ -356,7 +360,7 @@ class FastLaneIndex:
                 passing = change.ids(filter)
                 wanted = passing if wanted is None else sorted(set(wanted) & set(passing))
             deleted = change.delete(wanted or [])
-        writing.tidy(self._storage)
+        self._tidy()
         return deleted
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
@@ -378,6 +382,13 @@ class FastLaneIndex:
         new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
         with self._storage.change() as change:
             return change.set_metadata(new.items())
+
+    def _tidy(self) -> None:
+        """Merge segments after a write. The write is stored: what goes wrong here must not look like its failure."""
+        try:
+            writing.tidy(self._storage)
+        except FastLaneError as error:
+            _logger.warning("the write is stored, but segments could not be merged after it: %s", error)
 
     def compact(self, *, retrain: bool = False) -> None:
         """Rewrite the live rows into one segment and give the space of dead ones back; readers go on.

@@ -167,7 +167,9 @@ class Storage:
                 yield writer
                 commits = writer.commits() + 1
             if self.path is not None:
-                write_marker(self.path / MARKER, commits)
+                # The write is stored. A marker that lags behind, as it may after a crash, only notices less.
+                with suppress(OSError):
+                    write_marker(self.path / MARKER, commits)
 
     def claim(self) -> None:
         """Become the writer, until `close`. The first claim removes what interrupted writes left."""

@@ -12,7 +12,7 @@ import pytest
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FastLaneError, IndexFormatError
+from fastlane_rag.errors import FastLaneError, IndexFormatError, StorageError
 from fastlane_rag.index.inspection import export, verify
 
 HERE = Path(__file__).parent
@@ -401,6 +401,44 @@ def test_every_kind_of_write_survives_a_full_disk(damaged, kind):
         assert index.delete(filter={}) == len(before[0])
         index.compact()
     assert verify(damaged) == []
+
+
+def test_a_write_is_stored_though_there_is_no_room_to_merge(tmp_path, monkeypatch, small_limits, caplog):
+    """Merging comes after the commit and needs more space than the write: its failure is not the write's."""
+    from fastlane_rag.index import writing
+
+    def no_room(*_):
+        raise StorageError("no space left")
+
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "_merge", no_room)
+            for i in range(40):
+                assert index.add([f"word{i} of many words"], ids=[f"d{i}"]) == [f"d{i}"]
+            assert index.delete(["d7"]) == 1
+        assert "the write is stored, but segments could not be merged after it: no space left" in caplog.text
+        assert index.ids() == [f"d{i}" for i in range(40) if i != 7]
+        assert index.verify() == []
+        assert index.stats().segments == 0
+        index.add(["one more"])
+        assert index.stats().segments == 1
+        assert index.search("word9 of", k=1)[0].id == "d9"
+
+
+def test_a_write_is_stored_though_its_marker_cannot_be_written(tmp_path, monkeypatch):
+    from fastlane_rag.index import storage
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_marker", no_room)
+            index.add(["stored"], ids=["s"])
+        assert index.ids() == ["s"]
+    assert verify(tmp_path / "index") == []
+    with FastLaneIndex.open(tmp_path / "index", model=WordModel()) as index:
+        assert index.ids() == ["s"]
 
 
 READ_ONLY_DIRECTORY = """
