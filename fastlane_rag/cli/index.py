@@ -70,14 +70,14 @@ def index(
 
 @contextmanager
 def _as_file(corpus: str) -> Iterator[Path]:
-    """The corpus as a file that can be read twice; standard input is kept in a temporary one."""
-    if corpus != "-":
+    """The corpus as a file that can be read twice; a pipe, such as standard input, is kept in a temporary one."""
+    if corpus != "-" and Path(corpus).is_file():
         yield Path(corpus)
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "standard input")
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        path = Path(folder, "standard input" if corpus == "-" else Path(corpus).name)
+        with path.open("wb") as file, click.open_file(corpus, "rb") as pipe:
+            shutil.copyfileobj(pipe, file)
         yield path
 
 

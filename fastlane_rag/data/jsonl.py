@@ -13,6 +13,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
 # A few megabytes of gzip can hold one line of many gigabytes; no document is this long.
 _LONGEST = 64 << 20
+# What an index stores: see fastlane_rag.index.metadata.
+_DEEPEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,22 @@ def _passage(record: dict[str, Any]) -> Passage:
     rest = {key: value for key, value in record.items() if key not in (*_ID_KEYS, "title", "text")}
     if isinstance(rest.get("metadata"), dict):
         rest = rest.pop("metadata") | rest
+    if _deeper(rest, _DEEPEST):
+        raise ValueError(f"its metadata is nested more than {_DEEPEST} levels deep")
     return Passage(
         id=record_id(record),
         title=record_text(record, "title", default=""),
         text=record_text(record, "text"),
         metadata=rest,
     )
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in a value more than this many levels deep."""
+    if levels < 0:
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_deeper(item, levels - 1) for item in items)
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
@@ -157,7 +169,8 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
         # A lone surrogate ("\ud800") is legal JSON and no text: neither a tokenizer nor a database takes it.
-        json.dumps(record, ensure_ascii=False).encode()
+        # And 1e999 reads as infinity, which no JSON can write.
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,17 @@ def test_standard_input(run: Run, chosen: Passages, tmp_path: Path) -> None:
     result = run("index", "-", "--out", tmp_path / "index", input=lines_of(chosen[:2]))
     assert result.exit_code == 0
     assert "2 passages read" in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this platform")
+def test_a_pipe(run: Run, chosen: Passages, tmp_path: Path) -> None:
+    """As in `fastlane index <(zcat *.gz)`: it cannot be read twice."""
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit((tmp_path / "pipe").write_text, lines_of(chosen[:2]))
+        result = run("index", tmp_path / "pipe", "--out", tmp_path / "index")
+        writing.result()
+    assert "2 passages read, 2 of them new" in result.stdout
 
 
 BAD = '{"_id": "a", "text": "Good."}\n{"_id": "b", "text": 5}\nnot json\n{"_id": "d", "text": "Good too."}\n'

@@ -59,6 +59,8 @@ BAD_LINES = {
     "nan": ('{"_id": "a", "text": "x", "n": NaN}', "NaN is not JSON"),
     "surrogate": (r'{"_id": "a", "text": "\ud800"}', "surrogate"),
     "latin-1": ('{"_id": "a", "text": "é"}'.encode("latin-1"), "not UTF-8: byte 0xe9"),
+    "infinite": ('{"_id": "a", "text": "x", "n": [1e999]}', "Out of range float"),
+    "deep-metadata": ('{"_id": "a", "text": "x", "n": ' + "[" * 101 + "]" * 101 + "}", "nested more than 100 levels"),
     "deep": ("[" * 200_000, "nested too deeply"),
 }
 

@@ -1,9 +1,12 @@
 """Streams into an index: bounded, resumable, and honest about what became of each document."""
 
+import json
+
 import pytest
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import IndexLockedError, IndexReadOnlyError, InvalidInputError
+from fastlane_rag.data import add_passages, read_passages
+from fastlane_rag.errors import DataError, IndexLockedError, IndexReadOnlyError, InvalidInputError
 from fastlane_rag.index import ingestion
 from fastlane_rag.types import Document, Ingested
 
@@ -129,3 +132,16 @@ def test_progress_goes_to_stderr_when_asked_for(index, capsys):
     assert captured.out == ""
     index.ingest(documents(25))
     assert capsys.readouterr().err == ""
+
+
+def test_what_the_reader_of_json_lines_lets_through_can_be_stored(index, tmp_path):
+    """The deepest metadata there may be, the largest numbers: a line is bad when it is read, or not at all."""
+    deepest = {"n": "LIST", "big": 10**4000, "float": 1e308}
+    line = json.dumps({"_id": "a", "text": "", "metadata": deepest}).replace('"LIST"', "[" * 100 + "]" * 100)
+    (tmp_path / "corpus.jsonl").write_text(line)
+    assert add_passages(index, read_passages(tmp_path / "corpus.jsonl")).added == 1
+    assert index.get(["a"])[0].metadata["big"] == 10**4000
+    too_deep = line.replace("[" * 100 + "]" * 100, "[" * 101 + "]" * 101)
+    (tmp_path / "corpus.jsonl").write_text(too_deep)
+    with pytest.raises(DataError, match="line 1: its metadata is nested"):
+        list(read_passages(tmp_path / "corpus.jsonl"))
