@@ -232,13 +232,21 @@ def faults(folder: Path, kills: int) -> dict[str, float]:
     sys.path[:0] = [str(TESTS)]
     import test_crashes
 
-    worker = subprocess.Popen(
-        [sys.executable, str(test_crashes.WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    with worker:
-        writes, between = test_crashes.run_trials(worker, folder / "faults", trials=kills, seed=int(time.time()))
-        assert worker.stdin is not None
-        worker.stdin.close()
+    seed = int(time.time())
+    writes = between = 0
+    for codec in ("fp16", "residual8"):
+        worker = subprocess.Popen(
+            [sys.executable, str(test_crashes.WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        with worker:
+            found = test_crashes.run_trials(worker, folder / codec, trials=kills // 2, seed=seed, codec=codec)
+            assert worker.stdin is not None
+            worker.stdin.close()
+        writes, between = writes + found[0], between + found[1]
     report = folder / "damage.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-m", ""]
     files = [str(TESTS / name) for name in ("test_damage.py", "test_malice.py")]
@@ -247,7 +255,8 @@ def faults(folder: Path, kills: int) -> dict[str, float]:
     if done.returncode:
         raise AssertionError(f"{suite.get('failures')} tests of damage failed")
     return {
-        "faults: kills at random instants": kills,
+        "faults: kills at random instants, half of them of an index in code": kills // 2 * 2,
+        "faults: seed": seed,
         "faults: writes that these processes completed": writes,
         "faults: kills between a commit and its return": between,
         "faults: kills after which the index was wrong": 0,
