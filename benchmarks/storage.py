@@ -308,7 +308,7 @@ def main() -> None:
         finally:
             shutil.rmtree(folder)
         for label, value in results.items():
-            console.print(f"{label:75s} {value:12,.2f}")
+            console.print(f"{label:75s} {value:12,.2f}", soft_wrap=True)
         loads = [round(load, 2), round(os.getloadavg()[0], 2)]
         record[name] = {
             "data": data,

@@ -31,7 +31,8 @@ class TokenMatch:
 
     Attributes:
         token: the query token.
-        query_span: (start, end) of it in the query; None for a token that is not in it, such as [CLS].
+        query_span: (start, end), in the query, of the word it is or is a piece of; None for a token that is not
+            in it, such as [CLS].
         score: the router's; -inf where it may not be routed.
         weight: the softmax of the scores, so that all weights sum to 1; 0 where it may not be routed.
         routed: whether it gathered candidates.
@@ -133,24 +134,27 @@ def explain(
 
     from fastlane_rag.scoring import token_maxima
 
-    (route,) = model.route([query], route_k)
+    (routed,) = model.encode_routed([query])
     with torch.inference_mode():
-        (query_rows,) = model.encode_queries([query])
         ids, rows, kept = _document(model, text)
-        values, best = token_maxima(query_rows, rows, torch.tensor([0, len(rows)], device=rows.device))
-    weights = shares(route.scores.tolist())
-    places = token_spans(tokenizer, model.encoder.prompts.get("document") or "", text, ids)
+        values, best = token_maxima(routed.embeddings, rows, torch.tensor([0, len(rows)], device=rows.device))
+    prompts = model.encoder.prompts
+    query_ids = tokenizer.convert_tokens_to_ids(routed.tokens)
+    query_places = token_spans(tokenizer, prompts.get("query") or "", query, query_ids)
+    places = token_spans(tokenizer, prompts.get("document") or "", text, ids)
     names = tokenizer.convert_ids_to_tokens(ids)
-    selected = set(route.selected)
+    scores = routed.scores.tolist()
+    weights = shares(scores)
+    selected = set(routed.select(route_k).tolist())
     matches = []
     for i, (value, row) in enumerate(zip(values[0].tolist(), best[0].tolist(), strict=True)):
         position = kept[row]
         span = places[position]
         matches.append(
             TokenMatch(
-                token=route.tokens[i],
-                query_span=route.spans[i] if route.spans[i] != (0, 0) else None,
-                score=float(route.scores[i]),
+                token=routed.tokens[i],
+                query_span=query_places[i],
+                score=scores[i],
                 weight=weights[i],
                 routed=i in selected,
                 span=span,

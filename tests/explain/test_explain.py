@@ -101,6 +101,7 @@ def test_pieces_of_a_word_point_at_the_whole_word(model: FastLaneModel) -> None:
     explanation = explain(model, "walrus", "A walrus, they say.\nThe walrus is an operator.")
     check_spans(explanation)
     assert {match.matched for match in explanation.tokens} == {"walrus"}
+    assert {match.query_span for match in explanation.tokens} == {(0, 6)}
     assert {span.text for span in explanation.spans} == {"walrus"}
 
 
@@ -189,7 +190,7 @@ def test_nothing_is_computed_before_it_is_asked_for(index: FastLaneIndex, monkey
     hits = index.search(QUERY, k=2)
     assert calls == ["encode_routed"]
     hits[0].explain()
-    assert "route" in calls
+    assert len(calls) > 1
 
 
 def test_a_hit_outlives_its_index_and_does_not_keep_it(model: FastLaneModel, tmp_path: Path) -> None:
