@@ -2,7 +2,9 @@
 
 encode  one forward pass gives a query's token embeddings and the router's scores
 route   the router picks the k tokens worth comparing
-gather  their partial SumMaxSim with every document that passes the filter gives candidates
+gather  they find candidates among the documents that pass the filter, in one of two lanes:
+        exhaustive   by their partial SumMaxSim with every document
+        approximate  by the centroids near them, and the documents that have a token there
 refine  full SumMaxSim over all query tokens, for the candidates alone
 fetch   text and metadata of the best
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -18,8 +21,9 @@ from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.inputs import check_count, check_texts
-from fastlane_rag.index.lanes import exhaustive, rescore
-from fastlane_rag.types import Hit
+from fastlane_rag.index.lanes import approximate, best, exhaustive, rescore
+from fastlane_rag.index.postings import can_gather
+from fastlane_rag.types import Document, Hit
 
 if TYPE_CHECKING:
     import torch
@@ -30,15 +34,31 @@ if TYPE_CHECKING:
     from fastlane_rag.index.storage import View
     from fastlane_rag.model import RoutedQuery
 
-__all__ = ["DEFAULT_ROUTE_K", "GATHER_FACTOR", "GATHER_LEAST", "RouteK", "SearchResult", "search_many"]
+__all__ = [
+    "DEFAULT_ROUTE_K",
+    "GATHER_FACTOR",
+    "GATHER_LEAST",
+    "Lane",
+    "RouteK",
+    "SearchResult",
+    "search_many",
+]
 
 RouteK = int | Literal["auto", "all"]
 """How many query tokens gather: a number, the router's own choice, or every token, which needs no refining."""
+
+Lane = Literal["exhaustive", "approximate"]
 
 DEFAULT_ROUTE_K: RouteK = 8
 # Candidates to refine: this many times k, and at least that many.
 GATHER_FACTOR = 10
 GATHER_LEAST = 256
+# The approximate lane: centroids each routed token probes, and candidates it refines.
+NPROBE = 8
+DEPTH_FACTOR = 4
+DEPTH_LEAST = 128
+# Fewer documents than this many times the candidates are scored exhaustively in less time.
+_WORTH_GATHERING = 4
 # Queries are gathered together, as many as keep their scores of every document within this many numbers.
 _BATCH_SCORES = 1 << 24
 _BATCH_MOST = 32
@@ -53,9 +73,11 @@ class SearchResult:
         routed: the query's embeddings and router scores.
         selected: positions of the query tokens that gathered.
         candidates: documents that were refined, or would have been.
-        gathered: comparisons of the gather.
-        refined: comparisons of the refinement.
+        gathered: comparisons of the gather. In the approximate lane these are comparisons of the routed tokens with
+            the codec's centroids.
+        refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
+        lane: how candidates were gathered.
     """
 
     hits: list[Hit]
@@ -65,6 +87,7 @@ class SearchResult:
     gathered: int
     refined: int
     full: int
+    lane: Lane
 
     @property
     def comparisons(self) -> int:
@@ -80,6 +103,9 @@ def search_many(
     filter: Filter | None = None,
     route_k: RouteK | None = None,
     refine: bool = True,
+    lane: Lane | None = None,
+    nprobe: int | None = None,
+    depth: int | None = None,
 ) -> list[SearchResult]:
     """Search an index for several queries at one commit, and report what it took.
 
@@ -90,17 +116,22 @@ def search_many(
         filter: only documents whose metadata pass are ranked.
         route_k: query tokens to gather with; None for the default.
         refine: False ranks by the routed tokens alone.
+        lane: how to gather, for measurements; None chooses by what there is to rank. Documents that are not in code
+            are always gathered exhaustively, and so is everything where the approximate lane finds fewer than k.
+        nprobe: centroids each routed token probes in the approximate lane; None for the default.
+        depth: candidates to refine; None for the default, which grows with k.
 
     Raises:
-        InvalidInputError: k, route_k or a query is not what it must be.
+        InvalidInputError: k, a knob or a query is not what it must be.
         FilterError: the filter means nothing.
     """
     k = check_count(k)
     _check_route_k(route_k)
+    _check_knobs(lane, nprobe, depth)
     routed = _encoded(index, queries)
     with index._storage.view() as view:
         allowed = view.allowed(filter)
-        plan = _Plan(view, allowed, k, route_k or DEFAULT_ROUTE_K, refine)
+        plan = _Plan(view, allowed, k, route_k or DEFAULT_ROUTE_K, refine, lane, nprobe or NPROBE, depth)
         size = max(1, min(_BATCH_MOST, _BATCH_SCORES // max(1, int(view.snapshot.starts[-1]))))
         batches = (routed[first : first + size] for first in range(0, len(routed), size))
         return [result for batch in batches for result in plan.run(batch)]
@@ -115,14 +146,53 @@ class _Plan:
     k: int
     route_k: RouteK
     refine: bool
+    lane: Lane | None
+    nprobe: int
+    depth: int | None
 
     def run(self, queries: Sequence[RoutedQuery]) -> list[SearchResult]:
-        """Answer a few queries, gathering for all of them together."""
+        """Answer a few queries, gathering for all of them together where that shares work."""
         selected = [self._select(query) for query in queries]
-        matching = self._count()
-        if not self.k or not matching:
+        if not self.k or not self.matching:
             return [self._result([], q, s, 0, 0, 0) for q, s in zip(queries, selected, strict=True)]
-        depth = max(GATHER_FACTOR * self.k, GATHER_LEAST)
+        if self.lane == "approximate" or (self.lane is None and self._worth_gathering()):
+            return [self._approximate(query, chosen) for query, chosen in zip(queries, selected, strict=True)]
+        return self._exhaustive(queries, selected)
+
+    def _worth_gathering(self) -> bool:
+        """Whether the approximate lane is faster, and what was asked for allows it."""
+        coded = any(part.postings is not None for part in self.view.snapshot.parts)
+        enough = self.matching > _WORTH_GATHERING * self._approximate_depth
+        return coded and enough and self.route_k != "all" and can_gather()
+
+    @property
+    def _approximate_depth(self) -> int:
+        return max(self.k, self.depth or max(DEPTH_FACTOR * self.k, DEPTH_LEAST))
+
+    def _approximate(self, query: RoutedQuery, selected: torch.Tensor) -> SearchResult:
+        """Answer one query by way of the centroids."""
+        import torch
+
+        depth = self._approximate_depth
+        rows, routed = query.embeddings, selected
+        if not self.refine:
+            rows, routed = rows[selected], torch.arange(len(selected))
+        found = approximate(self.view.snapshot, rows, routed.numpy(), self.allowed, nprobe=self.nprobe, depth=depth)
+        if len(found.numbers) < min(self.k, self.matching):
+            return self._exhaustive([query], [selected])[0]
+        chosen = best(found.scores, self.k)
+        hits = self._fetch(found.numbers[chosen], found.scores[chosen])
+        if self.refine:
+            counts = len(found.numbers), found.gathered, found.scored
+        else:
+            counts = 0, found.gathered + found.scored, 0
+        return self._result(hits, query, selected, *counts, lane="approximate")
+
+    def _exhaustive(self, queries: Sequence[RoutedQuery], selected: Sequence[torch.Tensor]) -> list[SearchResult]:
+        """Answer queries together, by comparing their routed tokens with every document."""
+        matching = self.matching
+        depth = self.depth or max(GATHER_FACTOR * self.k, GATHER_LEAST)
+        depth = max(depth, self.k)
         whole = [
             self._whole(len(q.embeddings), len(s), matching, depth) for q, s in zip(queries, selected, strict=True)
         ]
@@ -131,10 +201,10 @@ class _Plan:
         results = []
         for query, chosen, is_whole, row in zip(queries, selected, whole, scores, strict=True):
             if self.refine and not is_whole:
-                results.append(self._refined(query, chosen, _best(row, depth), met * len(chosen)))
+                results.append(self._refined(query, chosen, best(row, depth), met * len(chosen)))
                 continue
-            best = _best(row, self.k)
-            hits = self._fetch(best, row[best])
+            top = best(row, self.k)
+            hits = self._fetch(top, row[top])
             if self.refine and len(chosen) < len(query.embeddings):  # everything was refined, nothing gathered
                 results.append(self._result(hits, query, chosen, matching, 0, met * len(query.embeddings)))
             else:
@@ -155,7 +225,8 @@ class _Plan:
             return torch.arange(len(query.embeddings))
         return query.select(self.route_k)
 
-    def _count(self) -> int:
+    @cached_property
+    def matching(self) -> int:
         """How many documents there are to rank."""
         if self.allowed is None:
             return int(self.view.snapshot.starts[-1])
@@ -165,20 +236,20 @@ class _Plan:
         self, query: RoutedQuery, selected: torch.Tensor, candidates: NDArray[np.int64], gathered: int
     ) -> SearchResult:
         scores, met = rescore(self.view.snapshot, query.embeddings, candidates)
-        best = _best(scores, self.k)
-        hits = self._fetch(candidates[best], scores[best])
+        top = best(scores, self.k)
+        hits = self._fetch(candidates[top], scores[top])
         return self._result(hits, query, selected, len(candidates), gathered, met * len(query.embeddings))
 
     def _fetch(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
         """The k best of these documents, ties broken by id, with what the catalogue says of them."""
         places = [self.view.snapshot.place(int(number)) for number in numbers]
+        if len(places) <= self.k:
+            hits = map(_hit, self.view.reader.at(places), scores.tolist())
+            return sorted(hits, key=lambda hit: (-hit.score, hit.id))
         ids = self.view.reader.ids_at(places)
         order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[: self.k]
-        documents = [self.view.reader.at(places[i]) for i in order]
-        return [
-            Hit(document.id, float(scores[i]), document.text, document.metadata)
-            for i, document in zip(order, documents, strict=True)
-        ]
+        documents = self.view.reader.at(places[i] for i in order)
+        return [_hit(document, float(scores[i])) for i, document in zip(order, documents, strict=True)]
 
     def _result(
         self,
@@ -188,19 +259,15 @@ class _Plan:
         candidates: int,
         gathered: int,
         refined: int,
+        *,
+        lane: Lane = "exhaustive",
     ) -> SearchResult:
         full = len(query.embeddings) * self.view.snapshot.tokens
-        return SearchResult(hits, query, selected.tolist(), candidates, gathered, refined, full)
+        return SearchResult(hits, query, selected.tolist(), candidates, gathered, refined, full, lane)
 
 
-def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Positions, ascending, of the `count` highest scores above -inf and of all that tie with the last one."""
-    if len(scores) > count:
-        least = np.partition(scores, len(scores) - count)[len(scores) - count]
-        chosen = np.flatnonzero((scores >= least) & (scores > -np.inf))
-    else:
-        chosen = np.flatnonzero(scores > -np.inf)
-    return chosen
+def _hit(document: Document, score: float) -> Hit:
+    return Hit(document.id, score, document.text, document.metadata)
 
 
 def _encoded(index: FastLaneIndex, queries: Sequence[str] | Sequence[RoutedQuery]) -> list[RoutedQuery]:
@@ -225,3 +292,13 @@ def _check_route_k(route_k: RouteK | None) -> None:
     number = isinstance(route_k, int) and not isinstance(route_k, bool) and route_k >= 1
     if route_k is not None and route_k not in ("auto", "all") and not number:
         raise InvalidInputError(f"route_k must be a number from 1, 'auto', 'all' or None, not {route_k!r}")
+
+
+def _check_knobs(lane: Lane | None, nprobe: int | None, depth: int | None) -> None:
+    if lane not in (None, "exhaustive", "approximate"):
+        raise InvalidInputError(f"lane must be 'exhaustive', 'approximate' or None, not {lane!r}")
+    for name, value in (("nprobe", nprobe), ("depth", depth)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidInputError(f"{name} must be a number from 1 or None, not {value!r}")
+    if lane == "approximate" and not can_gather():
+        raise InvalidInputError("lane='approximate' needs numba: pip install 'fastlane-rag[cpu]'")

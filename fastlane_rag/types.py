@@ -56,7 +56,7 @@ class IndexStats:
         dead: rows of deleted or replaced documents that `compact()` would remove.
         bytes: segments and catalogue together.
         dim: size of a token embedding.
-        codec: how segments store tokens.
+        codec: how segments store tokens, in half precision until there are enough to train on.
         model: name of the model the index was made with.
         fingerprint: that model's fingerprint.
         filter_keys: metadata keys with an index of their own.

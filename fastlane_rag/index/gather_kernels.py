@@ -60,7 +60,8 @@ def gather(
     Returns:
         How many were found, and what is missing in all their scores.
     """
-    shape = len(tokens), min(nprobe, len(lists) - 1)
+    nprobe = min(nprobe, len(lists) - 1)
+    shape = len(tokens), min(nprobe + 1, len(lists) - 1)
     rows, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
     _best_rows(products, tokens, rows, values)
     count, total = 0, 0.0
@@ -68,7 +69,7 @@ def gather(
         least = values[k, -1]
         total += least
         stamp = np.uint16(k + 1)
-        for i in range(shape[1]):
+        for i in range(nprobe):
             # Descending: the first centroid that meets a document is its best.
             gain = values[k, i] - least
             for p in range(lists[rows[k, i]], lists[rows[k, i] + 1]):

@@ -1,15 +1,19 @@
 """Lanes: ways to score the documents of a snapshot. MaxSim itself is `fastlane_rag.scoring`'s."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.index.snapshot import Mask, Snapshot
-from fastlane_rag.scoring import maxsim
+from fastlane_rag.index.snapshot import Mask, Part, Snapshot
+from fastlane_rag.scoring import Codes, maxsim
+from fastlane_rag.scoring.coded import CodedQuery
 
-__all__ = ["exhaustive", "rescore"]
+__all__ = ["Found", "approximate", "best", "exhaustive", "rescore"]
 
 
 def exhaustive(
@@ -68,3 +72,124 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
             scores[bounds[p] : bounds[p + 1]] = found[0].numpy()
             met += part.tokens(chosen)
     return scores, met
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates of one query, and what they cost.
+
+    Attributes:
+        numbers: (C,) the documents, ascending.
+        scores: (C,) float32 SumMaxSim with all tokens of the query.
+        gathered: comparisons that found them.
+        scored: comparisons that scored them.
+    """
+
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    gathered: int
+    scored: int
+
+
+def approximate(
+    snapshot: Snapshot,
+    query: torch.Tensor,
+    routed: NDArray[np.int64],
+    allowed: Mask | None,
+    *,
+    nprobe: int,
+    depth: int,
+) -> Found:
+    """Gather candidates by the centroids near the routed tokens, and score those with all tokens.
+
+    Documents that are not in code yet are few; they are gathered by comparing the routed tokens with all of theirs.
+
+    Args:
+        snapshot: N documents.
+        query: (L, dim) float32.
+        routed: positions of the tokens that gather.
+        allowed: (N,) documents that may be found; None for all.
+        nprobe: centroids whose documents are looked at, for each routed token.
+        depth: candidates, of the documents of each codec and of those without.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for p, part in enumerate(snapshot.parts):
+        groups[part.codec].append(p)
+    found = []
+    for parts in groups.values():
+        gather = _in_code if snapshot.parts[parts[0]].postings is not None else _plain
+        found.append(gather(snapshot, parts, query, routed, allowed, nprobe, depth))
+    numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
+    order = np.argsort(numbers)
+    return Found(numbers[order], scores[order], sum(f.gathered for f in found), sum(f.scored for f in found))
+
+
+def _in_code(
+    snapshot: Snapshot,
+    parts: list[int],
+    query: torch.Tensor,
+    routed: NDArray[np.int64],
+    allowed: Mask | None,
+    nprobe: int,
+    depth: int,
+) -> Found:
+    """Candidates among segments of one codec."""
+    first = _codes(snapshot.parts[parts[0]])
+    ready = CodedQuery(query, first.codebook)
+    numbers, partial = [], []
+    for p in parts:
+        postings = snapshot.parts[p].postings
+        if postings is not None:
+            mask = None if allowed is None else allowed[snapshot.starts[p] : snapshot.starts[p + 1]]
+            rows, scores = postings.gather(ready.products, routed, nprobe, mask)
+            numbers.append(rows + snapshot.starts[p])
+            partial.append(scores)
+    every = np.concatenate(numbers)
+    chosen = np.sort(every[best(np.concatenate(partial), depth)])
+    scores = np.empty(len(chosen), np.float32)
+    bounds = np.searchsorted(chosen, snapshot.starts)
+    tokens = 0
+    for p in parts:
+        part, here = snapshot.parts[p], slice(bounds[p], bounds[p + 1])
+        rows = chosen[here] - snapshot.starts[p]
+        scores[here] = ready.scores(_codes(part), part.source.offsets, rows)
+        tokens += part.tokens(rows)
+    centroids = len(first.codebook.centroids)
+    others = len(query) - len(routed)
+    return Found(chosen, scores, centroids * len(routed), centroids * others + tokens * len(query))
+
+
+def _plain(
+    snapshot: Snapshot,
+    parts: list[int],
+    query: torch.Tensor,
+    routed: NDArray[np.int64],
+    allowed: Mask | None,
+    nprobe: int,
+    depth: int,
+) -> Found:
+    """Candidates among documents in half precision."""
+    mask = np.zeros(int(snapshot.starts[-1]), np.bool_)
+    for p in parts:
+        here = slice(snapshot.starts[p], snapshot.starts[p + 1])
+        mask[here] = True if allowed is None else allowed[here]
+    gathered = 0
+    chosen = np.flatnonzero(mask)
+    if len(chosen) > depth:
+        [partial], met = exhaustive(snapshot, [query[torch.from_numpy(routed)]], mask)
+        chosen, gathered = best(partial, depth), met * len(routed)
+    scores, met = rescore(snapshot, query, chosen)
+    return Found(chosen, scores, gathered, met * len(query))
+
+
+def _codes(part: Part) -> Codes:
+    return cast("Codes", part.source.packed)  # it has postings
+
+
+def best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Positions, ascending, of the `count` highest scores above -inf and of all that tie with the last one."""
+    if len(scores) > count:
+        least = np.partition(scores, len(scores) - count)[len(scores) - count]
+        return np.flatnonzero((scores >= least) & (scores > -np.inf))
+    return np.flatnonzero(scores > -np.inf)

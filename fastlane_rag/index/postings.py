@@ -45,8 +45,8 @@ class Postings:
         """Partial scores of the documents near some query tokens, from centroids alone.
 
         Of each query token the `nprobe` best centroids are probed. A document's part of the score is that of
-        its best probed centroid; where it has none, that of the last one probed stands in for what it has not
-        (as in XTR and WARP): no document misses can be better.
+        its best probed centroid; where it has none, that of the best centroid not probed stands in, for the
+        document can have no better (the idea is XTR's and WARP's).
 
         Args:
             products: (K, L) of centroids and query tokens; a view with any strides.

@@ -126,10 +126,10 @@ class Reader:
         query = "SELECT id FROM documents WHERE segment = ? AND row = ?"
         return [self._one(query, place)[0] for place in places]
 
-    def at(self, place: Place) -> Document:
-        """The document at a place."""
+    def at(self, places: Iterable[Place]) -> list[Document]:
+        """The document at each place."""
         query = "SELECT id, metadata, text, checksum FROM documents WHERE segment = ? AND row = ?"
-        return self._document(*self._one(query, place))
+        return [self._document(*self._one(query, place)) for place in places]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids, in this order, without the missing ones."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
-from fastlane_rag.index.codec import Codec
+from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.filters import Compiled
 from fastlane_rag.index.rows import PENDING, Place, Reader
 from fastlane_rag.index.segment import Segment
@@ -106,6 +106,11 @@ class Part:
         """Token rows of the live documents."""
         lengths = np.diff(self.source.offsets)
         return int(lengths.sum() if self.live is None else lengths[self.live].sum())
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec of its rows."""
+        return self.source.info.codec if isinstance(self.source, Segment) else HalfCodec.name
 
     @property
     def postings(self) -> "Postings | None":

@@ -16,7 +16,7 @@ from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.threads import get_threads, run_ranges
 from fastlane_rag.scoring.torch_backend import bag, query_blocks
 
-__all__ = ["bag", "scores", "supports", "token_maxima"]
+__all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxima"]
 
 # Fewer multiply-adds than this take less time than handing them to another thread.
 _WORTH_A_THREAD = 4_000_000
@@ -24,8 +24,11 @@ _TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
 
 
+Modules = tuple[ModuleType, ModuleType, ModuleType]
+
+
 @cache
-def _modules() -> tuple[ModuleType, ModuleType, ModuleType] | None:
+def _modules() -> Modules | None:
     """The tile geometry, the kernels for rows and those for codes; None where they cannot run."""
     if importlib.util.find_spec("numba") is None:
         return None
@@ -111,13 +114,49 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        arrays = [a.contiguous().numpy() for a in (rows.residuals, rows.centroid_ids, rows.scales)]
-        fixed = granules, *arrays, rows.codebook.bits, rows.shape[1], *place, *_in_bytes(tiles, rows.codebook), *outputs
+        fixed = granules, *_arrays(rows), *place, *_in_bytes(tiles, rows.codebook), *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
         fixed = granules, rows.data_ptr(), _DTYPES.index(rows.dtype), *place, tiles, *outputs
     run_ranges(lambda first, last: kernel(first, last, *fixed), _split(place[1], query.size))
+
+
+class CodedQuery:
+    """What `fastlane_rag.scoring.coded.CodedQuery` keeps of a query for the compiled kernels."""
+
+    def __init__(self, query: torch.Tensor, book: Codebook, modules: Modules) -> None:
+        geometry, _, self._kernels = modules
+        self._granules, tiles = _tiles(_float32(query), geometry.GRANULE, geometry.MAX_GRANULES)
+        self._size = query.numel()
+        self._offsets = np.array([0, len(query)])
+        self._weights = np.ones(len(query), np.float32)
+        self._prepared = _in_bytes(tiles, book)
+        tables = self._prepared[1]
+        self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
+
+    def scores(self, documents: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n,) SumMaxSim with the documents that have these rows."""
+        result: NDArray[np.float32] = np.empty((1, len(starts)), np.float32)
+        if len(starts):
+            outputs = self._offsets, self._weights, result
+            fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
+            kernel = self._kernels.score_codes
+            run_ranges(lambda first, last: kernel(first, last, *fixed), _split(lengths, self._size))
+        return result.reshape(-1)
+
+
+def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:
+    """The query made ready for documents of this codebook; None where the kernels for codes cannot run."""
+    modules = _modules()
+    fits = query.dtype in _DTYPES and query.device.type == "cpu" and book.dim > 0
+    return CodedQuery(query, book, modules) if fits and modules is not None and modules[0].has_byte_dot() else None
+
+
+def _arrays(codes: Codes) -> tuple[object, ...]:
+    """What the code kernels take of documents."""
+    arrays = (a.contiguous().numpy() for a in (codes.residuals, codes.centroid_ids, codes.scales))
+    return *arrays, codes.codebook.bits, codes.shape[1]
 
 
 def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
@@ -160,7 +199,10 @@ def _in_bytes(
     # Levels are counted from 0, not from their middle; what that adds is a constant of the query token. Taken
     # from the rounded bytes it halves the error of rounding. A NaN in the query stays in the tables.
     middle = np.float32((2**book.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)
-    tables = torch.matmul(book.centroids, torch.from_numpy(tiles)).numpy() - middle[:, None]
+    less = torch.from_numpy(-middle)
+    tables = np.empty((count, len(book.centroids), width), np.float32)
+    for t in range(count):
+        torch.addmm(less[t], book.centroids, torch.from_numpy(tiles[t]), out=torch.from_numpy(tables[t]))
     in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
     return np.ascontiguousarray(in_words), tables, units
 

@@ -292,7 +292,7 @@ def test_stats(index):
     stats = index.stats()
     assert stats.documents == 5
     assert stats.tokens == sum(len(text.split()) for text in TEXTS)
-    assert (stats.dim, stats.codec, stats.model, stats.path) == (16, "fp16", "words", index.path)
+    assert (stats.dim, stats.codec, stats.model, stats.path) == (16, "residual4", "words", index.path)
     assert stats.bytes_per_document == stats.bytes / 5 > 0
 
 

@@ -1,0 +1,300 @@
+"""Segments in code and the approximate lane: what is found, what it scores, and when it is chosen."""
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from word_model import WordModel
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index import postings as postings_module
+from fastlane_rag.index import recoding, writing
+from fastlane_rag.index.postings import Postings, build_postings
+from fastlane_rag.search import DEPTH_FACTOR, DEPTH_LEAST, search_many
+
+
+def codecs(path):
+    """The codec of each segment, oldest first, and the names of the codecs that are kept."""
+    with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:
+        segments = [codec for (codec,) in catalogue.execute("SELECT codec FROM segments ORDER BY segment")]
+        return segments, [name for (name,) in catalogue.execute("SELECT name FROM codecs ORDER BY codec")]
+
+
+@pytest.fixture(scope="module")
+def texts(passages):
+    """Real text in pieces of forty words, more than the approximate lane refines."""
+    words = " ".join(passage["text"] for passage in passages).split()
+    return [" ".join(words[i : i + 40]) for i in range(0, 40 * 900, 40)]
+
+
+@pytest.fixture(scope="module")
+def queries(texts):
+    return [" ".join(text.split()[5:20:2]) for text in texts[::60]]
+
+
+@pytest.fixture(scope="module")
+def index(texts, tmp_path_factory):
+    """Segments in two codecs, one in half precision, pending documents, dead rows."""
+    path = tmp_path_factory.mktemp("lanes") / "index"
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FastLaneIndex.create(path, model=WordModel(), codec="residual4") as index,
+    ):
+        patch.setattr(recoding, "TRAIN_TOKENS", 1000)
+        patch.setattr(recoding, "GROWTH", 3)
+        patch.setattr(writing, "SMALL_BYTES", 20_000)
+
+        def add(first, last):
+            names = [f"{i:04}" for i in range(first, last)]
+            index.add(texts[first:last], names, [{"i": i} for i in range(first, last)])
+
+        add(0, 250)
+        add(250, 820)
+        patch.setattr(writing, "tidy", lambda _: None)
+        add(820, 890)
+        add(890, 900)
+        index.delete([f"{i:04}" for i in range(7, 900, 100)])
+        segments, kept = codecs(path)
+        assert len(set(segments)) == len(segments) == 3
+        assert segments[:2] == kept
+        assert segments[2] == "fp16"
+        assert index.stats().pending == 10
+        patch.undo()
+        yield index
+
+
+def hits(index, query, k=10, **options):
+    return search_many(index, [query], k, **options)[0].hits
+
+
+def test_the_lanes_agree(index, queries):
+    """Of the ten best, nearly all are found, and each has the score that an exhaustive search gives it."""
+    shares = []
+    for query in queries:
+        exact = {hit.id: hit.score for hit in hits(index, query, 900, route_k="all", lane="exhaustive")}
+        found = hits(index, query, lane="approximate")
+        assert [hit.score for hit in found] == pytest.approx([exact[hit.id] for hit in found], abs=1e-4)
+        assert found == sorted(found, key=lambda hit: (-hit.score, hit.id))
+        shares.append(len({hit.id for hit in found} & set(list(exact)[:10])) / 10)
+    assert np.mean(shares) > 0.95
+
+
+def test_unrefined_scores_are_partial_summaxsim(index, queries):
+    for query in queries:
+        exact = {hit.id: hit.score for hit in hits(index, query, 900, route_k=3, refine=False, lane="exhaustive")}
+        [result] = search_many(index, [query], 10, route_k=3, refine=False, lane="approximate")
+        assert (result.candidates, result.refined) == (0, 0)
+        assert [hit.score for hit in result.hits] == pytest.approx([exact[hit.id] for hit in result.hits], abs=1e-4)
+
+
+def test_documents_of_every_part_are_found_by_their_own_words(index, texts):
+    for i in range(3, 900, 13):
+        if i % 100 != 7:
+            assert hits(index, texts[i], 1, lane="approximate")[0].id == f"{i:04}"
+
+
+@pytest.mark.parametrize("k", [1, 10, 300, 2000])
+@pytest.mark.parametrize(
+    ("filter", "matching"),
+    [(None, 891), ({"i": {"$lt": 500}}, 495), ({"i": {"$gte": 815}}, 85), ({"i": 3}, 1), ({"i": 7}, 0)],
+    ids=["all", "half", "the last parts", "one", "none"],
+)
+def test_k_is_filled_whatever_the_filter(index, queries, k, filter, matching):
+    for nprobe in (1, None):
+        found = hits(index, queries[3], k, filter=filter, lane="approximate", nprobe=nprobe)
+        assert len({hit.id for hit in found}) == len(found) == min(k, matching)
+        allowed = set(index.ids(filter))
+        assert {hit.id for hit in found} <= allowed
+
+
+def test_the_report_counts_what_was_compared(index, queries):
+    [result] = search_many(index, queries[:1], 5, route_k=2, depth=50, lane="approximate")
+    with index._storage.view() as view:
+        lists = [len(part.source.codec.codebook.centroids) for part in view.snapshot.parts[:2]]
+    assert result.lane == "approximate"
+    # Fifty of each codec and of those without, and what ties with the last.
+    assert 150 <= result.candidates < 200
+    plain = 80 * 40
+    assert result.gathered == 2 * (sum(lists) + plain)
+    assert result.refined == 8 * 40 * result.candidates + 6 * sum(lists)
+
+
+def test_the_planner_chooses_by_what_there_is_to_rank(index, queries):
+    def lane(**options):
+        return search_many(index, queries[:1], **options)[0].lane
+
+    assert lane() == "approximate"
+    assert lane(route_k="all") == "exhaustive"
+    assert lane(filter={"i": {"$lt": 300}}) == "exhaustive"
+    assert lane(k=300) == "exhaustive"
+    assert lane(lane="exhaustive") == "exhaustive"
+    assert 4 * max(DEPTH_LEAST, 10 * DEPTH_FACTOR) < len(index)
+    with FastLaneIndex.create(model=WordModel()) as plain:
+        plain.add([f"word{i} and more" for i in range(900)])
+        assert search_many(plain, ["word5"])[0].lane == "exhaustive"
+
+
+def test_without_the_compiled_kernel_all_is_exhaustive(index, queries, monkeypatch):
+    from fastlane_rag import search
+
+    expected = hits(index, queries[0], lane="exhaustive")
+    monkeypatch.setattr(search, "can_gather", lambda: False)
+    assert hits(index, queries[0]) == expected
+    with pytest.raises(InvalidInputError, match="needs numba"):
+        hits(index, queries[0], lane="approximate")
+
+
+def test_scores_without_byte_instructions_are_the_same(index, queries, monkeypatch):
+    from fastlane_rag.scoring import cpu_backend
+
+    expected = hits(index, queries[0], lane="approximate")
+    monkeypatch.setattr(cpu_backend, "coded_query", lambda *_: None)
+    found = hits(index, queries[0], lane="approximate")
+    assert [hit.id for hit in found] == [hit.id for hit in expected]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+
+
+def test_threads_do_not_disturb_each_other(index, queries):
+    expected = [hits(index, query, lane="approximate") for query in queries]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert list(pool.map(lambda query: hits(index, query, lane="approximate"), queries)) == expected
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"), [("lane", "fast"), ("nprobe", 0), ("nprobe", 2.5), ("depth", -1), ("depth", True)]
+)
+def test_knobs_must_mean_something(index, knob, value):
+    with pytest.raises(InvalidInputError, match=knob):
+        hits(index, "words", **{knob: value})
+
+
+def test_codecs_have_names():
+    with pytest.raises(InvalidInputError, match=r"codec must be 'auto', 'fp16', .* not 'zip'"):
+        FastLaneIndex.create(model=WordModel(), codec="zip")
+
+
+@pytest.mark.parametrize("codec", ["fp16", "residual1", "residual2", "residual4", "residual8"])
+def test_an_index_stays_as_it_is_through_merges_copies_and_reopening(tmp_path, texts, queries, monkeypatch, codec):
+    """Rows of one codec are copied code by code: not a bit of a score changes."""
+    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1000)
+    monkeypatch.setattr(writing, "SMALL_BYTES", 20_000)
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel(), codec=codec) as index:
+        for first in (0, 100, 200):
+            index.add(texts[first : first + 100], [f"{i}" for i in range(first, first + 100)])
+        index.delete(["5", "150"])
+        segments, _ = codecs(path)
+        assert len(segments) == 3
+        assert all(name.startswith(codec) for name in segments)
+        before = [hits(index, query, 400, route_k="all") for query in queries]
+        assert len(before[0]) == 298
+        index.compact()
+        assert codecs(path)[0] == segments[:1]
+        assert [hits(index, query, 400, route_k="all") for query in queries] == before
+        assert index.verify() == []
+        index.save(tmp_path / "copy")
+    for folder in (path, tmp_path / "copy"):
+        with FastLaneIndex.open(folder, model=WordModel()) as again:
+            assert [hits(again, query, 400, route_k="all") for query in queries] == before
+            assert again.verify() == []
+            again.add(["okapi9 zebra9"], ["more"])
+            assert hits(again, "okapi9 zebra9", 1)[0].id == "more"
+
+
+def test_few_tokens_stay_exact(tmp_path, texts):
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel(), codec="residual1") as index:
+        index.add(texts[:300])
+        index.compact(retrain=True)
+    assert codecs(tmp_path / "index") == (["fp16"], [])
+
+
+def test_a_grown_index_gets_a_new_codec_and_forgets_the_old_one(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1000)
+    monkeypatch.setattr(writing, "SMALL_BYTES", 20_000)
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel()) as index:
+        index.add(texts[:60])
+        [first], _ = codecs(path)
+        index.add(texts[60:400])
+        assert codecs(path) == ([first, first], [first])
+        index.add(texts[400:800])
+        segments, kept = codecs(path)
+        assert segments[:2] == [first, first]
+        assert kept == [first, segments[2]]
+        assert segments[2] != first
+        index.compact()
+        assert codecs(path) == ([kept[1]], [kept[1]])
+        index.compact(retrain=True)
+        [last], kept = codecs(path)
+        assert kept == [last] != [segments[2]]
+        assert hits(index, texts[5], 1)[0].text == texts[5]
+        index.delete(filter={})
+        index.compact(retrain=True)
+        assert (len(index), index.verify(), codecs(path)[0]) == (0, [], [])
+
+
+rows = st.integers(1, 12).flatmap(
+    lambda lists: st.tuples(
+        st.just(lists), st.lists(st.lists(st.integers(0, lists - 1), min_size=1, max_size=6), max_size=20)
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, st.integers(1, 9))
+def test_postings_name_each_document_once(drawn, block):
+    lists, documents = drawn
+    offsets = np.cumsum([0, *map(len, documents)])
+    flat = np.array([c for document in documents for c in document], np.uint16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postings_module, "_BLOCK", block)
+        arrays = build_postings(lambda first, last: flat[first:last], offsets, lists)
+    starts, found = arrays["posting_offsets"], arrays["postings"]
+    assert found.dtype == np.uint16
+    for c in range(lists):
+        expected = [n for n, document in enumerate(documents) if c in document]
+        assert found[starts[c] : starts[c + 1]].tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, st.integers(1, 5), st.integers(1, 14), st.integers(0, 2**32 - 1), st.booleans())
+def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered):
+    """Against the definition: best probed centroid a token, the best one not probed where there is none."""
+    lists, documents = drawn
+    chance = np.random.default_rng(seed)
+    offsets = np.cumsum([0, *map(len, documents)])
+    flat = np.array([c for document in documents for c in document], np.uint16)
+    arrays = build_postings(lambda first, last: flat[first:last], offsets, lists)
+    searched = Postings(arrays["postings"], arrays["posting_offsets"], len(documents))
+    products = chance.standard_normal((lists, tokens + 2)).astype(np.float32)
+    columns = chance.permutation(tokens + 2)[:tokens]
+    allowed = chance.random(len(documents)) < 0.5 if filtered else None
+
+    expected = {}
+    for n, document in enumerate(documents):
+        parts, touched = [], False
+        for column in columns:
+            order = sorted(range(lists), key=lambda c: -products[c, column])
+            mine = [products[c, column] for c in document if c in order[:nprobe]]
+            touched |= bool(mine)
+            parts.append(max(mine, default=products[order[min(nprobe, lists - 1)], column]))
+        if touched and (allowed is None or allowed[n]):
+            expected[n] = sum(parts)
+    for _ in range(2):  # the second gather finds its room as the first one left it
+        found, scores = searched.gather(products, columns, nprobe, allowed)
+        assert sorted(found.tolist()) == sorted(expected)
+        assert dict(zip(found.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_postings_beyond_the_documents_are_passed_over():
+    """As a damaged file may have them: nothing outside the arrays is touched."""
+    searched = Postings(np.array([0, 60000, 1, 9], np.uint16), np.array([0, 2, 4]), 2)
+    found, _ = searched.gather(np.ones((2, 1), np.float32), np.array([0]), 2, None)
+    assert sorted(found.tolist()) == [0, 1]
+    with pytest.raises(ValueError, match="do not divide"):
+        Postings(np.array([0], np.uint16), np.array([0, 2]), 2)
