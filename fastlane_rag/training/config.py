@@ -51,6 +51,9 @@ class LossWeights(_Strict):
     """In-batch contrastive on full SumMaxSim."""
     anchor: float = 0.0
     """KL of the full ranking from that of the model the run started from: keeps what it could do already."""
+    anchor_tokens: float = 0.0
+    """1 - cosine of each token embedding with the starting model's, a query token counted as far as it is not routed:
+    what is routed may become a view of the whole query, the rest goes on meaning what it meant."""
     routed: float = 1.0
     """In-batch contrastive on the routed score."""
     expected: float = 1.0

@@ -64,7 +64,7 @@ class RoutedTerms:
         positives: Tensor,
         *,
         training: bool,
-        anchor: Tensor | None = None,
+        anchor: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The weighted sum of the terms.
 
@@ -73,7 +73,7 @@ class RoutedTerms:
             documents: (N, Ld, d) of all the batch's documents, with document_mask and document_scores (N, Ld).
             positives: (B,) index of each query's positive.
             training: draw Gumbel noise and random budgets; False takes the middle of each.
-            anchor: (B, N) mean MaxSim by the model the run started from.
+            anchor: ``queries`` and ``documents`` as the model embeds them that the run started from.
         """
         # The draws depend on the step alone, so a resumed run repeats them.
         draw = random.Random(f"{self.seed}-{self.step}") if training else random.Random(self.seed)
@@ -85,7 +85,9 @@ class RoutedTerms:
         target = full.detach() * self.scale
         terms = {"full": F.cross_entropy(full * self.scale, positives)}
         if anchor is not None:
-            terms["anchor"] = _divergence(full * self.scale, anchor * self.scale)
+            terms |= _anchor_terms(
+                queries, query_mask, query_scores, documents, document_mask, full, anchor, self.scale
+            )
 
         k = draw.choices(list(self.routing.k), weights=list(self.routing.k.values()))[0]
         z = gumbel_top_k(query_scores, k, self.temperature, noise=training)
@@ -165,7 +167,7 @@ class RoutedLoss(nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch."""
         features = list(sentence_features)
-        anchor = _anchor_scores(self._anchor, features)
+        anchor = _anchor_embeddings(self._anchor, features)
         return _batch_loss(self.terms, _embed_all(self.model, features), self.training, anchor)
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -181,14 +183,14 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
     ) -> None:
         super().__init__(model, mini_batch_size=mini_batch_size)
         self._anchor = _hidden(anchor)
-        self._anchored: Tensor | None = None
+        self._anchored: tuple[Tensor, Tensor] | None = None
         self._routers: tuple[TokenRouter, ...] = (model.query_router, model.document_router)
         self.terms = terms
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of one batch."""
         features = list(sentence_features)
-        self._anchored = _anchor_scores(self._anchor, features, self.mini_batch_size)
+        self._anchored = _anchor_embeddings(self._anchor, features, self.mini_batch_size)
         return super().forward(features, labels)
 
     def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
@@ -264,10 +266,10 @@ def _hidden(anchor: RoutedEncoder | None) -> tuple[RoutedEncoder, ...]:
 
 
 @torch.no_grad()
-def _anchor_scores(
+def _anchor_embeddings(
     anchor: tuple[RoutedEncoder, ...], features: list[dict[str, Tensor]], size: int | None = None
-) -> Tensor | None:
-    """(B, N) mean MaxSim of a batch by the anchor, ``size`` texts at a time."""
+) -> tuple[Tensor, Tensor] | None:
+    """Queries (B, Lq, d) and documents (N, Ld, d) of a batch by the anchor, ``size`` texts at a time."""
     if not anchor:
         return None
     columns = []
@@ -279,10 +281,30 @@ def _anchor_scores(
         columns.append(
             _pad_columns([p["token_embeddings"] for p in parts], [p["attention_mask"].bool() for p in parts])
         )
-    documents, mask = _pad_columns([c[0] for c in columns[1:]], [c[1] for c in columns[1:]])
-    queries, query_mask = columns[0]
-    weights = query_mask / query_mask.sum(1, keepdim=True).clamp(min=1)
-    return maxsim(queries.float(), documents.float(), query_mask=query_mask, document_mask=mask, query_weights=weights)
+    documents, _ = _pad_columns([c[0] for c in columns[1:]], [c[1] for c in columns[1:]])
+    return columns[0][0].float(), documents.float()
+
+
+def _anchor_terms(
+    queries: Tensor,
+    query_mask: Tensor,
+    query_scores: Tensor,
+    documents: Tensor,
+    document_mask: Tensor,
+    full: Tensor,
+    anchor: tuple[Tensor, Tensor],
+    scale: float,
+) -> dict[str, Tensor]:
+    old_queries, old_documents = (F.normalize(a, dim=-1) for a in anchor)
+    mean = query_mask / query_mask.sum(1, keepdim=True).clamp(min=1)
+    old = maxsim(old_queries, old_documents, query_mask=query_mask, document_mask=document_mask, query_weights=mean)
+    routed = torch.softmax(query_scores.detach(), 1).masked_fill(~query_mask, 0.0)
+    moved_queries = (1 - (queries * old_queries).sum(-1)) * (1 - routed) * mean
+    moved_documents = (1 - (documents * old_documents).sum(-1))[document_mask]
+    return {
+        "anchor": _divergence(full * scale, old * scale),
+        "anchor_tokens": moved_queries.sum(1).mean() + moved_documents.mean(),
+    }
 
 
 def _rows(features: dict[str, Any], first: int, count: int) -> dict[str, Any]:

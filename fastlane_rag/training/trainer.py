@@ -64,7 +64,7 @@ def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True
     pairs = _load_all_pairs(config, start)
     encoder = _prepare(start.encoder, config, pairs)
     terms = RoutedTerms(config.loss, config.routing, config.scale, config.seed, labelled=not config.routers_only)
-    anchor = copy.deepcopy(encoder).requires_grad_(False) if config.loss.anchor else None
+    anchor = copy.deepcopy(encoder).requires_grad_(False) if config.loss.anchor or config.loss.anchor_tokens else None
     if anchor is not None and native_bfloat16(encoder.device):
         anchor = anchor.to(torch.bfloat16)
     loss = (

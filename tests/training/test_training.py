@@ -145,7 +145,7 @@ def test_caching_gradients_changes_neither_loss_nor_gradients(encoder_path: Path
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         model.encoder.backbone.config.attention_probs_dropout_prob = 0.0
-        terms = RoutedTerms(LossWeights(anchor=1.0), RoutingConfig(), 20.0, seed=3)
+        terms = RoutedTerms(LossWeights(anchor=1.0, anchor_tokens=1.0), RoutingConfig(), 20.0, seed=3)
         anchor = another(model)
         loss = CachedRoutedLoss(model.encoder, terms, 1, anchor) if cached else RoutedLoss(model.encoder, terms, anchor)
         torch.manual_seed(9)
@@ -169,10 +169,11 @@ def test_every_term_alone_has_a_gradient(encoder_path: Path, term: str) -> None:
     model.encoder.train()
     weights = LossWeights(**{name: float(name == term) for name in LossWeights.model_fields})
     terms = RoutedTerms(weights, RoutingConfig(), 20.0, seed=3)
-    RoutedLoss(model.encoder, terms, another(model) if term == "anchor" else None)(batch(model)).backward()
+    RoutedLoss(model.encoder, terms, another(model) if term.startswith("anchor") else None)(batch(model)).backward()
     part = {
         "full": model.encoder.backbone,
         "anchor": model.encoder.backbone,
+        "anchor_tokens": model.encoder.backbone,
         "expected": model.encoder.query_router,
         "routed": model.encoder.query_router,
         "distill": model.encoder.query_router,
