@@ -284,11 +284,11 @@ def main() -> None:
         "additions": (f"{count:,} synthetic documents", lambda folder: additions(folder, count)),
         "streaming": (f"{count:,} synthetic documents", lambda folder: streaming(folder, count)),
         "filters": (
-            f"{filtered:,} synthetic documents, codec {codec}",
+            f"{filtered:,} synthetic documents",
             lambda folder: filters(folder, filtered, (), codec),
         ),
         "indexed-filters": (
-            f"{filtered:,} synthetic documents, codec {codec}",
+            f"{filtered:,} synthetic documents",
             lambda folder: filters(folder, filtered, ("group", "half"), codec),
         ),
         "space": (f"{count:,} synthetic documents", lambda folder: space(folder, count)),
@@ -310,7 +310,7 @@ def main() -> None:
         for label, value in results.items():
             console.print(f"{label:75s} {value:12,.2f}", soft_wrap=True)
         loads = [round(load, 2), round(os.getloadavg()[0], 2)]
-        record[name] = {
+        record[f"{name}, codec {codec}" if name.endswith("filters") else name] = {
             "data": data,
             "notes": arguments.note,
             "1-minute load average before and after": loads,
