@@ -35,7 +35,7 @@ from fastlane_rag.types import Document, Hit, IndexStats, Ingested, remember
 if TYPE_CHECKING:
     from fastlane_rag.index.filters import Filter
     from fastlane_rag.model import FastLaneModel
-    from fastlane_rag.search import RouteK
+    from fastlane_rag.search import Lane, RouteK
 
 __all__ = ["FastLaneIndex"]
 
@@ -255,6 +255,8 @@ class FastLaneIndex:
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool = True,
+        lane: Lane | None = None,
+        nprobe: int | None = None,
     ) -> list[Hit]:
         """Find the documents that answer a query best.
 
@@ -266,6 +268,9 @@ class FastLaneIndex:
             route_k: query tokens that gather candidates: a number, "auto", or "all" (exact, no refining);
                 None for the default.
             refine: score the candidates again with all query tokens.
+            lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to
+                rank.
+            nprobe: centroids that each routed token looks near in the approximate lane; more find more, slower.
 
         Returns:
             Hits by descending score, ties broken by id.
@@ -275,7 +280,8 @@ class FastLaneIndex:
             FilterError: the filter means nothing.
             IndexClosedError: the index is closed.
         """
-        return self.search_batch([query], k, filter=filter, route_k=route_k, refine=refine)[0]
+        options: dict[str, Any] = {"route_k": route_k, "refine": refine, "lane": lane, "nprobe": nprobe}
+        return self.search_batch([query], k, filter=filter, **options)[0]
 
     def search_batch(
         self,
@@ -285,11 +291,13 @@ class FastLaneIndex:
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool = True,
+        lane: Lane | None = None,
+        nprobe: int | None = None,
     ) -> list[list[Hit]]:
         """Search for several queries at one commit, sharing the work; arguments as `search`."""
         from fastlane_rag.search import search_many
 
-        results = search_many(self, queries, k, filter=filter, route_k=route_k, refine=refine)
+        results = search_many(self, queries, k, filter=filter, route_k=route_k, refine=refine, lane=lane, nprobe=nprobe)
         for query, result in zip(queries, results, strict=True):
             evidence = self._evidence(query, route_k)
             for hit in result.hits:
