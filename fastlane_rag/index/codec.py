@@ -17,6 +17,8 @@ __all__ = ["CODECS", "Arrays", "Codec", "HalfCodec", "check_codec", "residual_bi
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
+# Exhaustive nDCG@10 over that of half precision, on 400 training queries each of scifact and nq_gold_mix: 4 bits 1.000
+# and 1.002, 2 bits .994 and .996, 1 bit .977 and .988; of the ten best 97%, 92% and 83% stay.
 _AUTO = "residual4"
 CODECS = ("fp16", "residual1", "residual2", "residual4", "residual8")
 """What an index can be told to store its tokens in."""
