@@ -35,6 +35,20 @@ def _parse_route_ks(context: click.Context, option: click.Parameter, value: str)
     return [parse_route_k(context, option, part.strip()) for part in value.split(",") if part.strip()]
 
 
+def _parse_budget(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        budget = float(value)
+    except ValueError:
+        budget = 0.0
+    if 0 < budget < 1:
+        return budget
+    if budget >= 1 and budget == int(budget):
+        return int(budget)
+    raise click.BadParameter(f"{value!r} is neither a number of tokens nor a share between 0 and 1")
+
+
 @click.command("eval")
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET_DIR...", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv to judge by.")
@@ -49,6 +63,11 @@ def _parse_route_ks(context: click.Context, option: click.Parameter, value: str)
 )
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many queries, spread over the split.")
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
+@click.option(
+    "--document-budget",
+    callback=_parse_budget,
+    help="Tokens the document router keeps: a number of tokens, or a share below 1. Default: what the model says.",
+)
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where encoded corpora are kept.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a report.")
 def evaluate(
@@ -58,6 +77,7 @@ def evaluate(
     route_ks: list[Any],
     limit: int | None,
     model: str | None,
+    document_budget: float | None,
     cache: Path | None,
     out: Path | None,
 ) -> None:
@@ -65,6 +85,7 @@ def evaluate(
 
     \b
     dense     one mean-pooled vector a document, same encoder, exhaustive cosine
+    hnsw      the same vectors behind a faiss HNSW graph
     bm25      stemmed words, k1 0.9, b 0.4
     full      SumMaxSim of all query tokens with every document
     fastlane  k routed tokens gather, all tokens refine
@@ -83,7 +104,7 @@ def evaluate(
     from fastlane_rag.evaluation.suite import compare, report
     from fastlane_rag.model.default import cache_dir
 
-    opened = FastLaneModel.from_pretrained(model)
+    opened = FastLaneModel.from_pretrained(model, document_budget=document_budget)
     terminal, results = console(least_width=_TABLE_WIDTH), []
     for dataset in loaded:
         with progress("{task.description}") as bar:

@@ -1,7 +1,7 @@
 """What FastLane is compared with: one vector a document, and words alone."""
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from fastlane_rag.evaluation.method import Answer
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
+
+_LINKS = 32
+_KEPT = 64
 
 Vectors = npt.NDArray[np.float32]
 
@@ -40,6 +43,45 @@ class Dense:
         order = _best(self._vectors @ vector, depth)
         ids = [self._ids[i] for i in order]
         return Answer(ids, encoded - start, perf_counter() - encoded, comparisons=float(len(self._ids)))
+
+
+class Hnsw(Dense):
+    """The same vectors behind faiss's HNSW graph (32 links, 64 kept while searching), as vector stores serve them.
+
+    Args:
+        model: encodes the queries.
+        ids: the documents' ids.
+        vectors: (N, h) float32, L2-normalised, row i belongs to ids[i].
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+    """
+
+    name = "dense hnsw"
+
+    def __init__(self, model: "FastLaneModel", ids: list[str], vectors: Vectors) -> None:
+        super().__init__(model, ids, vectors)
+        try:
+            import faiss
+        except ImportError as error:
+            raise MissingExtraError("HNSW needs faiss: pip install 'fastlane-rag[cpu]'") from error
+        self._faiss: Any = faiss
+        self._graph = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+        self._graph.hnsw.efConstruction = 200
+        self._graph.add(vectors)
+        self.bytes_per_document = len(faiss.serialize_index(self._graph)) / len(ids)
+
+    def answer(self, query: str, depth: int) -> Answer:
+        """The documents of highest cosine that the graph leads to."""
+        start = perf_counter()
+        vector = self._model.encode_dense_queries([query])
+        encoded = perf_counter()
+        self._graph.hnsw.efSearch = max(_KEPT, depth)
+        self._faiss.cvar.hnsw_stats.reset()
+        _, found = self._graph.search(vector, min(depth, len(self._ids)))
+        seconds = perf_counter() - encoded
+        ids = [self._ids[i] for i in found[0].tolist() if i >= 0]
+        return Answer(ids, encoded - start, seconds, comparisons=float(self._faiss.cvar.hnsw_stats.ndis))
 
 
 class Bm25:

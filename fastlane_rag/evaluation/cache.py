@@ -59,9 +59,7 @@ class CorpusCache:
             # What a codec loses is not the method's doing; benchmarks/engine.py measures it.
             index = FastLaneIndex.create(path, model=self.model, codec="fp16")
         with index:
-            there = set(index.ids())
-            missing = (passage for passage in self._passages("encoding tokens") if passage.id not in there)
-            add_passages(index, missing)
+            add_passages(index, self._passages("encoding tokens"))
         done.touch()
         return FastLaneIndex.open(path, model=self.model, read_only=True)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-METHODS = ("dense", "bm25", "full", "fastlane", "gather")
+METHODS = ("dense", "hnsw", "bm25", "full", "fastlane", "gather")
 """What can be compared; the last two once for each k."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.errors import DataError
-from fastlane_rag.evaluation.baselines import Bm25, Dense
+from fastlane_rag.evaluation.baselines import Bm25, Dense, Hnsw
 from fastlane_rag.evaluation.cache import CorpusCache
 from fastlane_rag.evaluation.dataset import Dataset
 from fastlane_rag.evaluation.environment import Environment
@@ -61,6 +61,8 @@ def _build(
     """Each method when it is its turn: nothing is encoded for a method nobody asked for."""
     if "dense" in methods:
         yield Dense(cache.model, *cache.dense())
+    if "hnsw" in methods:
+        yield Hnsw(cache.model, *cache.dense())
     if "bm25" in methods:
         passages = list(dataset.passages())
         yield Bm25([passage.id for passage in passages], [passage.content for passage in passages])

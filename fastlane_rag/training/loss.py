@@ -311,7 +311,9 @@ def _rows(features: dict[str, Any], first: int, count: int) -> dict[str, Any]:
     return {k: v[first : first + count] if isinstance(v, Tensor) else v for k, v in features.items()}
 
 
-def _batch_loss(terms: RoutedTerms, columns: list[_Column], training: bool, anchor: Tensor | None = None) -> Tensor:
+def _batch_loss(
+    terms: RoutedTerms, columns: list[_Column], training: bool, anchor: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     (queries, query_mask, query_scores), *others = columns
     documents, document_mask = _pad_columns([c[0] for c in others], [c[1] for c in others])
     width = documents.shape[1]

@@ -40,7 +40,7 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
     assert (judged["name"], judged["split"], judged["documents"], judged["queries"]) == ("pep-titles", "test", 30, 30)
     methods = {method["method"]: method for method in judged["methods"]}
     gathered = ["fastlane k=1 gather", "fastlane k=all gather"]
-    assert list(methods) == ["dense", "bm25", "full SumMaxSim", "fastlane k=1", "fastlane k=all", *gathered]
+    assert list(methods) == ["dense", "dense hnsw", "bm25", "full SumMaxSim", "fastlane k=1", "fastlane k=all", *gathered]
     for name, method in methods.items():
         assert name in result.stdout
         assert set(method["metrics"]) == set(METRICS)
@@ -52,9 +52,11 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
     assert methods["fastlane k=all gather"]["metrics"] == full["metrics"]
     assert methods["fastlane k=1 gather"]["comparisons"] < full["comparisons"]
     assert methods["dense"]["comparisons"] == 30
+    assert methods["dense hnsw"]["metrics"] == methods["dense"]["metrics"], "thirty vectors are one neighbourhood"
+    assert 0 < methods["dense hnsw"]["comparisons"] <= 200
     assert methods["bm25"]["comparisons"] is None
     pairs = {tuple(pair["methods"]): pair for pair in judged["significance"]["pairs"]}
-    assert len(pairs) == 7 * 6 // 2
+    assert len(pairs) == 8 * 7 // 2
     assert pairs["full SumMaxSim", "fastlane k=all"]["p"] == 1, "the same rankings"
     assert pairs["full SumMaxSim", "fastlane k=1 gather"]["p"] < 0.05
     assert report["environment"]["versions"]["torch"]
@@ -75,7 +77,7 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chunk that failed is encoded in the next run, those before it are not."""
-    monkeypatch.setattr("fastlane_rag.data.ingest._CHUNK", 10)
+    monkeypatch.setattr("fastlane_rag.index.ingestion.CHUNK", 10)
     real, encoded = FastLaneModel.encode_documents, []
 
     def failing(self: FastLaneModel, texts: list[str], **options: object) -> object:
@@ -113,7 +115,7 @@ def test_a_limit_and_chosen_methods(dataset: Path, tmp_path: Path) -> None:
     ("options", "code", "message"),
     [
         (["--split", "dev"], 1, "no split 'dev'"),
-        (["--methods", "bm52"], 2, "'bm52' is none of dense, bm25, full, fastlane, gather"),
+        (["--methods", "bm52"], 2, "'bm52' is none of dense, hnsw, bm25, full, fastlane, gather"),
         (["--route-k", "1,x"], 2, "'x' is neither"),
         (["--json", "no-such-folder/report.json"], 2, "no-such-folder is not a folder"),
         (["--limit", "0"], 2, "0 is not in the range"),
@@ -130,3 +132,20 @@ def test_judgements_of_another_corpus_are_noticed(dataset: Path) -> None:
     result = CliRunner().invoke(main, ["eval", str(dataset), "--methods", "bm25"])
     assert result.exit_code == 1
     assert "holds none of the documents" in result.stderr
+
+
+def test_a_document_budget_has_a_cache_of_its_own(dataset: Path, tmp_path: Path) -> None:
+    """Half the tokens are stored, beside what was stored whole."""
+    sizes = []
+    for more in ([], ["--document-budget", "0.5"]):
+        out = tmp_path / "report.json"
+        common = ["eval", str(dataset), "--methods", "full", "--cache", str(tmp_path / "cache"), "--json", str(out)]
+        result = CliRunner().invoke(main, [*common, *more])
+        assert result.exit_code == 0, result.output
+        (method,) = json.loads(out.read_text())["datasets"][0]["methods"]
+        sizes.append(method["comparisons"])
+    assert 0.45 < sizes[1] / sizes[0] < 0.55
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    bad = CliRunner().invoke(main, ["eval", str(dataset), "--document-budget", "1.5"])
+    assert bad.exit_code == 2
+    assert "'1.5' is neither" in bad.stderr

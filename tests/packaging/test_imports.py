@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "index": {"scoring", "model", "search", "explain"},
     "search": {"scoring", "model", "index"},
     "rerank": {"scoring", "model"},
-    "training": {"scoring", "model", "data", "evaluation"},
+    "training": {"scoring", "model", "index", "search", "data", "evaluation"},
     "evaluation": {"scoring", "model", "index", "search", "data"},
     "cli": {"scoring", "model", "index", "search", "data", "evaluation", "training", "rerank", "explain"},
 }
