@@ -55,6 +55,7 @@ CREATE TABLE documents (
     metadata TEXT NOT NULL,
     text TEXT NOT NULL);
 CREATE UNIQUE INDEX documents_place ON documents (segment, row);
+CREATE INDEX documents_doc ON documents (doc, segment, row);
 CREATE TABLE dead (
     n INTEGER PRIMARY KEY AUTOINCREMENT, segment INTEGER NOT NULL, row INTEGER NOT NULL);
 CREATE TABLE pending (n INTEGER PRIMARY KEY AUTOINCREMENT, checksum INTEGER NOT NULL, tokens BLOB NOT NULL);

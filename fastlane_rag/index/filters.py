@@ -38,10 +38,17 @@ _NUMBER = "e.type IN ('integer', 'real')"
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An SQL condition on the table `documents` and the values of its question marks."""
+    """An SQL condition on the table `documents` and the values of its question marks.
+
+    Attributes:
+        sql: the condition.
+        parameters: the values.
+        field: the same condition on the table `fields` (as e), where one indexed key decides it alone.
+    """
 
     sql: str
     parameters: tuple[Any, ...] = ()
+    field: str | None = None
 
 
 def compile_filter(filter: Mapping[str, Any], indexed: Collection[str] = ()) -> Compiled:
@@ -179,10 +186,8 @@ def _where(key: str, condition: Compiled, indexed: frozenset[str]) -> Compiled:
     key = catalogue_text(key)
     parameters = (key, *condition.parameters)
     if key in indexed:
-        return Compiled(
-            f"documents.doc IN (SELECT e.doc FROM fields AS e WHERE e.key = ? AND ({condition.sql}))",
-            parameters,
-        )
+        field = f"e.key = ? AND ({condition.sql})"
+        return Compiled(f"documents.doc IN (SELECT e.doc FROM fields AS e WHERE {field})", parameters, field)
     return Compiled(
         f"EXISTS (SELECT 1 FROM json_each(documents.metadata) AS e WHERE e.key = ? AND ({condition.sql}))",
         parameters,

@@ -8,6 +8,7 @@ the catalogue itself until there are enough of them for a segment; their row is 
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from sqlite3 import Connection
 from typing import Any
 
@@ -117,9 +118,21 @@ class Reader:
             return filter_
         return compile_filter(filter_, self.filter_keys())
 
-    def places(self, condition: Condition) -> list[Place]:
-        """Where the documents that meet a condition are, in no particular order."""
-        return self._select("segment, row", condition, "")
+    def places(self, condition: Condition) -> NDArray[np.int64]:
+        """(N, 2): segment and row of the documents that meet a condition, in no particular order."""
+        # Where indexed keys decide, the index on places serves, and no page with texts is read.
+        if isinstance(condition, Compiled) and condition.field is not None:
+            query = (
+                "SELECT d.segment, d.row FROM fields AS e CROSS JOIN documents AS d INDEXED BY documents_doc "
+                f"ON d.doc = e.doc WHERE {condition.field}"
+            )
+            found: Iterable[Any] = self.connection.execute(query, condition.parameters)
+        elif isinstance(condition, Compiled) and "metadata" not in condition.sql:
+            query = f"SELECT segment, row FROM documents INDEXED BY documents_doc WHERE {condition.sql}"
+            found = self.connection.execute(query, condition.parameters)
+        else:
+            found = self._select("segment, row", condition, "")
+        return np.fromiter(chain.from_iterable(found), np.int64).reshape(-1, 2)
 
     def ids_at(self, places: Iterable[Place]) -> list[str]:
         """The id of the document at each place."""

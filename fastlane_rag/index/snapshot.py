@@ -186,14 +186,11 @@ class Snapshot:
         p = int(np.searchsorted(self.starts, number, side="right")) - 1
         return self.parts[p].segment, self.parts[p].row(number - int(self.starts[p]))
 
-    def mask(self, places: list[Place]) -> Mask:
-        """(N,): true for the documents at these places."""
+    def mask(self, places: NDArray[np.int64]) -> Mask:
+        """(N,): true for the documents at these places, (M, 2) segments and rows."""
         mask = np.zeros(self.starts[-1], np.bool_)
-        if not places:
-            return mask
-        table = np.array(places, np.int64)
         for p, part in enumerate(self.parts):
-            rows = table[table[:, 0] == part.segment, 1]
+            rows = places[places[:, 0] == part.segment, 1]
             mask[self.starts[p] + part.positions(rows)] = True
         return mask
 
