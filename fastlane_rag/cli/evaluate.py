@@ -68,6 +68,7 @@ def _parse_budget(context: click.Context, option: click.Parameter, value: str | 
     callback=_parse_budget,
     help="Tokens the document router keeps: a number of tokens, or a share below 1. Default: what the model says.",
 )
+@click.option("--codec", default="auto", show_default=True, help="How the index of fastlane and gather stores tokens.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where encoded corpora are kept.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a report.")
 def evaluate(
@@ -78,6 +79,7 @@ def evaluate(
     limit: int | None,
     model: str | None,
     document_budget: float | None,
+    codec: str,
     cache: Path | None,
     out: Path | None,
 ) -> None:
@@ -87,14 +89,16 @@ def evaluate(
     dense     one mean-pooled vector a document, same encoder, exhaustive cosine
     hnsw      the same vectors behind a faiss HNSW graph
     bm25      stemmed words, k1 0.9, b 0.4
-    full      SumMaxSim of all query tokens with every document
+    full      SumMaxSim of all query tokens with every document, in half precision
     fastlane  k routed tokens gather, all tokens refine
     gather    k routed tokens alone
 
     A corpus is encoded once and kept (--cache) for the next run with the same model.
     """
     from fastlane_rag.evaluation.dataset import load_dataset
+    from fastlane_rag.index.codec import check_codec
 
+    check_codec(codec)
     loaded = [load_dataset(folder, split, limit=limit) for folder in datasets]  # bad input shows before any work
     if out is not None and not out.resolve().parent.is_dir():
         raise click.BadParameter(f"{out.parent} is not a folder", param_hint="--json")
@@ -114,6 +118,7 @@ def evaluate(
                     opened,
                     methods=methods,
                     route_ks=route_ks,
+                    codec=codec,
                     cache=cache or cache_dir() / "evaluation",
                     track=partial(_track, bar),
                 )

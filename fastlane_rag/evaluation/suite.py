@@ -31,6 +31,7 @@ def compare(
     *,
     methods: Sequence[str],
     route_ks: Sequence["RouteK"],
+    codec: str,
     cache: Path,
     track: Track,
 ) -> Iterator[Result]:
@@ -41,6 +42,7 @@ def compare(
         model: encodes.
         methods: some of `METHODS`.
         route_ks: for "fastlane" and "gather".
+        codec: of their index, as `FastLaneIndex.create` takes it; "full" compares half precision.
         cache: folder of encoded corpora.
         track: shows progress.
 
@@ -51,12 +53,17 @@ def compare(
     if not any(document in there for judged in dataset.qrels.values() for document in judged):
         raise DataError(f"{dataset.corpus_path} holds none of the documents that the split {dataset.split!r} judges")
     with ExitStack() as stack:
-        for method in _build(dataset, CorpusCache(cache, dataset, model, track), methods, route_ks, stack):
+        for method in _build(dataset, CorpusCache(cache, dataset, model, track), methods, route_ks, codec, stack):
             yield judge(method, dataset, track(dataset.queries.items(), f"{dataset.name}: {method.name}"))
 
 
 def _build(
-    dataset: Dataset, cache: CorpusCache, methods: Sequence[str], route_ks: Sequence["RouteK"], stack: ExitStack
+    dataset: Dataset,
+    cache: CorpusCache,
+    methods: Sequence[str],
+    route_ks: Sequence["RouteK"],
+    codec: str,
+    stack: ExitStack,
 ) -> Iterator[Method]:
     """Each method when it is its turn: nothing is encoded for a method nobody asked for."""
     if "dense" in methods:
@@ -67,10 +74,10 @@ def _build(
         passages = list(dataset.passages())
         yield Bm25([passage.id for passage in passages], [passage.content for passage in passages])
         del passages
-    if {"full", "fastlane", "gather"} & set(methods):
-        index = stack.enter_context(cache.index())
-        if "full" in methods:
-            yield Full(index)
+    if "full" in methods:
+        yield Full(stack.enter_context(cache.index()))
+    if {"fastlane", "gather"} & set(methods):
+        index = stack.enter_context(cache.coded(codec))
         for kind in ("fastlane", "gather"):
             if kind in methods:
                 yield from (FastLane(index, k, refine=kind == "fastlane") for k in route_ks)

@@ -16,20 +16,23 @@ __all__ = ["copy_live"]
 _CHUNK = 1000
 
 
-def copy_live(source: Storage, target: Storage) -> None:
+def copy_live(source: Storage, target: Storage, policy: str) -> None:
     """Make an index contain the live documents of another, in their order, and nothing else: one transaction.
 
-    The copy is one segment in the newest codec of the original, if that has one.
+    The copy is one segment, in the newest codec of the original if that has one and the policy (what the catalogue
+    calls the codec to store in) is the same, else in half precision.
     """
     with source.view() as view, target.changing:
         target.claim()
         with target.view() as before:
             old = [info.name for info in before.reader.segments().values()]
+        kept = policy == source.meta["codec"]
         codecs = [(source.codec(view.reader, name), tokens) for name, tokens in view.reader.codecs().items()][-1:]
+        codecs = codecs if kept else []
         info = _copied_rows(view, source, target, codecs[0][0] if codecs else HalfCodec())
         documents = _documents(view)
         with target.change() as change:
-            change.reset(source.meta, source.filter_keys)
+            change.reset({**source.meta, "codec": policy}, source.filter_keys)
             for codec, tokens in codecs:
                 change.add_codec(codec, tokens)
             segment, row = change.add_segment(info) if info is not None else 0, 0

@@ -407,18 +407,22 @@ class FastLaneIndex:
         """
         writing.compact(self._storage, retrain=retrain)
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> None:
         """Copy the live documents into a directory that `open` opens, without encoding them again.
 
         Args:
             path: a new or empty directory. Where the index lives already, there is nothing to do.
             overwrite: replace an index that `path` holds already, in one transaction.
+            codec: how the copy stores token embeddings, as `create` takes it; None keeps it as it is. From "fp16"
+                every other codec is as good as if the documents were added again.
 
         Raises:
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
+            InvalidInputError: there is no such codec.
             StorageError: the disk is full, or failed.
         """
+        stored = self._storage.meta["codec"] if codec is None else check_codec(codec)
         directory = Path(path).absolute()
         if self.path is not None and directory.resolve() == self.path.resolve():
             return
@@ -428,11 +432,19 @@ class FastLaneIndex:
         except (IndexNotFoundError, IndexFormatError):
             target = None
         if target is None:
-            target = Storage.create(directory, dict(source.meta), source.filter_keys, overwrite=overwrite)
+            meta: dict[str, str | int] = {**source.meta, "codec": stored}
+            target = Storage.create(directory, meta, source.filter_keys, overwrite=overwrite)
         try:
-            copy_live(source, target)
+            copy_live(source, target, stored)
         finally:
             target.close()
+        if stored != source.meta["codec"]:
+            recoded = Storage.open(directory, read_only=False)
+            try:
+                recoded.claim()
+                writing.tidy(recoded)
+            finally:
+                recoded.close()
 
     def verify(self) -> list[str]:
         """Read every byte and say what is wrong: one sentence a problem, naming the file; empty when sound."""

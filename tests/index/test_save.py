@@ -3,7 +3,7 @@
 import pytest
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
-from fastlane_rag.errors import IndexExistsError
+from fastlane_rag.errors import IndexExistsError, InvalidInputError
 
 QUERY = "what does a cat do?"
 
@@ -79,3 +79,30 @@ def test_a_save_that_fails_leaves_the_index_it_was_to_replace(model, tmp_path, m
         assert copy.ids({"legs": 4}) == ["old"]
         assert copy.search(QUERY, k=1)[0].id == "old"
         assert copy.verify() == []
+
+
+def test_a_copy_may_store_tokens_otherwise(model, tmp_path, passages, monkeypatch):
+    """From half precision to code and back, without encoding; the best hits stay."""
+    monkeypatch.setattr("fastlane_rag.index.recoding.TRAIN_TOKENS", 1000)
+    with FastLaneIndex.create(model=model, codec="fp16") as index:
+        index.add([p["text"] for p in passages[:60]], ids=[p["id"] for p in passages[:60]])
+        monkeypatch.setattr(FastLaneModel, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))
+        index.save(tmp_path / "coded", codec="residual4")
+        best = index.search("who decides about a proposal?", k=1)[0]
+    with FastLaneIndex.open(tmp_path / "coded", model=model) as coded:
+        assert coded.stats().codec == "residual4"
+        hit = coded.search("who decides about a proposal?", k=1)[0]
+        assert (hit.id, hit.score) == (best.id, pytest.approx(best.score, rel=0.03))
+        assert hit.score != best.score, "the rows are in code"
+        assert coded.verify() == []
+        coded.save(tmp_path / "plain", codec="fp16")
+    with FastLaneIndex.open(tmp_path / "plain", model=model) as plain:
+        assert plain.stats().codec == "fp16"
+        assert plain.search("who decides about a proposal?", k=1)[0].id == best.id
+        assert plain.verify() == []
+
+
+def test_an_unknown_codec_is_refused_before_anything_is_written(model, tmp_path):
+    with filled(model) as index, pytest.raises(InvalidInputError, match="residual3"):
+        index.save(tmp_path / "copy", codec="residual3")
+    assert not (tmp_path / "copy").exists()
