@@ -53,7 +53,8 @@ def test_the_best_passages_are_explained_in_terminal_and_page(model: FastLaneMod
     assert texts["walrus"] not in result.stdout
     assert f" 1. {hits[0].score:.3f}  lines" in result.stdout
     assert "\x1b" not in result.stdout
-    assert ranks(result.stdout.split("\n\n")[0])[0] == "line"
+    (route,) = model.route([QUERY], 1)
+    assert ranks(result.stdout.split("\n\n")[0])[0] == route.tokens[route.selected[0]]
     page = tmp_path / "page.html"
     result = CliRunner().invoke(main, [*command, "--html", str(page)])
     assert result.stdout == f"{page} explains the query and 2 passages\n"
