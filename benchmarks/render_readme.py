@@ -14,53 +14,46 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-COLUMNS = (
-    "method",
-    "nDCG@10",
-    "MRR@10",
-    "recall@10",
-    "recall@100",
-    "ms a query, p50 / p95",
-    "without encoding",
-    "comparisons a query",
-    "bytes a document",
-)
+MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "nDCG@10": lambda method: f"{method['metrics']['nDCG@10']:.3f}",
+    "ms a query without encoding, p50": lambda method: f"{method['search_ms']['p50']:.1f}",
+    "bytes a document": lambda method: _count(method["bytes_per_document"]),
+}
+NAMES = {"dense": "dense, mean-pooled", "bm25": "BM25"}
 
 
 def quality(results: Path) -> str:
-    """One table a dataset, from the results of `fastlane eval`."""
+    """One table a measure from the results of `fastlane eval`: a row a method, a column a dataset."""
     reports = [json.loads(path.read_text()) for path in sorted(results.glob("eval*.json"))]
-    return "\n\n".join(_report(report) for report in reports) or "Not measured yet."
+    datasets = [dataset for report in reports for dataset in report["datasets"]]
+    if not datasets:
+        return "Not measured yet."
+    methods = list(dict.fromkeys(method["method"] for dataset in datasets for method in dataset["methods"]))
+    tables = [_table(name, show, methods, datasets) for name, show in MEASURES.items()]
+    asked = ", ".join(f"{d['name']} {d['documents']:,} / {d['queries']:,} {d['split']}" for d in datasets)
+    sources = [_source(report) for report in reports]
+    return "\n\n".join([*tables, f"Documents / queries: {asked}.", *sources])
 
 
-def _report(report: dict[str, Any]) -> str:
+def _table(
+    measure: str, show: Callable[[dict[str, Any]], str], methods: Sequence[str], datasets: Sequence[dict[str, Any]]
+) -> str:
+    rows = [_line([measure, *(d["name"] for d in datasets)]), "|---" * (len(datasets) + 1) + "|"]
+    for name in methods:
+        found = [next((m for m in d["methods"] if m["method"] == name), None) for d in datasets]
+        label = NAMES.get(name, name.replace(" gather", ", unrefined").replace("fastlane", "FastLane"))
+        rows.append(_line([label, *("-" if m is None else show(m) for m in found)]))
+    return "\n".join(rows)
+
+
+def _source(report: dict[str, Any]) -> str:
     where = report["environment"]
-    parts = []
-    for dataset in report["datasets"]:
-        asked = f"{dataset['queries']:,} {dataset['split']} queries"
-        title = f"**{dataset['name']}**, {dataset['documents']:,} documents, {asked}"
-        rows = [_line(COLUMNS), "|---" * len(COLUMNS) + "|", *(_row(method) for method in dataset["methods"])]
-        parts.append(f"{title}\n\n" + "\n".join(rows))
     commit = (where["commit"] or "unknown")[:12] + ("+" if (where["commit"] or "").endswith("+") else "")
-    hardware = ", ".join(where["gpus"]) or f"{where['cpu']}, {where['cores']} cores"
-    parts.append(
+    hardware = ", ".join(where["gpus"]) or f"{where['cpu']}, {where['cores']} core(s)"
+    return (
         f"`{where['command']}`, {hardware}, {where['threads']} thread(s), torch {where['versions']['torch']}, "
         f"model {report['model']['name']} ({report['model']['fingerprint'][:12]}), commit {commit}"
     )
-    return "\n\n".join(parts)
-
-
-def _row(method: dict[str, Any]) -> str:
-    metrics, total, search = method["metrics"], method["total_ms"], method["search_ms"]
-    cells = [
-        method["method"],
-        *(f"{metrics[name]:.3f}" for name in ("nDCG@10", "RR@10", "R@10", "R@100")),
-        f"{total['p50']:.1f} / {total['p95']:.1f}",
-        f"{search['p50']:.1f} / {search['p95']:.1f}",
-        _count(method["comparisons"]),
-        _count(method["bytes_per_document"]),
-    ]
-    return _line(cells)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -27,6 +27,9 @@ _SHOWN_ERRORS = 10
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Passages encoded at once.")
 @click.option("--filter-key", "filter_keys", multiple=True, help="Metadata key to make fast to filter on.")
+@click.option(
+    "--codec", default="auto", show_default=True, help="How tokens are stored: auto, fp16, residual1, 2, 4 or 8."
+)
 @click.option("--skip-bad", is_flag=True, help="Leave out bad lines instead of stopping.")
 def index(
     corpus: str,
@@ -34,6 +37,7 @@ def index(
     model: str | None,
     batch_size: int | None,
     filter_keys: tuple[str, ...],
+    codec: str,
     skip_bad: bool,
 ) -> None:
     """Index the passages of CORPUS, JSON Lines, gzip or plain; "-" reads standard input.
@@ -50,7 +54,7 @@ def index(
         if not total:
             raise DataError(f"{corpus} holds no passage")
         quiet_libraries()
-        with _open_or_create(out, model, filter_keys) as target:
+        with _open_or_create(out, model, filter_keys, codec) as target:
             passages = read_passages(path, on_bad=lambda error: None)
             try:
                 done = add_passages(
@@ -97,16 +101,19 @@ def _check(path: Path) -> tuple[int, int]:
     return total, bad
 
 
-def _open_or_create(out: Path, model: str | None, filter_keys: tuple[str, ...]) -> "FastLaneIndex":
+def _open_or_create(out: Path, model: str | None, filter_keys: tuple[str, ...], codec: str) -> "FastLaneIndex":
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.errors import IndexNotFoundError
 
     try:
         opened = FastLaneIndex.open(out, model=model)
     except IndexNotFoundError:
-        return FastLaneIndex.create(out, model=model, filter_keys=filter_keys)
+        return FastLaneIndex.create(out, model=model, filter_keys=filter_keys, codec=codec)
     missing = set(filter_keys) - set(opened.stats().filter_keys)
     if missing:
         names = ", ".join(sorted(missing))
         click.echo(f"{out} was made without the filter key(s) {names}: filters on them work, only slower", err=True)
+    stored = opened.stats().codec
+    if codec not in ("auto", stored):
+        click.echo(f"{out} stores tokens as {stored}, and goes on doing so: --codec is for a new index", err=True)
     return opened

@@ -294,3 +294,17 @@ def test_debug_shows_where(run: Run, tmp_path: Path) -> None:
     result = run("--debug", "search", tmp_path, "q")
     assert result.exit_code == 1
     assert type(result.exception).__name__ == "IndexNotFoundError"
+
+
+def test_the_codec_is_chosen_when_an_index_is_made(run: Run, tmp_path: Path, passages: Passages) -> None:
+    """A later choice is passed over, and said so; an unknown one is refused."""
+    corpus = tmp_path / "two.jsonl"
+    corpus.write_text("".join(json.dumps(p) + "\n" for p in passages[:2]))
+    first = run("index", corpus, "--out", tmp_path / "index", "--codec", "fp16")
+    assert first.exit_code == 0, first.output
+    assert json.loads(run("stats", tmp_path / "index", "--json").stdout)["codec"] == "fp16"
+    again = run("index", corpus, "--out", tmp_path / "index", "--codec", "residual2")
+    assert "stores tokens as fp16, and goes on doing so" in again.stderr
+    unknown = run("index", corpus, "--out", tmp_path / "other", "--codec", "zip")
+    assert unknown.exit_code == 1
+    assert "'zip'" in unknown.stderr
