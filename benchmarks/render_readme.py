@@ -29,7 +29,12 @@ def quality(results: Path) -> str:
     if not datasets:
         return "Not measured yet."
     methods = list(dict.fromkeys(method["method"] for dataset in datasets for method in dataset["methods"]))
-    tables = [_table(name, show, methods, datasets) for name, show in MEASURES.items()]
+    refined = [name for name in methods if not name.endswith(" gather")]
+    # Every k has the same index.
+    stored = [name for name in refined if not name.startswith("fastlane") and name != "bm25"]
+    stored += [name for name in refined if name.startswith("fastlane")][-1:]
+    shown = dict(zip(MEASURES, (methods, refined, stored), strict=True))
+    tables = [_table(name, show, shown[name], datasets) for name, show in MEASURES.items()]
     asked = ", ".join(f"{d['name']} {d['documents']:,} / {d['queries']:,} {d['split']}" for d in datasets)
     sources = [_source(report) for report in reports]
     return "\n\n".join([*tables, f"Documents / queries: {asked}.", *sources])
