@@ -133,18 +133,18 @@ def _write_ranking(
         logger.info("encoding %d passages", len(passages))
         index.add([p.content for p in passages], ids=[p.id for p in passages], show_progress=False)
         logger.info("ranking them for %d queries", len(queries))
-        # The passage that a query was drawn from matches it word for word: nothing is learned from that.
         ranked = [
-            [(hit.id, hit.text) for hit in result.hits if query not in hit.text][:_DEPTH]
-            for query, result in zip(queries, search_many(index, queries, _DEPTH + 4, route_k="all"), strict=True)
+            (query, [(hit.id, hit.text) for hit in result.hits])
+            for query, result in zip(queries, search_many(index, queries, _DEPTH, route_k="all"), strict=True)
         ]
-    pairs = [(query, hits) for query, hits in zip(queries, ranked, strict=True) if len(hits) > _NEGATIVES]
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
-        for query, hits in pairs[dev_count:]:
-            best, *others = [text for _, text in hits]
-            negatives = draw.sample(others, _NEGATIVES)
-            file.write(json.dumps({"query": query, "pos": best, "neg": negatives}) + "\n")
-    _write_dev(folder / "dev", passages, pairs[:dev_count])
+        for query, hits in ranked[dev_count:]:
+            # The passage that a query was drawn from matches it word for word: nothing is learned from that.
+            others = [text for _, text in hits if query not in text]
+            if len(others) > _NEGATIVES:
+                negatives = draw.sample(others[1:], _NEGATIVES)
+                file.write(json.dumps({"query": query, "pos": others[0], "neg": negatives}) + "\n")
+    _write_dev(folder / "dev", passages, ranked[:dev_count])
     (folder / "ranking-is-complete").touch()
 
 
