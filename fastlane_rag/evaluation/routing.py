@@ -109,13 +109,8 @@ def _mean_overlap(sets: Sequence[set[Any]], most: int = 300) -> float:
 
 def _numbers(index: FastLaneIndex) -> dict[str, int]:
     with index._storage.view() as view:
-        places = [view.snapshot.place(n) for n in np.flatnonzero(_live(view)).tolist()]
-        return dict(zip(view.reader.ids_at(places), np.flatnonzero(_live(view)).tolist(), strict=True))
-
-
-def _live(view: Any) -> NDArray[np.bool_]:
-    live = view.snapshot.live
-    return np.ones(int(view.snapshot.starts[-1]), np.bool_) if live is None else live
+        numbers = view.snapshot.live_numbers.tolist()
+        return dict(zip(view.reader.ids_at(map(view.snapshot.place, numbers)), numbers, strict=True))
 
 
 def _usefulness(index: FastLaneIndex, query: RoutedQuery, gold: Sequence[int]) -> dict[str, NDArray[np.float64]]:

@@ -61,15 +61,13 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
         (C,) float32 scores and the document tokens each query token met.
     """
     scores = np.empty(len(numbers), np.float32)
-    bounds = np.searchsorted(numbers, snapshot.starts)
     met = 0
-    for p, part in enumerate(snapshot.parts):
-        chosen = numbers[bounds[p] : bounds[p + 1]] - snapshot.starts[p]
+    for part, here, chosen in snapshot.by_part(numbers):
         if len(chosen):
             rows, offsets = part.source.packed, part.offset_tensor
             selection = torch.from_numpy(chosen)
             found = maxsim(query, rows, document_offsets=offsets, selection=selection)
-            scores[bounds[p] : bounds[p + 1]] = found[0].numpy()
+            scores[here] = found[0].numpy()
             met += part.tokens(chosen)
     return scores, met
 
@@ -148,13 +146,11 @@ def _in_code(
     every = np.concatenate(numbers)
     chosen = np.sort(every[best(np.concatenate(partial), depth)])
     scores = np.empty(len(chosen), np.float32)
-    bounds = np.searchsorted(chosen, snapshot.starts)
     tokens = 0
-    for p in parts:
-        part, here = snapshot.parts[p], slice(bounds[p], bounds[p + 1])
-        rows = chosen[here] - snapshot.starts[p]
-        scores[here] = ready.scores(_codes(part), part.source.offsets, rows)
-        tokens += part.tokens(rows)
+    for part, here, rows in snapshot.by_part(chosen):
+        if len(rows):  # of the codec's own segments: nothing else was gathered
+            scores[here] = ready.scores(_codes(part), part.source.offsets, rows)
+            tokens += part.tokens(rows)
     centroids = len(first.codebook.centroids)
     others = len(query) - len(routed)
     return Found(chosen, scores, centroids * len(routed), centroids * others + tokens * len(query))

@@ -79,15 +79,13 @@ def _plain(part: Part) -> bool:
 
 def _sample(snapshot: Snapshot, count: int) -> NDArray[np.float32]:
     """(count, dim) live token rows drawn at random, each at most once."""
-    live = np.flatnonzero(np.ones(int(snapshot.starts[-1]), np.bool_) if snapshot.live is None else snapshot.live)
+    live = snapshot.live_numbers
     ends = np.cumsum(snapshot.lengths[live])
     drawn = np.sort(np.random.default_rng(0).choice(int(ends[-1]), count, replace=False))
     owner = np.searchsorted(ends, drawn, side="right")
     within = drawn - (ends - snapshot.lengths[live])[owner]
-    numbers = live[owner]
-    rows = []
-    for p, part in enumerate(snapshot.parts):
-        first, last = np.searchsorted(numbers, snapshot.starts[p : p + 2])
-        positions = part.source.offsets[numbers[first:last] - snapshot.starts[p]] + within[first:last]
-        rows.append(part.source.take(positions).astype(np.float32))
+    rows = [
+        part.source.take(part.source.offsets[documents] + within[here]).astype(np.float32)
+        for part, here, documents in snapshot.by_part(live[owner])
+    ]
     return np.concatenate(rows)

@@ -1,6 +1,6 @@
 """What an index holds at one commit: segments, which of their rows live, and the pending rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -180,6 +180,18 @@ class Snapshot:
     def tokens(self) -> int:
         """Token rows of the live documents."""
         return sum(part.live_tokens for part in self.parts)
+
+    @cached_property
+    def live_numbers(self) -> NDArray[np.int64]:
+        """The live documents, ascending."""
+        return np.arange(self.starts[-1]) if self.live is None else np.flatnonzero(self.live)
+
+    def by_part(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Part, slice, NDArray[np.int64]]]:
+        """For each part: which of these documents, ascending, it holds, and their positions in it."""
+        bounds = np.searchsorted(numbers, self.starts)
+        for p, part in enumerate(self.parts):
+            here = slice(bounds[p], bounds[p + 1])
+            yield part, here, numbers[here] - self.starts[p]
 
     def place(self, number: int) -> Place:
         """Segment and row of a document."""

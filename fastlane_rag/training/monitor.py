@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from fastlane_rag.evaluation.metrics import mean_scores, score_run
+from fastlane_rag.evaluation.routing import COLLAPSE_SHARE
 from fastlane_rag.model import FastLaneModel
 from fastlane_rag.scoring import maxsim
 from fastlane_rag.training.data import DevSet
@@ -23,9 +24,6 @@ from fastlane_rag.training.loss import RoutedTerms
 __all__ = ["CsvLog", "DevEvaluator", "RoutingMonitor"]
 
 logger = logging.getLogger("fastlane_rag.training")
-
-COLLAPSE_SHARE = 0.8
-"""Warn when one position is the best-routed one in more than this share of recent queries."""
 
 
 class RoutingMonitor(TrainerCallback):
