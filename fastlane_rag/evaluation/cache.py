@@ -4,13 +4,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlane_rag.data import Passage, add_passages
 from fastlane_rag.evaluation.dataset import Dataset
+from fastlane_rag.evaluation.whole import KeptRows, SideRecords, WholeEncoder, documents_with_rows, text_key
 
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
@@ -25,86 +26,151 @@ _CHUNK = 512
 class CorpusCache:
     """What one model made of one corpus: the index, and the vectors of the dense baseline.
 
+    The corpus goes through the encoder once, with all tokens. Smaller indexes, in a codec or with the tokens that the
+    document router keeps, are made from the stored rows.
+
     Args:
         root: the cache's folder; a sub-folder a pair of corpus and model is made in it.
         dataset: whose corpus.
-        model: encodes what is not there yet.
+        model: encodes what is not there yet. The budget of its document router is what `index` and `coded` keep by
+            default.
         track: wraps the passages while they are encoded, to show progress.
     """
 
     def __init__(self, root: Path, dataset: Dataset, model: "FastLaneModel", track: Track) -> None:
-        budget = model.encoder.document_router.budget
-        key = f"{dataset.name}-{dataset.corpus_hash()[:16]}-{model.fingerprint[:16]}"
-        if budget is not None:
-            # Which tokens are kept is the document router's doing, and the fingerprint leaves routers out.
-            key += f"-{budget}-{_router_digest(model)}"
-        self.folder = root / key
-        self._dataset = dataset
+        self.folder = root / f"{dataset.name}-{dataset.corpus_hash()[:16]}-{model.fingerprint[:16]}"
         self.model = model
+        self._dataset = dataset
         self._track = track
+        # Scores are the document router's doing, and the fingerprint leaves routers out.
+        self._router = router_digest(model)
+        self._records = SideRecords(self.folder / f"side-{self._router}")
 
-    def coded(self, codec: str) -> "FastLaneIndex":
-        """The same index with its tokens stored in a codec, as users have it."""
-        from fastlane_rag import FastLaneIndex
+    def coded(self, codec: str, budget: float | None = None) -> "FastLaneIndex":
+        """The index with its tokens stored in a codec, as users have it.
 
+        Args:
+            codec: as `FastLaneIndex.create` takes it.
+            budget: tokens the document router keeps; None: what the model says.
+        """
         if codec == "fp16":
-            return self.index()
-        path = self.folder / f"index-{codec}"
-        done = self.folder / f"index-{codec}-is-complete"
-        if not done.exists():
-            with self.index() as index:
+            return self.index(budget)
+        path = self._path(codec, budget)
+        if not _done(path).exists():
+            with self.index(budget) as index:
                 index.save(path, codec=codec, overwrite=True)
-            done.touch()
-        return FastLaneIndex.open(path, model=self.model, read_only=True)
+            _done(path).touch()
+        return self._open(path)
 
-    def index(self) -> "FastLaneIndex":
+    def index(self, budget: float | None = None) -> "FastLaneIndex":
         """The index in half precision, encoded as far as it is not yet: an interrupted run goes on."""
-        from fastlane_rag import FastLaneIndex
-        from fastlane_rag.errors import IndexNotFoundError
-
-        path = self.folder / "index"
-        done = self.folder / "index-is-complete"
-        if done.exists():
-            return FastLaneIndex.open(path, model=self.model, read_only=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            index = FastLaneIndex.open(path, model=self.model)
-        except IndexNotFoundError:
-            index = FastLaneIndex.create(path, model=self.model, codec="fp16")
-        with index:
-            add_passages(index, self._passages("encoding tokens"))
-        done.touch()
-        return FastLaneIndex.open(path, model=self.model, read_only=True)
+        budget = budget or self.model.encoder.document_router.budget
+        return self._whole() if budget is None else self._kept(budget)
 
     def dense(self) -> tuple[list[str], npt.NDArray[np.float32]]:
         """Ids and mean-pooled vectors, (N, h) float32, in the corpus's order."""
         path = self.folder / "dense.npy"
-        ids: list[str] = []
         if path.exists():
             vectors: npt.NDArray[np.float32] = np.load(path)
-            ids = [passage.id for passage in self._dataset.passages()]
-            return ids, vectors
-        self.folder.mkdir(parents=True, exist_ok=True)
-        parts, texts = [], []
+            return [passage.id for passage in self._dataset.passages()], vectors
+        known = self._records.pooled()
+        ids: list[str] = []
+        parts: list[Any] = []
+        missing: list[tuple[int, str]] = []
         for passage in self._passages("encoding single vectors"):
+            vector = known.get(text_key(passage.content))
+            if vector is None:
+                missing.append((len(ids), passage.content))
             ids.append(passage.id)
-            texts.append(passage.content)
-            if len(texts) == _CHUNK:
-                parts.append(self.model.encode_dense_documents(texts))
-                texts = []
-        if texts:
-            parts.append(self.model.encode_dense_documents(texts))
-        vectors = np.concatenate(parts)
+            parts.append(vector)
+            if len(missing) == _CHUNK:
+                self._fill(parts, missing)
+        self._fill(parts, missing)
+        vectors = np.stack([part for part in parts if part is not None])
+        self.folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"dense-{os.getpid()}.npy")
         np.save(draft, vectors)
         draft.replace(path)  # a half-written file never has the final name
         return ids, vectors
 
+    def scores(self) -> dict[bytes, npt.NDArray[np.float32]]:
+        """The document router's score of each stored token row, by `whole.text_key` of the document."""
+        known = self._records.scores()
+        with self._whole() as index:
+            for documents, _ in documents_with_rows(index):
+                missing = [one.text for one in documents if text_key(one.text) not in known]
+                if missing:  # encoded before the router was what it is now
+                    WholeEncoder(self.model, self._records).encode_documents(missing)
+        return self._records.scores()
+
+    def _whole(self) -> "FastLaneIndex":
+        path = self.folder / "index"
+        if not _done(path).exists():
+            with self._opened_or_made(path, WholeEncoder(self.model, self._records)) as index:
+                add_passages(index, self._passages("encoding tokens"))
+            _done(path).touch()
+        return self._open(path)
+
+    def _kept(self, budget: float) -> "FastLaneIndex":
+        """The rows that a budget keeps, of those of the whole index."""
+        import torch
+
+        from fastlane_rag.model.router import DocumentRouter
+
+        path = self._path("fp16", budget)
+        if not _done(path).exists():
+            scores, ready = self.scores(), KeptRows(self.model)
+            with self._whole() as source, self._opened_or_made(path, ready) as target:
+                for documents, rows in documents_with_rows(source):
+                    kept = []
+                    for one, whole in zip(documents, rows, strict=True):
+                        of_tokens = torch.from_numpy(scores[text_key(one.text)])[None]
+                        mask = DocumentRouter.keep(of_tokens, budget)[0].numpy()
+                        kept.append(whole[mask] if mask.any() else whole[:1])
+                    ready.prepare([one.text for one in documents], kept)
+                    target.ingest(documents, show_progress=False)
+            _done(path).touch()
+        return self._open(path)
+
+    def _opened_or_made(self, path: Path, model: Any) -> "FastLaneIndex":
+        from fastlane_rag import FastLaneIndex
+        from fastlane_rag.errors import IndexNotFoundError
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return FastLaneIndex.open(path, model=model)
+        except IndexNotFoundError:
+            return FastLaneIndex.create(path, model=model, codec="fp16")
+
+    def _open(self, path: Path) -> "FastLaneIndex":
+        from fastlane_rag import FastLaneIndex
+
+        return FastLaneIndex.open(path, model=self.model, read_only=True)
+
+    def _path(self, codec: str, budget: float | None) -> Path:
+        budget = budget or self.model.encoder.document_router.budget
+        kept = "" if budget is None else f"-{budget:.6g}-{self._router}"
+        return self.folder / f"index-{codec}{kept}"
+
+    def _fill(self, parts: list[Any], missing: list[tuple[int, str]]) -> None:
+        if missing:
+            for (position, _), vector in zip(
+                missing, self.model.encode_dense_documents([text for _, text in missing]), strict=True
+            ):
+                parts[position] = vector
+        missing.clear()
+
     def _passages(self, doing: str) -> Iterable[Passage]:
         return self._track(self._dataset.passages(), f"{self._dataset.name}: {doing}")
 
 
-def _router_digest(model: "FastLaneModel") -> str:
+def _done(path: Path) -> Path:
+    """The file that says an index is complete."""
+    return path.with_name(f"{path.name}-is-complete")
+
+
+def router_digest(model: "FastLaneModel") -> str:
+    """A short digest of the document router, which no fingerprint covers."""
     digest = hashlib.sha256()
     for name, value in sorted(model.encoder.document_router.state_dict().items()):
         digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())

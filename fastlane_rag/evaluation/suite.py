@@ -66,6 +66,8 @@ def _build(
     stack: ExitStack,
 ) -> Iterator[Method]:
     """Each method when it is its turn: nothing is encoded for a method nobody asked for."""
+    if {"full", "fastlane", "gather"} & set(methods):
+        cache.index().close()  # the pass that this takes yields the single vectors too
     if "dense" in methods:
         yield Dense(cache.model, *cache.dense())
     if "hnsw" in methods:

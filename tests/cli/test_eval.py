@@ -4,13 +4,17 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fastlane_rag import FastLaneModel
+from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.cli import main
+from fastlane_rag.evaluation.dataset import load_dataset
 from fastlane_rag.evaluation.metrics import METRICS
+from fastlane_rag.evaluation.whole import WholeEncoder, documents_with_rows
 
+REAL_ENCODE = FastLaneModel._encode
 Passages = list[dict[str, str]]
 
 
@@ -73,7 +77,7 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("a cached corpus was encoded again")
 
-    monkeypatch.setattr(FastLaneModel, "encode_documents", refuse)
+    monkeypatch.setattr(WholeEncoder, "encode_documents", refuse)
     monkeypatch.setattr(FastLaneModel, "encode_dense_documents", refuse)
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 0, again.output
@@ -86,25 +90,25 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(
 ) -> None:
     """The chunk that failed is encoded in the next run, those before it are not."""
     monkeypatch.setattr("fastlane_rag.index.ingestion.CHUNK", 10)
-    real, encoded = FastLaneModel.encode_documents, []
+    real, encoded = WholeEncoder.encode_documents, []
 
-    def failing(self: FastLaneModel, texts: list[str], **options: object) -> object:
+    def failing(self: WholeEncoder, texts: list[str], **options: object) -> object:
         if len(encoded) == 2:
             raise MemoryError("out of memory")
         encoded.append(len(texts))
         return real(self, texts, **options)  # type: ignore[arg-type]
 
     arguments = ["eval", str(dataset), "--methods", "full", "--cache", str(tmp_path / "cache")]
-    monkeypatch.setattr(FastLaneModel, "encode_documents", failing)
+    monkeypatch.setattr(WholeEncoder, "encode_documents", failing)
     result = CliRunner().invoke(main, arguments)
     assert (result.exit_code, encoded) == (1, [10, 10])
     assert "Error: out of memory" in result.stderr
 
-    def counting(self: FastLaneModel, texts: list[str], **options: object) -> object:
+    def counting(self: WholeEncoder, texts: list[str], **options: object) -> object:
         encoded.append(len(texts))
         return real(self, texts, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FastLaneModel, "encode_documents", counting)
+    monkeypatch.setattr(WholeEncoder, "encode_documents", counting)
     assert CliRunner().invoke(main, arguments).exit_code == 0
     assert encoded == [10, 10, 10]
 
@@ -142,18 +146,39 @@ def test_judgements_of_another_corpus_are_noticed(dataset: Path) -> None:
     assert "holds none of the documents" in result.stderr
 
 
-def test_a_document_budget_has_a_cache_of_its_own(dataset: Path, tmp_path: Path) -> None:
-    """Half the tokens are stored, beside what was stored whole."""
+def test_a_document_budget_is_kept_from_the_rows_encoded_once(dataset: Path, tmp_path: Path) -> None:
+    """Half the tokens are stored, the same that a model with that budget gives, and no text is encoded again."""
     sizes = []
     for more in ([], ["--document-budget", "0.5"]):
         out = tmp_path / "report.json"
-        common = ["eval", str(dataset), "--methods", "full", "--cache", str(tmp_path / "cache"), "--json", str(out)]
-        result = CliRunner().invoke(main, [*common, *more])
+        common = ["eval", str(dataset), "--methods", "dense,full", "--cache", str(tmp_path / "cache")]
+        with pytest.MonkeyPatch.context() as patch:
+            if more:
+                patch.setattr(FastLaneModel, "_encode", _queries_alone)
+            result = CliRunner().invoke(main, [*common, "--json", str(out), *more])
         assert result.exit_code == 0, result.output
-        (method,) = json.loads(out.read_text())["datasets"][0]["methods"]
-        sizes.append(method["comparisons"])
+        sizes.append(json.loads(out.read_text())["datasets"][0]["methods"][1]["comparisons"])
     assert 0.45 < sizes[1] / sizes[0] < 0.55
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    (folder,) = (tmp_path / "cache").iterdir()
+    (path,) = folder.glob("index-fp16-0.5-????????????????")
+    loaded = load_dataset(dataset)
+    model = FastLaneModel.from_pretrained(document_budget=0.5)
+    texts = [passage.content for passage in loaded.passages()]
+    with FastLaneIndex.open(path, read_only=True) as index:
+        stored = [rows for _, chunk in documents_with_rows(index) for rows in chunk]
+    for kept, direct in zip(stored, model.encode_documents(texts), strict=True):
+        assert len(kept) == len(direct)
+        np.testing.assert_allclose(kept, direct.numpy(), atol=0.02)
+    pooled = np.load(folder / "dense.npy")
+    np.testing.assert_allclose(pooled, model.encode_dense_documents(texts), atol=0.02)
+
+
+def _queries_alone(self: FastLaneModel, texts: list[str], task: str, *more: object) -> object:
+    assert task == "query", "a cached corpus was encoded again"
+    return REAL_ENCODE(self, texts, task, *more)  # type: ignore[arg-type]
+
+
+def test_a_document_budget_is_a_number_of_tokens_or_a_share(dataset: Path) -> None:
     bad = CliRunner().invoke(main, ["eval", str(dataset), "--document-budget", "1.5"])
     assert bad.exit_code == 2
     assert "'1.5' is neither" in bad.stderr

@@ -1,0 +1,178 @@
+"""One pass over a corpus for everything evaluation asks of it: token rows, router scores, the mean-pooled vector.
+
+A budget of the document router only leaves rows out, and the dense baseline pools the states that the tokens are made
+of: neither needs a second pass through the encoder.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastlane_rag.index import FastLaneIndex
+    from fastlane_rag.model import FastLaneModel, RoutedQuery
+
+__all__ = ["KeptRows", "SideRecords", "WholeEncoder", "documents_with_rows", "text_key"]
+
+Scores = npt.NDArray[np.float32]
+_CHUNK = 256
+
+
+def text_key(text: str) -> bytes:
+    """16 bytes that stand for a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+class SideRecords:
+    """What the encoder said of documents beside their token rows, in a folder of numpy archives.
+
+    Each archive holds `keys` (N, 16) uint8, `lengths` (N,) int64, `scores` (sum of lengths,) float32 and `pooled`
+    (N, h) float32. An archive appears whole or not at all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def append(self, texts: Sequence[str], scores: Sequence[Scores], pooled: npt.NDArray[np.float32]) -> None:
+        """Record some documents."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        keys = np.frombuffer(b"".join(map(text_key, texts)), np.uint8).reshape(-1, 16)
+        name = hashlib.sha256(keys.tobytes()).hexdigest()[:24]
+        draft = self._folder / f"{name}.{os.getpid()}.draft"
+        with draft.open("wb") as file:
+            np.savez(
+                file,
+                keys=keys,
+                lengths=np.array([len(s) for s in scores]),
+                scores=np.concatenate(scores),
+                pooled=pooled,
+            )
+        draft.replace(self._folder / f"{name}.npz")
+
+    def pooled(self) -> dict[bytes, npt.NDArray[np.float32]]:
+        """Mean-pooled vectors, (h,) each, by `text_key`."""
+        found: dict[bytes, npt.NDArray[np.float32]] = {}
+        for archive in self._archives():
+            found.update(zip(map(bytes, archive["keys"]), archive["pooled"], strict=True))
+        return found
+
+    def scores(self) -> dict[bytes, Scores]:
+        """Router scores, one a stored token row, by `text_key`."""
+        found: dict[bytes, Scores] = {}
+        for archive in self._archives():
+            ends = np.cumsum(archive["lengths"])[:-1]
+            found.update(zip(map(bytes, archive["keys"]), np.split(archive["scores"], ends), strict=True))
+        return found
+
+    def _archives(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self._folder.glob("*.npz")):
+            with np.load(path, allow_pickle=False) as archive:
+                yield {name: archive[name] for name in archive.files}
+
+
+class WholeEncoder:
+    """Stands in for a model while an index is made: all token rows of each document, and the rest into `records`.
+
+    Args:
+        model: encodes; the budget of its document router is left aside.
+        records: gets the scores and the pooled vectors before the rows are handed out, so that what is in the index
+            is in the records whatever interrupts the run.
+    """
+
+    def __init__(self, model: "FastLaneModel", records: SideRecords) -> None:
+        self.name, self.fingerprint, self.dim = model.name, model.fingerprint, model.dim
+        self._model = model
+        self._records = records
+
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
+    ) -> "list[Tensor]":
+        """All token rows, as the model gives them without a budget."""
+        import torch
+
+        from fastlane_rag.model.fastlane import _scored, _unit
+
+        with _observed(self._model):
+            rows = self._model._encode(texts, "document", batch_size, show_progress)
+        scored = [_scored(row) for row in rows]
+        scores = [row["document_scores"][mask].float().cpu().numpy() for row, mask in zip(rows, scored, strict=True)]
+        pooled = torch.nn.functional.normalize(torch.stack([row["pooled"] for row in rows]), dim=-1)
+        self._records.append(texts, scores, pooled.cpu().numpy())
+        return [_unit(row["token_embeddings"][mask]) for row, mask in zip(rows, scored, strict=True)]
+
+    def encode_routed(self, texts: Sequence[str], **options: Any) -> "list[RoutedQuery]":
+        """Queries, as the model gives them."""
+        return self._model.encode_routed(texts, **options)
+
+
+@contextmanager
+def _observed(model: "FastLaneModel") -> Iterator[None]:
+    """While it lasts, encoded documents come with `pooled` states and `document_scores`, and none is left out."""
+    router = model.encoder.document_router
+    budget = router.budget
+
+    def pool(module: Any, inputs: Any, features: dict[str, Any]) -> None:
+        mask = features["attention_mask"].bool()
+        states = features["token_embeddings"].float()
+        features["pooled"] = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def score(module: Any, inputs: Any, features: dict[str, Any]) -> None:
+        features["document_scores"] = router.score_tokens(
+            features["token_embeddings"], features["attention_mask"].bool(), features.get("input_ids")
+        )
+
+    hooks = [model.encoder.transformer.register_forward_hook(pool), router.register_forward_hook(score)]
+    router.budget = None
+    try:
+        yield
+    finally:
+        router.budget = budget
+        for hook in hooks:
+            hook.remove()
+
+
+class KeptRows:
+    """Stands in for a model while a smaller index is made from a larger one: hands over rows prepared by text."""
+
+    def __init__(self, model: Any) -> None:
+        self.name, self.fingerprint, self.dim = model.name, model.fingerprint, model.dim
+        self._ready: dict[bytes, Any] = {}
+
+    def prepare(self, texts: Sequence[str], rows: Sequence[Any]) -> None:
+        """The rows of the documents that are added next."""
+        self._ready = dict(zip(map(text_key, texts), rows, strict=True))
+
+    def encode_documents(self, texts: Sequence[str], **_: Any) -> list[Any]:
+        """The prepared rows."""
+        return [self._ready[text_key(text)] for text in texts]
+
+    def encode_routed(self, texts: Sequence[str], **_: Any) -> "list[RoutedQuery]":
+        """Nothing is asked while an index is made.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("prepared rows hold no queries; open the index with its model to search")
+
+
+def documents_with_rows(index: "FastLaneIndex") -> Iterator[tuple[list[Any], list[npt.NDArray[np.floating]]]]:
+    """The documents of an index in order of insertion, with their stored token rows, some at a time."""
+    with index._storage.view() as view:
+        parts = {part.segment: part for part in view.snapshot.parts}
+        ids = view.reader.ids(None)
+        placed = view.reader.placed(list(parts))
+        for first in range(0, len(ids), _CHUNK):
+            rows = []
+            for _, segment, row in placed[first : first + _CHUNK]:
+                part = parts[segment]
+                [position] = part.positions(np.array([row]))
+                rows.append(part.source.rows(*part.source.offsets[position : position + 2]))
+            yield view.reader.get(ids[first : first + _CHUNK]), rows
