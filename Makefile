@@ -9,11 +9,12 @@ SOURCES := pyproject.toml constraints.txt integrations/langchain/pyproject.toml 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all pytest lint format wheels clean
+.PHONY: help setup demo test test-all pytest lint format reproduce wheels clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
 	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones"
+	@echo "make reproduce measure every figure of the documents again (PARTS=quality DATA=DIR LIMIT=queries DATASETS=a,b)"
 	@echo "make setup     only the virtual environment;  make format, wheels, clean"
 
 setup: $(READY)
@@ -45,6 +46,11 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reproduce: $(READY)
+	$(BIN)/python benchmarks/reproduce.py $(PARTS) $(if $(DATA),--data $(DATA)) $(if $(LIMIT),--limit $(LIMIT)) \
+		$(if $(DATASETS),--datasets $(DATASETS))
+	$(BIN)/python benchmarks/render_readme.py
 
 wheels: $(READY)
 	for package in . integrations/langchain integrations/llama_index; do \

@@ -1,109 +1,65 @@
-"""Write the measured figures of benchmarks/results/ into README.md, between its markers.
+"""Write the measured figures of benchmarks/results/ between the markers of README.md and docs/figures.md.
 
 python benchmarks/render_readme.py           # rewrite the tables
-python benchmarks/render_readme.py --check   # exit code 1 when README.md differs from the results
+python benchmarks/render_readme.py --check   # exit code 1 when a document differs from the results
 """
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
 from pathlib import Path
-from typing import Any
+
+from tables import TABLES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "nDCG@10": lambda method: f"{method['metrics']['nDCG@10']:.3f}",
-    "ms a query without encoding, p50": lambda method: f"{method['search_ms']['p50']:.1f}",
-    "bytes a document": lambda method: _count(method["bytes_per_document"]),
-}
-NAMES = {"dense": "dense, mean-pooled", "bm25": "BM25"}
+DOCUMENTS = ("README.md", "docs/figures.md")
+BLOCK = re.compile(r"<!-- figures:(\S+) -->\n.*?<!-- /figures:\1 -->", flags=re.DOTALL)
 
 
-def quality(results: Path) -> str:
-    """One table a measure from the results of `fastlane eval`: a row a method, a column a dataset."""
-    reports = [json.loads(path.read_text()) for path in sorted(results.glob("eval*.json"))]
-    datasets = [dataset for report in reports for dataset in report["datasets"]]
-    if not datasets:
-        return "Not measured yet."
-    methods = list(dict.fromkeys(method["method"] for dataset in datasets for method in dataset["methods"]))
-    refined = [name for name in methods if not name.endswith(" gather")]
-    # Every k has the same index.
-    stored = [name for name in refined if not name.startswith("fastlane") and name != "bm25"]
-    stored += [name for name in refined if name.startswith("fastlane")][-1:]
-    shown = dict(zip(MEASURES, (methods, refined, stored), strict=True))
-    tables = [_table(name, show, shown[name], datasets) for name, show in MEASURES.items()]
-    asked = ", ".join(f"{d['name']} {d['documents']:,} / {d['queries']:,} {d['split']}" for d in datasets)
-    sources = [_source(report) for report in reports]
-    return "\n\n".join([*tables, f"Documents / queries: {asked}.", *sources])
-
-
-def _table(
-    measure: str, show: Callable[[dict[str, Any]], str], methods: Sequence[str], datasets: Sequence[dict[str, Any]]
-) -> str:
-    rows = [_line([measure, *(d["name"] for d in datasets)]), "|---" * (len(datasets) + 1) + "|"]
-    for name in methods:
-        found = [next((m for m in d["methods"] if m["method"] == name), None) for d in datasets]
-        label = NAMES.get(name, name.replace(" gather", ", unrefined").replace("fastlane", "FastLane"))
-        rows.append(_line([label, *("-" if m is None else show(m) for m in found)]))
-    return "\n".join(rows)
-
-
-def _source(report: dict[str, Any]) -> str:
-    where = report["environment"]
-    commit = (where["commit"] or "unknown")[:12] + ("+" if (where["commit"] or "").endswith("+") else "")
-    hardware = ", ".join(where["gpus"]) or f"{where['cpu']}, {where['cores']} core(s)"
-    return (
-        f"`{where['command']}`, {hardware}, {where['threads']} thread(s), torch {where['versions']['torch']}, "
-        f"model {report['model']['name']} ({report['model']['fingerprint'][:12]}), commit {commit}"
-    )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-TABLES: dict[str, Callable[[Path], str]] = {"quality": quality}
-
-
-def render(readme: str, results: Path = RESULTS) -> str:
-    """The README with every marked block replaced.
+def render(text: str, results: Path = RESULTS) -> str:
+    """A document with every marked block replaced by its table.
 
     Raises:
-        ValueError: a block's name is unknown, or a table has no block.
+        ValueError: there is no table of a block's name.
     """
-    seen = set()
 
     def replace(block: re.Match[str]) -> str:
         name = block[1]
         if name not in TABLES:
-            raise ValueError(f"README.md has a block {name!r}, there is no such table: {', '.join(TABLES)}")
-        seen.add(name)
+            raise ValueError(f"a block is named {name!r}, there is no such table: {', '.join(TABLES)}")
         return f"<!-- figures:{name} -->\n{TABLES[name](results)}\n<!-- /figures:{name} -->"
 
-    rendered = re.sub(r"<!-- figures:(\S+) -->\n.*?<!-- /figures:\1 -->", replace, readme, flags=re.DOTALL)
-    if missing := set(TABLES) - seen:
-        raise ValueError(f"README.md has no block for {', '.join(sorted(missing))}")
-    return rendered
+    return BLOCK.sub(replace, text)
+
+
+def check_places(texts: list[str]) -> None:
+    """Every table has one block in the documents.
+
+    Raises:
+        ValueError: one has none, or several.
+    """
+    found = Counter(block[1] for text in texts for block in BLOCK.finditer(text))
+    wrong = [f"{name} ({found[name]})" for name in TABLES if found[name] != 1]
+    if wrong:
+        raise ValueError(f"each table has one block in {' and '.join(DOCUMENTS)}, but not: {', '.join(wrong)}")
 
 
 def main() -> None:
-    """Rewrite or check README.md."""
+    """Rewrite or check the documents."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    path = ROOT / "README.md"
-    rendered = render(path.read_text())
-    if not check:
-        path.write_text(rendered)
-    elif rendered != path.read_text():
-        sys.exit("README.md differs from benchmarks/results/: run python benchmarks/render_readme.py")
+    check_places([(ROOT / name).read_text() for name in DOCUMENTS])
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text()
+        rendered = render(before)
+        if not check:
+            path.write_text(rendered)
+        elif rendered != before:
+            sys.exit(f"{name} differs from benchmarks/results/: run python benchmarks/render_readme.py")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from fastlane_rag.evaluation.whole import KeptRows, SideRecords, WholeEncoder, d
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
     from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.model.router import TokenRouter
 
 Track = Callable[[Iterable[Passage], str], Iterable[Passage]]
 """Passes passages through, showing progress; the text says what is done with them."""
@@ -43,7 +44,7 @@ class CorpusCache:
         self._dataset = dataset
         self._track = track
         # Scores are the document router's doing, and the fingerprint leaves routers out.
-        self._router = router_digest(model)
+        self._router = router_digest(model.encoder.document_router)
         self._records = SideRecords(self.folder / f"side-{self._router}")
 
     def coded(self, codec: str, budget: float | None = None) -> "FastLaneIndex":
@@ -169,9 +170,9 @@ def _done(path: Path) -> Path:
     return path.with_name(f"{path.name}-is-complete")
 
 
-def router_digest(model: "FastLaneModel") -> str:
-    """A short digest of the document router, which no fingerprint covers."""
+def router_digest(router: "TokenRouter") -> str:
+    """A short digest of a router's weights, which no fingerprint covers."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.encoder.document_router.state_dict().items()):
+    for name, value in sorted(router.state_dict().items()):
         digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -19,18 +19,20 @@ class FastLane:
         index: holds the corpus.
         route_k: query tokens to gather with.
         refine: False ranks by the routed tokens alone.
+        note: what sets this index apart from others in one comparison; goes into the name.
     """
 
-    def __init__(self, index: "FastLaneIndex", route_k: "RouteK", *, refine: bool = True) -> None:
+    def __init__(self, index: "FastLaneIndex", route_k: "RouteK", *, refine: bool = True, note: str = "") -> None:
         self._index = index
         self._route_k = route_k
         self._refine = refine
+        self._note = f", {note}" if note else ""
         self.bytes_per_document: float | None = index.stats().bytes_per_document
 
     @property
     def name(self) -> str:
         """ "fastlane k=4", or "fastlane k=4 gather" when not refined."""
-        return f"fastlane k={self._route_k}" + ("" if self._refine else " gather")
+        return f"fastlane k={self._route_k}" + ("" if self._refine else " gather") + self._note
 
     def answer(self, query: str, depth: int) -> Answer:
         """What `index.search(query, depth)` finds."""
@@ -47,10 +49,10 @@ class FastLane:
 class Full(FastLane):
     """SumMaxSim of all query tokens with every document: nothing is routed, nothing is approximate."""
 
-    def __init__(self, index: "FastLaneIndex") -> None:
-        super().__init__(index, "all", refine=False)
+    def __init__(self, index: "FastLaneIndex", *, note: str = "") -> None:
+        super().__init__(index, "all", refine=False, note=note)
 
     @property
     def name(self) -> str:
         """ "full SumMaxSim"."""
-        return "full SumMaxSim"
+        return f"full SumMaxSim{self._note}"

@@ -56,24 +56,31 @@ class Result:
         return fields
 
 
-def judge(method: Method, dataset: Dataset, queries: Iterable[tuple[str, str]] | None = None) -> Result:
+def judge(
+    method: Method, dataset: Dataset, queries: Iterable[tuple[str, str]] | None = None, *, deep: bool = True
+) -> Result:
     """Ask every query of the dataset alone, one after the other, and judge the answers.
 
     Args:
         method: built over the dataset's corpus.
         dataset: queries and judgements.
         queries: the dataset's queries in another wrapping, one that shows progress; pairs of id and text.
+        deep: ask each query once more for a hundred documents; False leaves recall@100 out.
     """
     for text in list(dataset.queries.values())[:_WARM_UP]:
         method.answer(text, DEPTH)  # opens files and fills caches; not timed
-    answers, deep = {}, {}
+    answers, hundred = {}, {}
     for query_id, text in dataset.queries.items() if queries is None else queries:
         answers[query_id] = method.answer(text, DEPTH)
-        deep[query_id] = method.answer(text, DEEP).ids
+        if deep:
+            hundred[query_id] = method.answer(text, DEEP).ids
     # Asking for more gathers more candidates, so the first ten of a deep ranking may be better than what a user
     # who asks for ten gets: each metric is judged on the ranking it is about.
     per_query = score_run(dataset.qrels, _others(dataset, {one: answer.ids for one, answer in answers.items()}))
-    per_query["R@100"] = score_run(dataset.qrels, _others(dataset, deep))["R@100"]
+    if deep:
+        per_query["R@100"] = score_run(dataset.qrels, _others(dataset, hundred))["R@100"]
+    else:
+        del per_query["R@100"]
     timed = list(answers.values())
     compared = [answer.comparisons for answer in timed if answer.comparisons is not None]
     return Result(

@@ -53,11 +53,11 @@ def compare(
     if not any(document in there for judged in dataset.qrels.values() for document in judged):
         raise DataError(f"{dataset.corpus_path} holds none of the documents that the split {dataset.split!r} judges")
     with ExitStack() as stack:
-        for method in _build(dataset, CorpusCache(cache, dataset, model, track), methods, route_ks, codec, stack):
+        for method in build(dataset, CorpusCache(cache, dataset, model, track), methods, route_ks, codec, stack):
             yield judge(method, dataset, track(dataset.queries.items(), f"{dataset.name}: {method.name}"))
 
 
-def _build(
+def build(
     dataset: Dataset,
     cache: CorpusCache,
     methods: Sequence[str],
@@ -65,7 +65,10 @@ def _build(
     codec: str,
     stack: ExitStack,
 ) -> Iterator[Method]:
-    """Each method when it is its turn: nothing is encoded for a method nobody asked for."""
+    """Each method when it is its turn, its index open as long as `stack`.
+
+    Nothing is encoded for a method nobody asked for.
+    """
     if {"full", "fastlane", "gather"} & set(methods):
         cache.index().close()  # the pass that this takes yields the single vectors too
     if "dense" in methods:
@@ -94,18 +97,20 @@ def report(
         "version": 1,
         "environment": environment.as_dict(),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "datasets": [
-            {
-                "name": dataset.name,
-                "split": dataset.split,
-                "corpus": dataset.corpus_hash(),
-                "documents": sum(1 for _ in dataset.passages()),
-                "queries": len(dataset.queries),
-                "methods": [result.as_dict() for result in of_dataset],
-                "significance": _significance(of_dataset),
-            }
-            for dataset, of_dataset in results
-        ],
+        "datasets": [of_dataset(dataset, found) for dataset, found in results],
+    }
+
+
+def of_dataset(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
+    """What the report says of one dataset."""
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "corpus": dataset.corpus_hash(),
+        "documents": sum(1 for _ in dataset.passages()),
+        "queries": len(dataset.queries),
+        "methods": [result.as_dict() for result in results],
+        "significance": _significance(results),
     }
 
 

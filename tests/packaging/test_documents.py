@@ -1,6 +1,7 @@
 """README.md and ARCHITECTURE.md say what is so."""
 
-import importlib.util
+import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -15,30 +16,86 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def render_readme() -> ModuleType:
+def render_readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script benchmarks/render_readme.py."""
-    spec = importlib.util.spec_from_file_location("render_readme", ROOT / "benchmarks" / "render_readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("render_readme")
 
 
-def test_the_figures_are_those_of_the_results(render_readme: ModuleType) -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert render_readme.render(readme) == readme, "run python benchmarks/render_readme.py"
+DOCUMENTS = ("README.md", "docs/figures.md")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_figures_are_those_of_the_results(render_readme: ModuleType, name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert render_readme.render(text) == text, "run python benchmarks/render_readme.py"
 
 
 def test_a_changed_figure_is_noticed(render_readme: ModuleType) -> None:
     """The check above would fail on a number typed by hand, and on a table without its place."""
-    readme = (ROOT / "README.md").read_text()
-    typed = readme.replace("<!-- /figures:quality -->", "| fastlane | .999 |\n<!-- /figures:quality -->")
-    assert render_readme.render(typed) == readme
-    with pytest.raises(ValueError, match="no block for quality"):
-        render_readme.render("# FastLane RAG\n")
+    texts = [(ROOT / name).read_text() for name in DOCUMENTS]
+    render_readme.check_places(texts)
+    typed = texts[0].replace("<!-- /figures:main -->", "| fastlane | .999 |\n<!-- /figures:main -->")
+    assert render_readme.render(typed) == texts[0]
+    with pytest.raises(ValueError, match=r"but not: main \(0\)"):
+        render_readme.check_places(["# FastLane RAG\n", texts[1]])
     with pytest.raises(ValueError, match="'speed'"):
         render_readme.render("<!-- figures:speed -->\n<!-- /figures:speed -->\n")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_figure_outside_the_tables_is_no_measurement(render_readme: ModuleType, name: str) -> None:
+    """Whatever looks measured, a decimal fraction, a percentage or a time, stands in a table made from a file."""
+    prose = render_readme.BLOCK.sub("", (ROOT / name).read_text())
+    prose = re.sub(r"```.*?```|^ {4}.*$|`[^`]*`", "", prose, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"Python 3\.\d+|arXiv \d{4}\.\d+|Apache-2\.0|PEP \d+", "", prose)
+    assert not re.findall(r"\d*\.\d+|\d+ ?%|\d+ ms\b|\d+ MRR", prose)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_linked_files_exist(name: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / name).read_text())
+    assert not [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
+
+
+def test_tables_of_every_part(render_readme: ModuleType, tmp_path: Path) -> None:
+    """Results of each part make a table that shows them; numbers worked out by hand."""
+    where = {
+        "cpu": "a CPU",
+        "cores": 2,
+        "gpus": [],
+        "threads": 1,
+        "commit": "0123456789abcdef+",
+        "versions": {"torch": "2"},
+    }
+    tables = importlib.import_module("tables")
+
+    def method(name: str, quality: float) -> dict[str, object]:
+        metrics = dict.fromkeys(("nDCG@10", "RR@10", "R@10", "R@100"), quality)
+        times = {"p50": 1.5, "p95": 2.5}
+        return {"method": name, "metrics": metrics, "search_ms": times, "total_ms": times, "comparisons": 1000.0} | {
+            "bytes_per_document": 2048.0
+        }
+
+    def judged(name: str, documents: int, full: float, one: float) -> dict[str, object]:
+        methods = [method("dense", 0.5), method("full SumMaxSim", full), method("fastlane k=1", one)]
+        facts = {"name": name, "documents": documents, "queries": 7, "split": "test", "methods": methods}
+        return {"environment": where, "results": facts}
+
+    steps = {"small": judged("small", 100, 0.8, 0.6), "large": judged("large", 5000, 0.4, 0.4)}
+    (tmp_path / "quality.json").write_text(json.dumps({"steps": steps}))
+    main_table = tables.main_table(tmp_path)
+    assert "| full SumMaxSim | 0.600 | 0.800 | 0.400 | 1.5 | 2,048 |" in main_table
+    assert "ms at 5,000" in main_table
+    assert "commit 0123456789ab+" in main_table
+    assert "worst on small, 75.0%" in tables.quality(tmp_path)
+    assert "| k = 1 refined, of full SumMaxSim | 83.3% | 75.0% (small) | 2 |" in tables.acceptance(tmp_path)
+    rows = [{"method": "dense", "MRR@10": 0.25, "nDCG@10": 0.3, "p50_ms": 2.0, "comparisons": 9.0}]
+    rows[0]["published"] = {"MRR@10": 0.344}  # type: ignore[assignment]
+    found = {"rows": rows, "queries": 500, "documents": 100000, "split": "test", "measured_in": where}
+    (tmp_path / "paper.json").write_text(json.dumps({"steps": {"arxiv": {"results": found}}}))
+    assert "| dense, mean-pooled | 0.250 | 0.300 | 2.0 | 1.0 | 9 | 0.344 | - |" in tables.paper(tmp_path)
+    assert tables.sweep(tmp_path) == tables.NOT_MEASURED
 
 
 def test_the_python_of_the_readme_compiles() -> None:

@@ -1,0 +1,138 @@
+"""The process that `reproduction.memory` watches: opens an index, answers encoded queries, reports its own memory.
+
+python benchmarks/reproduction/serve.py INDEX QUERIES.npz '{"route_k": 1}'
+"""
+
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastlane_rag.model import RoutedQuery
+
+_K = 10
+
+
+def write_queries(path: Path, queries: "Sequence[RoutedQuery]") -> None:
+    """Encoded queries as a numpy archive."""
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            lengths=np.array([len(query.scores) for query in queries]),
+            embeddings=np.concatenate([query.embeddings.cpu().numpy() for query in queries]),
+            scores=np.concatenate([query.scores.cpu().numpy() for query in queries]),
+        )
+
+
+def read_queries(path: Path) -> "list[RoutedQuery]":
+    """What `write_queries` wrote; token strings are left out."""
+    import torch
+
+    from fastlane_rag.model import RoutedQuery
+
+    with np.load(path, allow_pickle=False) as archive:
+        ends = np.cumsum(archive["lengths"])[:-1]
+        parts = zip(np.split(archive["embeddings"], ends), np.split(archive["scores"], ends), strict=True)
+        return [RoutedQuery(torch.from_numpy(rows), torch.from_numpy(s), [""] * len(s)) for rows, s in parts]
+
+
+def resident(index: Path) -> dict[str, float]:
+    """MiB of this process: all that is resident, what no file backs, and what is resident of the index's files.
+
+    Raises:
+        OSError: the system has no /proc/self/smaps (Linux has).
+    """
+    sizes = {"total": 0, "private": 0, "index_resident": 0, "index_mapped": 0}
+    ours = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if header := re.match(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)", line):
+            ours = header[1].startswith(str(index))
+        elif line.startswith(("Rss:", "Anonymous:", "Size:")):
+            name, kilobytes = line.split()[:2]
+            if name == "Rss:":
+                sizes["total"] += int(kilobytes)
+                sizes["index_resident"] += int(kilobytes) if ours else 0
+            elif name == "Anonymous:":
+                sizes["private"] += int(kilobytes)
+            elif ours:
+                sizes["index_mapped"] += int(kilobytes)
+    return {name: kilobytes / 1024 for name, kilobytes in sizes.items()}
+
+
+def forget(index: Path) -> None:
+    """Ask the system to drop the index's pages from its cache, so that reading starts at the disk."""
+    for path in index.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Search every query alone, first with a cold cache, then again."""
+    from fastlane_rag import FastLaneIndex
+    from fastlane_rag.search import search_many
+
+    with FastLaneIndex.create(model=_Nothing()) as warm:  # imports and compiled kernels before the clock
+        del warm
+    queries = read_queries(queries_path)
+    forget(index_path)
+    before = resident(index_path)
+    start = time.perf_counter()
+    index = FastLaneIndex.open(index_path, read_only=True)
+    opening = time.perf_counter() - start
+    opened = resident(index_path)
+    passes = []
+    for _ in range(2):
+        seconds = []
+        for query in queries:
+            start = time.perf_counter()
+            search_many(index, [query], _K, **options)
+            seconds.append(time.perf_counter() - start)
+        passes.append(sorted(seconds))
+    after = resident(index_path)
+    index.close()
+    cold, again = passes
+    return {
+        "open_ms": opening * 1e3,
+        "cold_p50_ms": statistics.median(cold) * 1e3,
+        "cold_p95_ms": cold[int(0.95 * len(cold))] * 1e3,
+        "p50_ms": statistics.median(again) * 1e3,
+        "p95_ms": again[int(0.95 * len(again))] * 1e3,
+        "mib_before": before["total"],
+        "mib_after": after["total"],
+        "mib_private_before": before["private"],
+        "mib_private_after": after["private"],
+        "mib_index_mapped": after["index_mapped"],
+        "mib_index_resident_when_opened": opened["index_resident"],
+        "mib_index_resident": after["index_resident"],
+    }
+
+
+class _Nothing:
+    """A model for an index that stays empty."""
+
+    name, fingerprint, dim = "nothing", "nothing", 8
+
+    def encode_documents(self, texts: Any, **_: Any) -> Any:
+        raise NotImplementedError
+
+    def encode_routed(self, texts: Any, **_: Any) -> Any:
+        raise NotImplementedError
+
+
+if __name__ == "__main__":
+    path, queries, options = sys.argv[1:]
+    print(json.dumps(serve(Path(path), Path(queries), json.loads(options))))

@@ -1,0 +1,373 @@
+"""Tables for README.md and docs/figures.md, each made of files in benchmarks/results/ and of nothing else."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+Method = dict[str, Any]
+NOT_MEASURED = "Not measured yet."
+DEFAULT = "fastlane k=16"
+"""What `FastLaneIndex.search` does when nothing is said."""
+FULL, PAPER = "full SumMaxSim", "fastlane k=1 gather, fp16"
+MAIN = ("dense", "bm25", FULL, "fastlane k=1", "fastlane k=4", DEFAULT, "hybrid")
+METRIC = "nDCG@10"
+_NAMES = {"dense": "dense, mean-pooled", "bm25": "BM25", "hybrid": "FastLane and BM25 (hybrid)"}
+
+
+def main_table(results: Path) -> str:
+    """The README's one table: quality on each set and on average, latency and bytes."""
+    datasets, sources = judged(results)
+    if not datasets:
+        return NOT_MEASURED
+    largest = max(datasets, key=lambda d: int(d["documents"]))
+    header = [METRIC, "average", *(d["name"] for d in datasets), f"ms at {largest['documents']:,}", "bytes a document"]
+    rows = []
+    for name in MAIN:
+        found = [method(d, name) for d in datasets]
+        if not any(found):
+            continue
+        values = [None if m is None else float(m["metrics"][METRIC]) for m in found]
+        there = [m["bytes_per_document"] for m in found if m and m["bytes_per_document"]]
+        at_largest = method(largest, name)
+        rows.append(
+            [
+                label(name) + (" (default)" if name == DEFAULT else ""),
+                decimal(None if None in values else mean(v for v in values if v is not None)),
+                *(decimal(value) for value in values),
+                "-" if at_largest is None else f"{at_largest['search_ms']['p50']:.1f}",
+                count(mean(there) if there else None),
+            ]
+        )
+    where = f"`ms`: p50 of one search on {largest['name']}, {largest['documents']:,} documents, without encoding."
+    return "\n\n".join([table(header, rows), f"{where} {asked(datasets)}", *sources])
+
+
+def quality(results: Path) -> str:
+    """Every method on every dataset, one table a measure, the worst dataset of each method named."""
+    datasets, sources = judged(results)
+    if not datasets:
+        return NOT_MEASURED
+    names = list(dict.fromkeys(m["method"] for d in datasets for m in d["methods"]))
+    measures: dict[str, Callable[[Method], str]] = {
+        METRIC: lambda m: decimal(m["metrics"][METRIC]),
+        "MRR@10": lambda m: decimal(m["metrics"]["RR@10"]),
+        "recall@10": lambda m: decimal(m["metrics"]["R@10"]),
+        "recall@100": lambda m: decimal(m["metrics"]["R@100"]),
+        "ms a query without encoding, p50 / p95": lambda m: (
+            f"{m['search_ms']['p50']:.1f} / {m['search_ms']['p95']:.1f}"
+        ),
+        "ms a query with encoding, p50 / p95": lambda m: f"{m['total_ms']['p50']:.1f} / {m['total_ms']['p95']:.1f}",
+        "comparisons a query": lambda m: count(m["comparisons"]),
+        "bytes a document": lambda m: count(m["bytes_per_document"]),
+    }
+    tables = []
+    for measure, show in measures.items():
+        quality_of = {METRIC: METRIC, "MRR@10": "RR@10", "recall@10": "R@10", "recall@100": "R@100"}.get(measure)
+        rows = []
+        for name in names:
+            found = [method(d, name) for d in datasets]
+            row = [label(name), *("-" if m is None else show(m) for m in found)]
+            if quality_of:
+                values = [m["metrics"][quality_of] for m in found if m]
+                row.append(decimal(mean(values) if len(values) == len(datasets) else None))
+            rows.append(row)
+        tables.append(table([measure, *(d["name"] for d in datasets), *(["average"] if quality_of else [])], rows))
+    return "\n\n".join([*tables, asked(datasets), worst(datasets), *sources])
+
+
+def worst(datasets: Sequence[dict[str, Any]]) -> str:
+    """The dataset where FastLane loses most to full SumMaxSim, and most to the better of dense and BM25."""
+    lines = []
+    for name in ("fastlane k=1", DEFAULT):
+        for text, rivals in (("full SumMaxSim", (FULL,)), ("the better of dense and BM25", ("dense", "bm25"))):
+            ratios = {}
+            for d in datasets:
+                mine, theirs = method(d, name), [m for m in (method(d, r) for r in rivals) if m]
+                if mine and theirs:
+                    ratios[d["name"]] = mine["metrics"][METRIC] / max(m["metrics"][METRIC] for m in theirs)
+            if ratios:
+                least = min(ratios, key=lambda one: ratios[one])
+                lines.append(f"{label(name)} against {text}: worst on {least}, {ratios[least]:.1%} of its {METRIC}.")
+    return " ".join(lines)
+
+
+def acceptance(results: Path) -> str:
+    """Ratios of averages over datasets, and their least value on one dataset."""
+    datasets, _ = judged(results)
+    if not datasets:
+        return NOT_MEASURED
+    wanted = (
+        ("one routed token alone, of full SumMaxSim", PAPER, FULL),
+        ("one routed token alone, 4 bits, of full SumMaxSim", "fastlane k=1 gather", FULL),
+        ("k = 1 refined, of full SumMaxSim", "fastlane k=1", FULL),
+        ("k = 4 refined, of full SumMaxSim", "fastlane k=4", FULL),
+        ("the default, of full SumMaxSim", DEFAULT, FULL),
+        ("one routed token alone, of the single vector", PAPER, "dense"),
+        ("k = 1 refined, of the single vector", "fastlane k=1", "dense"),
+        ("the default, of the single vector", DEFAULT, "dense"),
+        ("a third of the document tokens, full SumMaxSim, of all tokens", f"{FULL}, third", FULL),
+        ("a third of the document tokens, the default, of all tokens", f"{DEFAULT}, third", DEFAULT),
+    )
+    rows = []
+    for text, above, below in wanted:
+        pairs = [(d["name"], method(d, above), method(d, below)) for d in datasets]
+        values = [(name, a["metrics"][METRIC], b["metrics"][METRIC]) for name, a, b in pairs if a and b]
+        if not values:
+            continue
+        least = min(values, key=lambda v: v[1] / v[2])
+        ratio = mean(v[1] for v in values) / mean(v[2] for v in values)
+        rows.append([text, f"{ratio:.1%}", f"{least[1] / least[2]:.1%} ({least[0]})", str(len(values))])
+    return table([f"{METRIC} of averages", "ratio", "worst set", "sets"], rows)
+
+
+def paper(results: Path) -> str:
+    """The paper's Table 1 beside ours, and what differs."""
+    steps = steps_of(results, "paper")
+    if not steps:
+        return NOT_MEASURED
+    tables = []
+    for name, step in steps.items():
+        found, where = step["results"], step["results"]["measured_in"]
+        rows = []
+        for row in found["rows"]:
+            published = row["published"] or {}
+            asked_for = found["queries"]
+            rows.append(
+                [
+                    label(row["method"]),
+                    decimal(row["MRR@10"]),
+                    decimal(row["nDCG@10"]),
+                    f"{row['p50_ms']:.1f}",
+                    f"{row['p50_ms'] * asked_for / 1e3:.1f}",
+                    count(row["comparisons"]),
+                    decimal(published.get("MRR@10")),
+                    f"{published['seconds']:.2f}" if "seconds" in published else "-",
+                ]
+            )
+        header = [name, "MRR@10", METRIC, "ms p50", f"s for {found['queries']:,} queries", "comparisons"]
+        tables.append(table([*header, "published MRR@10", "published s"], rows))
+        tables.append(
+            f"Ours: {hardware(where)}, {found['documents']:,} arXiv abstracts asked for by their titles "
+            f"({found['queries']:,} {found['split']} queries, one a call, p50 times their number), the bundled "
+            "22.7 M parameter model with 128 dimensions a token. Published (arXiv 2601.06389): MRR@10 on MS MARCO dev, "
+            "a BERT-sized encoder trained there, seconds over a corpus of 100,000 passages on an NVIDIA T4. Queries, "
+            "documents, model and hardware differ: compare ratios within a column, not figures across. "
+            f"The row '{label(PAPER)}' does what the paper does: one routed token against every token of every "
+            "document, nothing approximate; the rows below it gather through the index."
+        )
+    return "\n\n".join(tables)
+
+
+def sweep(results: Path) -> str:
+    """Latency, quality, bytes and comparisons against k, document tokens and bits."""
+    steps = steps_of(results, "sweep")
+    if not steps:
+        return NOT_MEASURED
+    found = [step["results"] for step in steps.values()]
+    parts = []
+    for name in dict.fromkeys(f["dataset"] for f in found):
+        mine = [f for f in found if f["dataset"] == name]
+        whole = next((f for f in mine if f["budget"] is None and f["bits"] == 4), None)
+        if whole:
+            rows = [
+                [
+                    str(p["route_k"]),
+                    "yes" if p["refine"] else "no",
+                    decimal(p[METRIC]),
+                    f"{p['p50_ms']:.1f}",
+                    f"{p['p95_ms']:.1f}",
+                    count(p["comparisons"]),
+                    p["lane"],
+                ]
+                for p in whole["points"]
+            ]
+            header = [f"{name}: k", "refined", METRIC, "ms p50", "p95", "comparisons", "lane"]
+            parts.append(table(header, rows))
+        rows = []
+        for f in mine:
+            p = next(p for p in f["points"] if p["route_k"] == 16 and p["refine"])
+            kept = "all" if f["budget"] is None else str(f["budget"])
+            rows.append(
+                [kept, str(f["bits"]), decimal(p[METRIC]), f"{p['p50_ms']:.1f}", count(f["bytes_per_document"])]
+            )
+        parts.append(table([f"{name}: document tokens", "bits", f"{METRIC}, k = 16", "ms p50", "bytes"], rows))
+        parts.append(f"![Pareto plots](../benchmarks/results/sweep-{name}.svg)")
+    return "\n\n".join([*parts, source("sweep", steps)])
+
+
+def routing(results: Path) -> str:
+    """Where the router looks, whether that agrees with usefulness, and other choices of tokens."""
+    steps = steps_of(results, "routing")
+    if not steps:
+        return NOT_MEASURED
+    found = {name: step["results"] for name, step in steps.items()}
+    rows = [
+        ["share of queries that route the commonest position first"]
+        + [f"{one['top_position_share']:.1%}" for one in found.values()],
+        ["overlap (Jaccard) of routed positions between queries, k = 4"]
+        + [decimal(one["position_overlap"]) for one in found.values()],
+        ["the same of tokens drawn at random"] + [decimal(one["position_overlap_at_random"]) for one in found.values()],
+        ["overlap of routed token strings"] + [decimal(one["token_overlap"]) for one in found.values()],
+        ['tokens of `route_k="auto"`, of all tokens of the query']
+        + [
+            f"{one['ablations']['auto']['mean_tokens']:.1f} of {one['ablations']['auto']['mean_query_tokens']:.1f}"
+            for one in found.values()
+        ],
+    ]
+    for kind, text in (("alone", "finds the passage alone"), ("left_out", "is missed when left out")):
+        for name in ("router", "rarity", "position", "norm"):
+            values = [decimal(one["usefulness"][kind][name]) for one in found.values()]
+            rows.append([f"correlation of {name} with how well a token {text}", *values])
+    parts = [table(["router", *found], rows)]
+    for name, one in found.items():
+        a = one["ablations"]
+        chosen = [[c, *(decimal(v) for v in values)] for c, values in a["chosen_by"].items()]
+        parts.append(table([f"{name}: {METRIC} of k tokens alone, chosen by", *(f"k={k}" for k in a["k"])], chosen))
+    heated = [
+        [name, decimal(one["ablations"]["argmax"]["1"]), *(decimal(v) for v in one["ablations"]["temperature"]["1"])]
+        for name, one in found.items()
+    ]
+    ts = next(iter(found.values()))["ablations"]["temperatures"]
+    parts.append(table(["one token drawn at temperature", "the best", *map(str, ts)], heated))
+    first = next(iter(found))
+    parts += [
+        f"![shares over queries](../benchmarks/results/routing-queries-{first}.png)",
+        f"![self-attention of the router](../benchmarks/results/routing-attention-{first}.png)",
+        "![ablations](../benchmarks/results/routing-ablations.svg)",
+        "![positions](../benchmarks/results/routing-positions.svg)",
+        source("routing", steps),
+    ]
+    return "\n\n".join(parts)
+
+
+def robustness(results: Path) -> str:
+    """nDCG@10 under cut passages, short and long queries, typos."""
+    steps = steps_of(results, "robustness")
+    if not steps:
+        return NOT_MEASURED
+    found = [step["results"] for step in steps.values()]
+    texts = {
+        "passages": "passages cut at tokens",
+        "typos": "words misspelt",
+        "queries": "query tokens (questions about one passage joined and cut)",
+    }
+    parts = []
+    for kind, text in texts.items():
+        mine = [f for f in found if f["kind"] == kind]
+        if not mine:
+            continue
+        names = list(mine[0]["methods"])
+        rows = [
+            [f["dataset"], f"{f['value']:.0%}" if kind == "typos" else str(f["value"]), count(f["queries"])]
+            + [decimal(f["methods"][name][METRIC]) for name in names]
+            for f in mine
+        ]
+        parts.append(table([METRIC, text, "queries", *map(label, names)], rows))
+    return "\n\n".join([*parts, "![the same](../benchmarks/results/robustness.svg)", source("robustness", steps)])
+
+
+def memory(results: Path) -> str:
+    """What of an index is resident while it is searched."""
+    steps = steps_of(results, "memory")
+    if not steps:
+        return NOT_MEASURED
+    rows = []
+    for step in steps.values():
+        f = step["results"]
+        rows.append(
+            [
+                f"{f['dataset']}, {f['documents']:,} documents, {f['codec']}",
+                f["mode"],
+                f"{f['index_bytes'] / 2**20:,.0f}",
+                f"{f['mib_index_resident_when_opened']:,.0f}",
+                f"{f['mib_index_resident']:,.0f}",
+                f"{f['mib_private_after'] - f['mib_private_before']:,.0f}",
+                f"{f['open_ms']:.0f}",
+                f"{f['cold_p50_ms']:.1f}",
+                f"{f['p50_ms']:.1f}",
+            ]
+        )
+    header = ["index", "search", "MiB of files", "resident when opened", "after the queries", "private MiB added"]
+    header += ["opening, ms", "first pass, ms p50", "second pass"]
+    return "\n\n".join([table(header, rows), source("memory", steps)])
+
+
+def judged(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Datasets as `fastlane eval` reports them, and sentences that say where they were measured."""
+    steps = steps_of(results, "quality")
+    if steps:
+        return [step["results"] for step in steps.values()], [source("quality", steps)]
+    reports = [(path, json.loads(path.read_text())) for path in sorted(results.glob("eval*.json"))]
+    datasets = [dataset for _, report in reports for dataset in report["datasets"]]
+    return datasets, [_eval_source(path, report) for path, report in reports]
+
+
+def steps_of(results: Path, part: str) -> dict[str, Any]:
+    """The steps of a part; none where it was not run."""
+    path = results / f"{part}.json"
+    return dict(json.loads(path.read_text())["steps"]) if path.is_file() else {}
+
+
+def source(part: str, steps: dict[str, Any]) -> str:
+    """Where steps were measured, each place once."""
+    places = list(dict.fromkeys(hardware(step["environment"]) for step in steps.values()))
+    return f"`make reproduce PARTS={part}`, `{part}.json`: {'; '.join(places)}."
+
+
+def hardware(where: dict[str, Any]) -> str:
+    """Machine, threads and commit in words."""
+    machine = ", ".join(where["gpus"]) or f"{where['cpu']}, {where['cores']} core(s)"
+    commit = where["commit"] or "unknown"
+    dirty = "+" if commit.endswith("+") else ""
+    return f"{machine}, {where['threads']} thread(s), torch {where['versions']['torch']}, commit {commit[:12]}{dirty}"
+
+
+def _eval_source(path: Path, report: dict[str, Any]) -> str:
+    where, model = report["environment"], report["model"]
+    return f"`{where['command']}`, {hardware(where)}, model {model['name']} ({model['fingerprint'][:12]}), {path.name}"
+
+
+def asked(datasets: Sequence[dict[str, Any]]) -> str:
+    """How many documents and queries."""
+    each = ", ".join(f"{d['name']} {d['documents']:,} / {d['queries']:,} {d['split']}" for d in datasets)
+    return f"Documents / queries: {each}."
+
+
+def method(dataset: dict[str, Any], name: str) -> Method | None:
+    """A method's figures on a dataset."""
+    return next((m for m in dataset["methods"] if m["method"] == name), None)
+
+
+def label(name: str) -> str:
+    """A method's name for readers."""
+    return _NAMES.get(name, name.replace(" gather", ", unrefined").replace("fastlane", "FastLane"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def decimal(value: float | None) -> str:
+    """Three decimals."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "main": main_table,
+    "quality": quality,
+    "acceptance": acceptance,
+    "paper": paper,
+    "sweep": sweep,
+    "routing": routing,
+    "robustness": robustness,
+    "memory": memory,
+}
