@@ -1,9 +1,9 @@
 """The small values that cross module borders."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastlane_rag.errors import FastLaneError
 
@@ -81,6 +81,27 @@ class IndexStats:
     def bytes_per_document(self) -> float:
         """All bytes over the live documents; 0 for an empty index."""
         return self.bytes / self.documents if self.documents else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of what `fastlane doctor` reports.
+
+    Attributes:
+        level: "ok"; "warning" for what costs speed or quality; "trouble" for what must be repaired.
+        subject: what was looked at.
+        detail: what was found and, where it is not well, what to do.
+        figures: the measured values, for JSON.
+    """
+
+    level: Literal["ok", "warning", "trouble"]
+    subject: str
+    detail: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 class _Explained:

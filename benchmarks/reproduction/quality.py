@@ -40,6 +40,7 @@ def step(run: Run, name: str) -> dict[str, Any]:
 
 def measure(run: Run, name: str) -> dict[str, Any]:
     """Judge the methods, one after the other."""
+    from fastlane_rag.evaluation.diagnosis import diagnose
     from fastlane_rag.evaluation.runner import judge
     from fastlane_rag.evaluation.suite import of_dataset
 
@@ -49,7 +50,9 @@ def measure(run: Run, name: str) -> dict[str, Any]:
         for method in methods(dataset, run.corpus(dataset), stack):
             results.append(judge(method, dataset, progress(dataset.queries.items(), method.name)))  # type: ignore[arg-type]
             print(f"  {method.name:32s} nDCG@10 {results[-1].metrics['nDCG@10']:.4f}", flush=True)
-    report = of_dataset(dataset, results)
+    with run.corpus(dataset).coded("auto") as index:
+        findings = list(diagnose(index, list(dataset.queries.values())))
+    report = of_dataset(dataset, results, findings)
     # Of the hundred pairs those that somebody asks about: against full SumMaxSim, and against the single vector.
     pairs = report["significance"]["pairs"]
     report["significance"]["pairs"] = [pair for pair in pairs if {FULL, "dense"} & set(pair["methods"])]

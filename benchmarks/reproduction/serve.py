@@ -3,6 +3,7 @@
 python benchmarks/reproduction/serve.py INDEX QUERIES.npz '{"route_k": 1}'
 """
 
+import gc
 import json
 import os
 import re
@@ -85,9 +86,11 @@ def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.search import search_many
 
-    with FastLaneIndex.create(model=_Nothing()) as warm:  # imports and compiled kernels before the clock
-        del warm
     queries = read_queries(queries_path)
+    with FastLaneIndex.open(index_path, read_only=True) as warm:  # imports and compiled kernels before the clock
+        search_many(warm, queries[:1], _K, **options)
+    del warm
+    gc.collect()
     forget(index_path)
     before = resident(index_path)
     start = time.perf_counter()
@@ -119,18 +122,6 @@ def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict
         "mib_index_resident_when_opened": opened["index_resident"],
         "mib_index_resident": after["index_resident"],
     }
-
-
-class _Nothing:
-    """A model for an index that stays empty."""
-
-    name, fingerprint, dim = "nothing", "nothing", 8
-
-    def encode_documents(self, texts: Any, **_: Any) -> Any:
-        raise NotImplementedError
-
-    def encode_routed(self, texts: Any, **_: Any) -> Any:
-        raise NotImplementedError
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """`fastlane doctor`: is this installation able to search, and if not, what to do."""
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from fastlane_rag.cli.base import console, quiet_libraries
+from fastlane_rag.types import Finding
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
@@ -24,35 +26,83 @@ _PASSAGES = {
 _QUESTION, _EXPECTED = "What causes ocean tides?", "tides"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    level: Literal["ok", "warning", "trouble"]
-    subject: str
-    detail: str
-
-
 @click.command()
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
-def doctor(model: str | None) -> None:
-    """Check versions, devices, faiss, the model and one search; exit code 1 when something is wrong."""
+@click.option(
+    "--index",
+    "index_path",
+    type=click.Path(path_type=Path),
+    help="Examine this index instead: router, coverage, centroids, quantisation, candidates.",
+)
+@click.option(
+    "--queries",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --index: what users ask, one question a line or JSON Lines. Default: sentences drawn from the index.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings with their figures as JSON.")
+def doctor(model: str | None, index_path: Path | None, queries: Path | None, as_json: bool) -> None:
+    """Check versions, devices, faiss, the model and one search, or an index; exit code 1 when something is wrong."""
+    if queries is not None and index_path is None:
+        raise click.UsageError("--queries says what to ask an index: name it with --index DIR")
+    quiet_libraries()
+    if index_path is None:
+        findings: Iterable[Finding] = examine(model)
+    else:
+        findings = _guarded("index", lambda: _index(index_path, model, queries))
+    if as_json:
+        found = list(findings)
+        click.echo(json.dumps([finding.as_dict() for finding in found], indent=1))
+        sys.exit(any(finding.level == "trouble" for finding in found))
+    _show(findings)
+
+
+def _show(findings: Iterable[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    quiet_libraries()
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
-    trouble = 0
-    for finding in examine(model):
+    levels = []
+    for finding in findings:
         level = Text(finding.level, _STYLES[finding.level])
         table.add_row(level, Text(finding.subject), Text(finding.detail))  # Text: "[cpu]" is no markup here
-        trouble += finding.level == "trouble"
+        levels.append(finding.level)
     out = console()
     out.print(table)
-    if trouble:
+    if trouble := levels.count("trouble"):
         out.print(f"{trouble} problem(s) found", style="bold red")
         sys.exit(1)
-    out.print("all well", style="green")
+    if warnings := levels.count("warning"):
+        out.print(f"{warnings} warning(s)", style="yellow")
+    else:
+        out.print("all well", style="green")
+
+
+def _index(path: Path, model: str | None, queries: Path | None) -> Iterator[Finding]:
+    from fastlane_rag import FastLaneIndex
+    from fastlane_rag.evaluation.diagnosis import diagnose
+
+    asked = None if queries is None else _read_queries(queries)
+    with FastLaneIndex.open(path, model=model, read_only=True) as index:
+        stats = index.stats()
+        size = (
+            f"{stats.documents:,} documents, {stats.tokens:,} tokens, {stats.bytes_per_document:,.0f} bytes a document"
+        )
+        figures = {"path": str(path), "documents": stats.documents, "tokens": stats.tokens, "codec": stats.codec}
+        yield Finding("ok", "index", f"{size}, {stats.codec}, model {index.model.name}", figures)
+        yield from diagnose(index, asked)
+
+
+def _read_queries(path: Path) -> list[str]:
+    """One query a line, as it stands or as a JSON object with "text"."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise click.BadParameter(f"{path} holds no query", param_hint="--queries")
+    if not lines[0].startswith("{"):
+        return lines
+    from fastlane_rag.data import read_records
+    from fastlane_rag.data.jsonl import record_text
+
+    return [record_text(record, "text") for _, record in read_records(path)]
 
 
 def examine(model: str | None = None) -> Iterator[Finding]:

@@ -93,7 +93,8 @@ def evaluate(
     fastlane  k routed tokens gather, all tokens refine
     gather    k routed tokens alone
 
-    A corpus is encoded once and kept (--cache) for the next run with the same model.
+    The report (--json) also holds a paired significance test of every two methods, and what `fastlane doctor --index`
+    says of the index. A corpus is encoded once and kept (--cache) for the next run with the same model.
     """
     from fastlane_rag.evaluation.dataset import load_dataset
     from fastlane_rag.index.codec import check_codec
@@ -105,26 +106,26 @@ def evaluate(
     quiet_libraries()
     from fastlane_rag import FastLaneModel
     from fastlane_rag.evaluation.environment import environment
-    from fastlane_rag.evaluation.suite import compare, report
+    from fastlane_rag.evaluation.suite import compare, diagnosis, report
     from fastlane_rag.model.default import cache_dir
 
     opened = FastLaneModel.from_pretrained(model, document_budget=document_budget)
     terminal, results = console(least_width=_TABLE_WIDTH), []
     for dataset in loaded:
         with progress("{task.description}") as bar:
-            of_dataset = list(
-                compare(
-                    dataset,
-                    opened,
-                    methods=methods,
-                    route_ks=route_ks,
-                    codec=codec,
-                    cache=cache or cache_dir() / "evaluation",
-                    track=partial(_track, bar),
-                )
-            )
+            common: dict[str, Any] = {
+                "methods": methods,
+                "codec": codec,
+                "cache": cache or cache_dir() / "evaluation",
+                "track": partial(_track, bar),
+            }
+            of_dataset = list(compare(dataset, opened, route_ks=route_ks, **common))
+            findings = diagnosis(dataset, opened, **common)
         terminal.print(_table(dataset, of_dataset))
-        results.append((dataset, of_dataset))
+        for finding in findings:
+            if finding.level != "ok":
+                terminal.print(f"{finding.level}: {finding.subject}: {finding.detail}", markup=False)
+        results.append((dataset, of_dataset, findings))
         if out is not None:  # after each dataset: a run that is stopped keeps what it measured
             out.write_text(json.dumps(report(environment(), opened, results), indent=1) + "\n")
             terminal.print(f"written: {out}", markup=False)

@@ -10,11 +10,13 @@ from fastlane_rag.errors import DataError
 from fastlane_rag.evaluation.baselines import Bm25, Dense, Hnsw
 from fastlane_rag.evaluation.cache import CorpusCache
 from fastlane_rag.evaluation.dataset import Dataset
+from fastlane_rag.evaluation.diagnosis import diagnose
 from fastlane_rag.evaluation.environment import Environment
 from fastlane_rag.evaluation.method import Method
 from fastlane_rag.evaluation.methods import FastLane, Full
 from fastlane_rag.evaluation.runner import Result, judge
 from fastlane_rag.evaluation.significance import DRAWS, randomization_test
+from fastlane_rag.types import Finding
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
@@ -57,6 +59,19 @@ def compare(
             yield judge(method, dataset, track(dataset.queries.items(), f"{dataset.name}: {method.name}"))
 
 
+def diagnosis(
+    dataset: Dataset, model: "FastLaneModel", *, methods: Sequence[str], codec: str, cache: Path, track: Track
+) -> list[Finding]:
+    """What `fastlane doctor --index` says of the index that was judged, asked the dataset's queries.
+
+    Nothing where no method has an index in the codec.
+    """
+    if not {"fastlane", "gather"} & set(methods):
+        return []
+    with CorpusCache(cache, dataset, model, track).coded(codec) as index:
+        return list(diagnose(index, list(dataset.queries.values())))
+
+
 def build(
     dataset: Dataset,
     cache: CorpusCache,
@@ -89,7 +104,9 @@ def build(
 
 
 def report(
-    environment: Environment, model: "FastLaneModel", results: Sequence[tuple[Dataset, Sequence[Result]]]
+    environment: Environment,
+    model: "FastLaneModel",
+    results: Sequence[tuple[Dataset, Sequence[Result], Sequence[Finding]]],
 ) -> dict[str, Any]:
     """What `fastlane eval --json` writes."""
     return {
@@ -97,11 +114,11 @@ def report(
         "version": 1,
         "environment": environment.as_dict(),
         "model": {"name": model.name, "fingerprint": model.fingerprint},
-        "datasets": [of_dataset(dataset, found) for dataset, found in results],
+        "datasets": [of_dataset(dataset, judged, findings) for dataset, judged, findings in results],
     }
 
 
-def of_dataset(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
+def of_dataset(dataset: Dataset, results: Sequence[Result], findings: Sequence[Finding]) -> dict[str, Any]:
     """What the report says of one dataset."""
     return {
         "name": dataset.name,
@@ -111,6 +128,7 @@ def of_dataset(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
         "queries": len(dataset.queries),
         "methods": [result.as_dict() for result in results],
         "significance": _significance(results),
+        "diagnosis": [finding.as_dict() for finding in findings],
     }
 
 

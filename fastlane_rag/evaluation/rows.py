@@ -1,0 +1,74 @@
+"""Looking into the stored rows of an index: of chosen documents, and how they fall on the codec's centroids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.index.segment import Segment
+
+if TYPE_CHECKING:
+    from fastlane_rag.index import FastLaneIndex
+    from fastlane_rag.types import Document
+
+__all__ = ["CentroidCounts", "centroid_counts", "of_documents", "sampled"]
+
+
+@dataclass(frozen=True)
+class CentroidCounts:
+    """How the live rows of one codec fall on its centroids.
+
+    Attributes:
+        codec: its name.
+        counts: (K,) token rows of each centroid.
+        trained_on: tokens the index held when the codec was trained.
+    """
+
+    codec: str
+    counts: NDArray[np.int64]
+    trained_on: int
+
+
+def sampled(index: FastLaneIndex, count: int, generator: np.random.Generator) -> list[Document]:
+    """Some documents drawn at random, each once, in order of insertion."""
+    ids = index.ids()
+    chosen = np.sort(generator.choice(len(ids), min(count, len(ids)), replace=False))
+    return index.get([ids[i] for i in chosen])
+
+
+def of_documents(index: FastLaneIndex, ids: Sequence[str]) -> list[NDArray[np.floating]]:
+    """(L, dim) stored rows, decoded, of each of these documents.
+
+    Raises:
+        KeyError: the index holds no document of an id.
+    """
+    with index._storage.view() as view:
+        parts = {part.segment: part for part in view.snapshot.parts}
+        places = dict(zip(view.reader.ids(None), view.reader.placed(list(parts)), strict=True))
+        found = []
+        for one in ids:
+            _, segment, row = places[one]
+            part = parts[segment]
+            [position] = part.positions(np.array([row]))
+            found.append(part.source.rows(*part.source.offsets[position : position + 2]))
+        return found
+
+
+def centroid_counts(index: FastLaneIndex) -> list[CentroidCounts]:
+    """Those of every codec with centroids, the oldest first; dead documents are left out."""
+    with index._storage.view() as view:
+        trained = view.reader.codecs()
+        counts: dict[str, NDArray[np.int64]] = {}
+        for part in view.snapshot.parts:
+            if not isinstance(part.source, Segment) or not part.source.codec.lists:
+                continue
+            centroids = np.asarray(part.source.arrays["centroids"], np.int64)
+            if part.live is not None:
+                centroids = centroids[np.repeat(part.live, np.diff(part.source.offsets))]
+            found = np.bincount(centroids, minlength=part.source.codec.lists)
+            counts[part.codec] = found + counts.get(part.codec, 0)
+        return [CentroidCounts(name, counts[name], tokens) for name, tokens in trained.items() if name in counts]
