@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import console, parse_route_k, progress, quiet_libraries
-from fastlane_rag.evaluation.method import METHODS
+from fastlane_rag.evaluation.method import DEFAULT_METHODS, METHODS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,9 +50,9 @@ def _parse_budget(context: click.Context, option: click.Parameter, value: str | 
 
 
 @click.command("eval")
-@click.argument("datasets", nargs=-1, required=True, metavar="DATASET_DIR...", type=click.Path(path_type=Path))
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET_DIR...")
 @click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv to judge by.")
-@click.option("--methods", default=",".join(METHODS), show_default=True, callback=_parse_methods)
+@click.option("--methods", default=",".join(DEFAULT_METHODS), show_default=True, callback=_parse_methods)
 @click.option(
     "--route-k",
     "route_ks",
@@ -72,7 +72,7 @@ def _parse_budget(context: click.Context, option: click.Parameter, value: str | 
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where encoded corpora are kept.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a report.")
 def evaluate(
-    datasets: tuple[Path, ...],
+    datasets: tuple[str, ...],
     split: str,
     methods: list[str],
     route_ks: list[Any],
@@ -83,7 +83,7 @@ def evaluate(
     cache: Path | None,
     out: Path | None,
 ) -> None:
-    """Judge retrieval on datasets in BEIR's layout, one query a call.
+    """Judge retrieval on datasets in BEIR's layout, or by id as "ir_datasets:beir/scifact/test", one query a call.
 
     \b
     dense     one mean-pooled vector a document, same encoder, exhaustive cosine
@@ -92,22 +92,30 @@ def evaluate(
     full      SumMaxSim of all query tokens with every document, in half precision
     fastlane  k routed tokens gather, all tokens refine
     gather    k routed tokens alone
+    hybrid    the default search and BM25 together
 
     The report (--json) also holds a paired significance test of every two methods, and what `fastlane doctor --index`
     says of the index. A corpus is encoded once and kept (--cache) for the next run with the same model.
     """
     from fastlane_rag.evaluation.dataset import load_dataset
+    from fastlane_rag.evaluation.ir import PREFIX, SPLIT, export_ir_dataset
     from fastlane_rag.index.codec import check_codec
+    from fastlane_rag.model.default import cache_dir
 
     check_codec(codec)
-    loaded = [load_dataset(folder, split, limit=limit) for folder in datasets]  # bad input shows before any work
+    cache = cache or cache_dir() / "evaluation"
+    loaded = [  # bad input shows before any work
+        load_dataset(export_ir_dataset(name, cache / "ir_datasets"), SPLIT, limit=limit)
+        if name.startswith(PREFIX)
+        else load_dataset(name, split, limit=limit)
+        for name in datasets
+    ]
     if out is not None and not out.resolve().parent.is_dir():
         raise click.BadParameter(f"{out.parent} is not a folder", param_hint="--json")
     quiet_libraries()
     from fastlane_rag import FastLaneModel
     from fastlane_rag.evaluation.environment import environment
     from fastlane_rag.evaluation.suite import compare, diagnosis, report
-    from fastlane_rag.model.default import cache_dir
 
     opened = FastLaneModel.from_pretrained(model, document_budget=document_budget)
     terminal, results = console(least_width=_TABLE_WIDTH), []
@@ -116,7 +124,7 @@ def evaluate(
             common: dict[str, Any] = {
                 "methods": methods,
                 "codec": codec,
-                "cache": cache or cache_dir() / "evaluation",
+                "cache": cache,
                 "track": partial(_track, bar),
             }
             of_dataset = list(compare(dataset, opened, route_ks=route_ks, **common))

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-METHODS = ("dense", "hnsw", "bm25", "full", "fastlane", "gather")
-"""What can be compared; the last two once for each k."""
+METHODS = ("dense", "hnsw", "bm25", "full", "fastlane", "gather", "hybrid")
+"""What can be compared; "fastlane" and "gather" once for each k."""
+
+DEFAULT_METHODS = METHODS[:-1]
 
 
 @dataclass(frozen=True, slots=True)

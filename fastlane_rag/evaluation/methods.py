@@ -1,15 +1,17 @@
 """FastLane itself, as compared methods: routed at some k, refined or not, and with every token."""
 
+from inspect import signature
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.evaluation.method import Answer
 
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
     from fastlane_rag.search import RouteK
 
-__all__ = ["FastLane", "Full"]
+__all__ = ["FastLane", "Full", "Hybrid", "can_search_hybrid"]
 
 
 class FastLane:
@@ -41,9 +43,12 @@ class FastLane:
         start = perf_counter()
         routed = self._index.model.encode_routed([query])
         encoded = perf_counter()
-        (result,) = search_many(self._index, routed, depth, route_k=self._route_k, refine=self._refine)
+        (result,) = search_many(self._index, routed, depth, **self._options(query))
         ids = [hit.id for hit in result.hits]
         return Answer(ids, encoded - start, perf_counter() - encoded, float(result.comparisons))
+
+    def _options(self, query: str) -> dict[str, Any]:
+        return {"route_k": self._route_k, "refine": self._refine}
 
 
 class Full(FastLane):
@@ -56,3 +61,33 @@ class Full(FastLane):
     def name(self) -> str:
         """ "full SumMaxSim"."""
         return f"full SumMaxSim{self._note}"
+
+
+class Hybrid(FastLane):
+    """`index.search(query, hybrid=True)`: the default search, with documents of high BM25 among the candidates.
+
+    Raises:
+        InvalidInputError: the search has no hybrid lane.
+    """
+
+    def __init__(self, index: "FastLaneIndex") -> None:
+        from fastlane_rag.search import DEFAULT_ROUTE_K
+
+        if not can_search_hybrid():
+            raise InvalidInputError("this version searches without a lexical lane; leave the method 'hybrid' out")
+        super().__init__(index, DEFAULT_ROUTE_K)
+
+    @property
+    def name(self) -> str:
+        """ "hybrid"."""
+        return "hybrid"
+
+    def _options(self, query: str) -> dict[str, Any]:
+        return {**super()._options(query), "hybrid": True, "texts": [query]}
+
+
+def can_search_hybrid() -> bool:
+    """Whether search has a lexical lane."""
+    from fastlane_rag.search import search_many
+
+    return "hybrid" in signature(search_many).parameters

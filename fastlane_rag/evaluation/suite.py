@@ -13,7 +13,7 @@ from fastlane_rag.evaluation.dataset import Dataset
 from fastlane_rag.evaluation.diagnosis import diagnose
 from fastlane_rag.evaluation.environment import Environment
 from fastlane_rag.evaluation.method import Method
-from fastlane_rag.evaluation.methods import FastLane, Full
+from fastlane_rag.evaluation.methods import FastLane, Full, Hybrid
 from fastlane_rag.evaluation.runner import Result, judge
 from fastlane_rag.evaluation.significance import DRAWS, randomization_test
 from fastlane_rag.types import Finding
@@ -66,7 +66,7 @@ def diagnosis(
 
     Nothing where no method has an index in the codec.
     """
-    if not {"fastlane", "gather"} & set(methods):
+    if not {"fastlane", "gather", "hybrid"} & set(methods):
         return []
     with CorpusCache(cache, dataset, model, track).coded(codec) as index:
         return list(diagnose(index, list(dataset.queries.values())))
@@ -84,7 +84,7 @@ def build(
 
     Nothing is encoded for a method nobody asked for.
     """
-    if {"full", "fastlane", "gather"} & set(methods):
+    if {"full", "fastlane", "gather", "hybrid"} & set(methods):
         cache.index().close()  # the pass that this takes yields the single vectors too
     if "dense" in methods:
         yield Dense(cache.model, *cache.dense())
@@ -96,11 +96,13 @@ def build(
         del passages
     if "full" in methods:
         yield Full(stack.enter_context(cache.index()))
-    if {"fastlane", "gather"} & set(methods):
+    if {"fastlane", "gather", "hybrid"} & set(methods):
         index = stack.enter_context(cache.coded(codec))
         for kind in ("fastlane", "gather"):
             if kind in methods:
                 yield from (FastLane(index, k, refine=kind == "fastlane") for k in route_ks)
+        if "hybrid" in methods:
+            yield Hybrid(index)
 
 
 def report(

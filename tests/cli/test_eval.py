@@ -71,6 +71,8 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
     assert len(pairs) == 8 * 7 // 2
     assert pairs["full SumMaxSim", "fastlane k=all"]["p"] == 1, "the same rankings"
     assert pairs["full SumMaxSim", "fastlane k=1 gather"]["p"] < 1, "other rankings"
+    assert [finding["subject"] for finding in judged["diagnosis"]][:2] == ["routing", "coverage"]
+    assert judged["diagnosis"][1]["figures"]["documents"] == 30
     assert report["environment"]["versions"]["torch"]
     assert report["model"]["fingerprint"] == FastLaneModel.from_pretrained().fingerprint
 
@@ -127,7 +129,7 @@ def test_a_limit_and_chosen_methods(dataset: Path, tmp_path: Path) -> None:
     ("options", "code", "message"),
     [
         (["--split", "dev"], 1, "no split 'dev'"),
-        (["--methods", "bm52"], 2, "'bm52' is none of dense, hnsw, bm25, full, fastlane, gather"),
+        (["--methods", "bm52"], 2, "'bm52' is none of dense, hnsw, bm25, full, fastlane, gather, hybrid"),
         (["--route-k", "1,x"], 2, "'x' is neither"),
         (["--json", "no-such-folder/report.json"], 2, "no-such-folder is not a folder"),
         (["--limit", "0"], 2, "0 is not in the range"),
