@@ -1,5 +1,6 @@
 """What the diagnosis says of healthy indexes, and of indexes made ill on purpose."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,21 @@ from fastlane_rag.model import RoutedQuery
 from fastlane_rag.types import Finding
 
 DIM = 32
-QUESTIONS = [f"word{i} word{i + 7} word{3 * i + 1} word{i * i % 97}" for i in range(40)]
+NUMBERS = np.random.default_rng(2).integers(0, 400, (40, 4))
+QUESTIONS = [" ".join(f"word{n}" for n in numbers) for numbers in NUMBERS]
 
 
 class Words:
-    """A vector a word, the same whatever stands beside it; the rarest word of a query is routed first."""
+    """A vector a word and a little of its context; the word of the highest number is routed first."""
 
     name, fingerprint, dim = "words", "words", DIM
 
-    def __init__(self, position: int | None = None, noise: float = 0.0) -> None:
+    def __init__(self, position: int | None = None, noise: float = 0.3) -> None:
         self.position, self.noise = position, noise
 
     def _rows(self, text: str) -> torch.Tensor:
-        rows = np.stack(
-            [np.random.default_rng(sum(map(ord, w)) * 1009 + len(w)).normal(size=DIM) for w in text.split()]
-        )
-        rows = rows + self.noise * np.random.default_rng(len(text)).normal(size=rows.shape)
+        rows = np.stack([np.random.default_rng(zlib.crc32(w.encode())).normal(size=DIM) for w in text.split()])
+        rows = rows + self.noise * np.random.default_rng(zlib.crc32(text.encode())).normal(size=rows.shape)
         return torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)).float()
 
     def encode_documents(self, texts: Sequence[str], **_: Any) -> list[torch.Tensor]:
@@ -100,7 +100,7 @@ def test_documents_that_became_others_crowd_one_centroid(coded: Callable[..., Fa
         finding = findings(index)["centroids"]
     assert finding.level == "warning"
     assert "compact(retrain=True)" in finding.detail
-    assert finding.figures["largest_share"] > 0.5
+    assert finding.figures["largest_share"] > 0.1
 
 
 def test_one_bit_costs_more_than_eight_and_foreign_rows_are_trouble(coded: Callable[..., FastLaneIndex]) -> None:
