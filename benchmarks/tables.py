@@ -1,19 +1,18 @@
 """Tables for README.md and docs/figures.md, each made of files in benchmarks/results/ and of nothing else."""
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-Method = dict[str, Any]
+from markdown_parts import Method, asked, count, decimal, hardware, judged, label, method, source, steps_of, table
+
 NOT_MEASURED = "Not measured yet."
 DEFAULT = "fastlane k=16"
 """What `FastLaneIndex.search` does when nothing is said."""
 FULL, PAPER = "full SumMaxSim", "fastlane k=1 gather, fp16"
 MAIN = ("dense", "bm25", FULL, "fastlane k=1", "fastlane k=4", DEFAULT, "hybrid")
 METRIC = "nDCG@10"
-_NAMES = {"dense": "dense, mean-pooled", "bm25": "BM25", "hybrid": "FastLane and BM25 (hybrid)"}
 
 
 def main_table(results: Path) -> str:
@@ -292,73 +291,6 @@ def memory(results: Path) -> str:
     header = ["index", "search", "MiB of files", "resident when opened", "after the queries", "private MiB added"]
     header += ["opening, ms", "first pass, ms p50", "second pass"]
     return "\n\n".join([table(header, rows), source("memory", steps)])
-
-
-def judged(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Datasets as `fastlane eval` reports them, and sentences that say where they were measured."""
-    steps = steps_of(results, "quality")
-    if steps:
-        return [step["results"] for step in steps.values()], [source("quality", steps)]
-    reports = [(path, json.loads(path.read_text())) for path in sorted(results.glob("eval*.json"))]
-    datasets = [dataset for _, report in reports for dataset in report["datasets"]]
-    return datasets, [_eval_source(path, report) for path, report in reports]
-
-
-def steps_of(results: Path, part: str) -> dict[str, Any]:
-    """The steps of a part; none where it was not run."""
-    path = results / f"{part}.json"
-    return dict(json.loads(path.read_text())["steps"]) if path.is_file() else {}
-
-
-def source(part: str, steps: dict[str, Any]) -> str:
-    """Where steps were measured, each place once."""
-    places = list(dict.fromkeys(hardware(step["environment"]) for step in steps.values()))
-    return f"`make reproduce PARTS={part}`, `{part}.json`: {'; '.join(places)}."
-
-
-def hardware(where: dict[str, Any]) -> str:
-    """Machine, threads and commit in words."""
-    machine = ", ".join(where["gpus"]) or f"{where['cpu']}, {where['cores']} core(s)"
-    commit = where["commit"] or "unknown"
-    dirty = "+" if commit.endswith("+") else ""
-    return f"{machine}, {where['threads']} thread(s), torch {where['versions']['torch']}, commit {commit[:12]}{dirty}"
-
-
-def _eval_source(path: Path, report: dict[str, Any]) -> str:
-    where, model = report["environment"], report["model"]
-    return f"`{where['command']}`, {hardware(where)}, model {model['name']} ({model['fingerprint'][:12]}), {path.name}"
-
-
-def asked(datasets: Sequence[dict[str, Any]]) -> str:
-    """How many documents and queries."""
-    each = ", ".join(f"{d['name']} {d['documents']:,} / {d['queries']:,} {d['split']}" for d in datasets)
-    return f"Documents / queries: {each}."
-
-
-def method(dataset: dict[str, Any], name: str) -> Method | None:
-    """A method's figures on a dataset."""
-    return next((m for m in dataset["methods"] if m["method"] == name), None)
-
-
-def label(name: str) -> str:
-    """A method's name for readers."""
-    return _NAMES.get(name, name.replace(" gather", ", unrefined").replace("fastlane", "FastLane"))
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def decimal(value: float | None) -> str:
-    """Three decimals."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def count(value: float | None) -> str:
-    """A whole number."""
-    return "-" if value is None else f"{value:,.0f}"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
