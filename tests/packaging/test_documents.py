@@ -35,7 +35,7 @@ def test_a_changed_figure_is_noticed(render_readme: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text()
     typed = readme.replace("<!-- /figures:quality -->", "| fastlane | .999 |\n<!-- /figures:quality -->")
     assert render_readme.render(typed) == readme
-    with pytest.raises(ValueError, match="no block for quality"):
+    with pytest.raises(ValueError, match=r"no block for .*quality"):
         render_readme.render("# FastLane RAG\n")
     with pytest.raises(ValueError, match="'speed'"):
         render_readme.render("<!-- figures:speed -->\n<!-- /figures:speed -->\n")
