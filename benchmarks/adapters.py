@@ -1,9 +1,10 @@
-"""What the LangChain and LlamaIndex adapters cost above the index they stand on.
+"""What the LangChain and LlamaIndex adapters cost above the engine, and what calling them together saves.
 
 python benchmarks/adapters.py --json benchmarks/results/adapters.json
 
-Overhead is measured with a search that returns prepared hits at once, so that only the adapter's own work is left:
-callbacks, arguments, building documents or nodes. Concurrency and batching are measured on real searches.
+Overhead is measured with an engine that returns prepared results at once, so that only the adapter's own work is
+left: callbacks, events, arguments, building documents or nodes. Calls together are real searches of real questions,
+and are checked to find what the same calls find one after another.
 """
 
 import argparse
@@ -11,40 +12,43 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.table import Table
 
-QUERIES = [
-    "how do I add an enumeration type?",
-    "operator for matrix multiplication",
-    "why was the walrus operator added?",
-    "what does a context manager do on errors?",
-    "merge two dictionaries",
-    "remove a prefix from a string",
-    "where should imports be placed?",
-    "generators that delegate to other generators",
-]
+QUESTIONS = Path(__file__).parents[1] / "examples" / "pep_questions.jsonl"
 K = 10
+AT_ONCE = 16
+BATCH = 100
+RERANKED = 50
+LEAST_SAME = 0.98
 
 
-def milliseconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median time of one call."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times)
+@dataclass(frozen=True)
+class Corpus:
+    """The packaged PEP passages, as each framework holds them.
+
+    Attributes:
+        plain: an index of documents.
+        of_nodes: an index of LlamaIndex nodes.
+        questions: labelled questions about the passages, BATCH of them, which repeats some.
+        build_s: seconds it took to make both indexes.
+    """
+
+    plain: Any
+    of_nodes: Any
+    questions: list[str]
+    build_s: float
 
 
-def build(passages: int) -> tuple[Any, Any]:
-    """An index of plain documents and one of LlamaIndex nodes, over the packaged PEP passages."""
+def build(passages: int | None) -> Corpus:
+    """Index the first passages, or all."""
     from llama_index.core.schema import TextNode
     from llama_index.retrievers.fastlane import FastLaneRetriever
 
@@ -53,6 +57,7 @@ def build(passages: int) -> tuple[Any, Any]:
 
     model = FastLaneModel.from_pretrained()
     chosen = list(read_passages(sample_path()))[:passages]
+    started = time.perf_counter()
     plain = FastLaneIndex.create(model=model)
     metadatas = [{"title": passage.title, **passage.metadata} for passage in chosen]
     plain.add([passage.text for passage in chosen], [passage.id for passage in chosen], metadatas)
@@ -60,102 +65,171 @@ def build(passages: int) -> tuple[Any, Any]:
         TextNode(id_=passage.id, text=passage.text, metadata=metadata)
         for passage, metadata in zip(chosen, metadatas, strict=True)
     ]
-    return plain, FastLaneRetriever.from_nodes(nodes, model=model).index
+    of_nodes = FastLaneRetriever.from_nodes(nodes, model=model).index
+    asked = [json.loads(line)["question"] for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    return Corpus(plain, of_nodes, (asked * BATCH)[:BATCH], time.perf_counter() - started)
 
 
-class Instant:
-    """Makes an index answer every search at once, with fresh copies of hits found beforehand."""
+@contextmanager
+def instant(index: Any, query: str) -> Iterator[None]:
+    """Make an index answer every search at once, with fresh copies of hits found beforehand."""
+    hits = index.search(query, K)
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
-        self.hits = index.search(QUERIES[0], K)
-        self.ids = [hit.id for hit in self.hits]
+    def copies() -> list[Any]:
+        return [replace(hit, metadata=dict(hit.metadata)) for hit in hits]
 
-    def _copies(self) -> list[Any]:
-        return [replace(hit, metadata=dict(hit.metadata)) for hit in self.hits]
-
-    def __enter__(self) -> "Instant":
-        self.index.search = lambda *_, **__: self._copies()
-        self.index.search_batch = lambda queries, *_, **__: [self._copies() for _ in queries]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self.index.search, self.index.search_batch
+    index.search = lambda *_, **__: copies()
+    index.search_batch = lambda queries, *_, **__: [copies() for _ in queries]
+    try:
+        yield
+    finally:
+        del index.search, index.search_batch
 
 
-def overheads(plain: Any, of_nodes: Any, repeats: int) -> dict[str, float]:
-    """Milliseconds each adapter adds to a search that returns K hits."""
+@contextmanager
+def instant_rerank(query: str, texts: list[str], model: Any) -> Iterator[Callable[[], Any]]:
+    """Make both rerankers' scoring return a ranking made beforehand; gives that function."""
+    from fastlane_rag.rerank import rerank
+
+    ranking = rerank(query, texts, model=model)
+    with ExitStack() as stack:
+        for module in ("langchain_fastlane.rerankers", "llama_index.retrievers.fastlane.rerank"):
+            stack.enter_context(patch(f"{module}.rerank", lambda *_, **__: list(ranking)))
+        yield lambda: list(ranking)
+
+
+def median_ms(call: Callable[[], Any], bare: Callable[[], Any], repeats: int) -> float:
+    """Median milliseconds of a call less those of the bare engine, taken in turn."""
+    call()
+    took: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for times, work in zip(took, (call, bare), strict=True):
+            started = time.perf_counter()
+            work()
+            times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(took[0]) - statistics.median(took[1])
+
+
+def overheads(corpus: Corpus, run: Callable[[Any], Any], repeats: int) -> dict[str, float]:
+    """Milliseconds that each adapter adds to a search for K hits, or to ranking RERANKED texts."""
+    from langchain_fastlane import FastLaneReranker
     from langchain_fastlane import FastLaneRetriever as LangChainRetriever
     from langchain_fastlane import FastLaneVectorStore as LangChainStore
+    from llama_index.core.schema import NodeWithScore, QueryBundle
     from llama_index.core.vector_stores import VectorStoreQuery
-    from llama_index.retrievers.fastlane import FastLaneRetriever, FastLaneVectorStore
+    from llama_index.retrievers.fastlane import FastLaneRerank, FastLaneRetriever, FastLaneVectorStore
 
-    query = QUERIES[0]
-    langchain = LangChainRetriever(index=plain, k=K)
-    store = LangChainStore(plain)
-    llama_index = FastLaneRetriever(of_nodes, similarity_top_k=K)
-    node_store = FastLaneVectorStore(of_nodes)
-    loop = asyncio.new_event_loop()
-    try:
-        calls: dict[str, tuple[Any, Callable[[], Any]]] = {
-            "LangChain retriever, invoke": (plain, lambda: langchain.invoke(query)),
-            "LangChain retriever, ainvoke": (plain, lambda: loop.run_until_complete(langchain.ainvoke(query))),
-            "LangChain store, similarity_search": (plain, lambda: store.similarity_search(query, K)),
-            "LangChain store, as_retriever().invoke": (plain, lambda: store.as_retriever().invoke(query)),
-            "LlamaIndex retriever, retrieve": (of_nodes, lambda: llama_index.retrieve(query)),
-            "LlamaIndex retriever, aretrieve": (
-                of_nodes,
-                lambda: loop.run_until_complete(llama_index.aretrieve(query)),
-            ),
-            "LlamaIndex store, query": (
-                of_nodes,
-                lambda: node_store.query(VectorStoreQuery(query_str=query, similarity_top_k=K)),
-            ),
+    query = corpus.questions[0]
+    langchain = LangChainRetriever(index=corpus.plain, k=K)
+    store = LangChainStore(corpus.plain)
+    store_retriever = store.as_retriever(search_kwargs={"k": K})
+    llama_index = FastLaneRetriever(corpus.of_nodes, similarity_top_k=K)
+    node_store = FastLaneVectorStore(corpus.of_nodes)
+    asked = VectorStoreQuery(query_str=query, similarity_top_k=K)
+    searches: dict[str, tuple[Any, Callable[[], Any]]] = {
+        "LangChain FastLaneRetriever.invoke": (corpus.plain, lambda: langchain.invoke(query)),
+        "LangChain FastLaneRetriever.ainvoke": (corpus.plain, lambda: run(langchain.ainvoke(query))),
+        "LangChain FastLaneVectorStore.similarity_search": (corpus.plain, lambda: store.similarity_search(query, K)),
+        "LangChain FastLaneVectorStore.as_retriever().invoke": (corpus.plain, lambda: store_retriever.invoke(query)),
+        "LlamaIndex FastLaneRetriever.retrieve": (corpus.of_nodes, lambda: llama_index.retrieve(query)),
+        "LlamaIndex FastLaneRetriever.aretrieve": (corpus.of_nodes, lambda: run(llama_index.aretrieve(query))),
+        "LlamaIndex FastLaneVectorStore.query": (corpus.of_nodes, lambda: node_store.query(asked)),
+    }
+    added = {}
+    for name, (index, call) in searches.items():
+        with instant(index, query):
+            added[name] = median_ms(call, lambda: index.search(query), repeats)  # noqa: B023
+
+    documents = store.similarity_search(query, RERANKED)
+    nodes = [
+        NodeWithScore(node=node, score=0.0)
+        for node in node_store.query(VectorStoreQuery(query_str=query, similarity_top_k=RERANKED)).nodes or []
+    ]
+    reranker, postprocessor = FastLaneReranker(model=corpus.plain.model), FastLaneRerank(corpus.plain.model)
+    bundle = QueryBundle(query)
+    texts = [document.page_content for document in documents]
+    with instant_rerank(query, texts, corpus.plain.model) as bare:
+        calls: dict[str, Callable[[], Any]] = {
+            "LangChain FastLaneReranker.compress_documents": lambda: reranker.compress_documents(documents, query),
+            "LlamaIndex FastLaneRerank.postprocess_nodes": lambda: postprocessor.postprocess_nodes(nodes, bundle),
         }
-        results = {}
-        for name, (index, call) in calls.items():
-            with Instant(index):
-                results[name] = milliseconds(call, repeats) - milliseconds(lambda: index.search(query), repeats)  # noqa: B023
-        return results
-    finally:
-        loop.close()
+        for name, call in calls.items():
+            added[name] = median_ms(call, bare, repeats)
+    return added
 
 
-def throughput(plain: Any, of_nodes: Any) -> dict[str, float]:
-    """Seconds for the same searches one after another, at once, and as a batch."""
+def together(corpus: Corpus, run: Callable[[Any], Any], rounds: int) -> list[dict[str, Any]]:
+    """The same searches one after another and together: median seconds of each, taken in turn."""
     from langchain_fastlane import FastLaneRetriever as LangChainRetriever
     from llama_index.retrievers.fastlane import FastLaneRetriever
 
-    langchain = LangChainRetriever(index=plain, k=K)
-    llama_index = FastLaneRetriever(of_nodes, similarity_top_k=K)
-    hundred = [f"{QUERIES[i % len(QUERIES)]} {i}" for i in range(100)]
+    langchain = LangChainRetriever(index=corpus.plain, k=K)
+    llama_index = FastLaneRetriever(corpus.of_nodes, similarity_top_k=K)
+    questions, few = corpus.questions, corpus.questions[:AT_ONCE]
 
-    async def at_once(call: Callable[[str], Coroutine[Any, Any, Any]]) -> None:
-        await asyncio.gather(*(call(query) for query in hundred[:16]))
+    async def at_once(call: Callable[[str], Any]) -> list[Any]:
+        return await asyncio.gather(*(call(question) for question in few))
 
-    async def in_turn(call: Callable[[str], Coroutine[Any, Any, Any]]) -> None:
-        for query in hundred[:16]:
-            await call(query)
+    async def in_turn(call: Callable[[str], Any]) -> list[Any]:
+        return [await call(question) for question in few]
 
-    work: dict[str, Callable[[], Any]] = {
-        "LangChain, 16 ainvoke in turn": lambda: asyncio.run(in_turn(langchain.ainvoke)),
-        "LangChain, 16 ainvoke at once": lambda: asyncio.run(at_once(langchain.ainvoke)),
-        "LlamaIndex, 16 aretrieve in turn": lambda: asyncio.run(in_turn(llama_index.aretrieve)),
-        "LlamaIndex, 16 aretrieve at once": lambda: asyncio.run(at_once(llama_index.aretrieve)),
-        "LangChain, 100 invoke": lambda: [langchain.invoke(query) for query in hundred],
-        "LangChain, batch of 100": lambda: langchain.batch(hundred),
-        "index, 100 search": lambda: [plain.search(query, K) for query in hundred],
-        "index, search_batch of 100": lambda: plain.search_batch(hundred, K),
+    pairs: dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]] = {
+        "LangChain ainvoke, at once": (
+            AT_ONCE,
+            lambda: run(in_turn(langchain.ainvoke)),
+            lambda: run(at_once(langchain.ainvoke)),
+        ),
+        "LlamaIndex aretrieve, at once": (
+            AT_ONCE,
+            lambda: run(in_turn(llama_index.aretrieve)),
+            lambda: run(at_once(llama_index.aretrieve)),
+        ),
+        "LangChain batch": (
+            BATCH,
+            lambda: [langchain.invoke(question) for question in questions],
+            lambda: langchain.batch(questions),
+        ),
+        "index.search_batch": (
+            BATCH,
+            lambda: [corpus.plain.search(question, K) for question in questions],
+            lambda: corpus.plain.search_batch(questions, K),
+        ),
     }
-    return {name: milliseconds(call, 3) / 1000 for name, call in work.items()}
+    measured = []
+    for name, (count, single, joint) in pairs.items():
+        # A batch is padded, and in bfloat16 that moves scores by thousandths: near ties change places.
+        same = overlap(single(), joint())
+        if same < LEAST_SAME:
+            raise AssertionError(f"{name}: of what is found one after another only {same:.1%} is found together")
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(rounds):
+            for took, work in zip(times, (single, joint), strict=True):
+                started = time.perf_counter()
+                work()
+                took.append(time.perf_counter() - started)
+        sequential_s, together_s = map(statistics.median, times)
+        measured.append(
+            {"calls": name, "count": count, "sequential_s": sequential_s, "together_s": together_s, "same": same}
+        )
+    return measured
+
+
+def overlap(some: list[list[Any]], others: list[list[Any]]) -> float:
+    """The share of all that some searches found which the others found too, whichever framework's."""
+
+    def ids(found: list[Any]) -> set[str]:
+        return {getattr(one, "node_id", None) or one.id for one in found}
+
+    return statistics.fmean(len(ids(a) & ids(b)) / max(len(a), len(b)) for a, b in zip(some, others, strict=True))
 
 
 def main() -> None:
     """Measure, print two tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--passages", type=int, default=500, help="how many of the packaged passages to index")
-    parser.add_argument("--repeats", type=int, default=300, help="calls a median is taken of")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--passages", type=int, help="how many of the packaged passages to index; all by default")
+    parser.add_argument("--repeats", type=int, default=500, help="calls that the median of an overhead is taken of")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians of calls together are taken of")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads for one search")
     parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
 
@@ -164,28 +238,32 @@ def main() -> None:
     from fastlane_rag.evaluation.environment import environment
 
     torch.set_num_threads(arguments.threads)
-    plain, of_nodes = build(arguments.passages)
-    search = milliseconds(lambda: plain.search(QUERIES[0], K), 20)
-    added = overheads(plain, of_nodes, arguments.repeats)
-    seconds = throughput(plain, of_nodes)
+    corpus = build(arguments.passages)
+    with asyncio.Runner() as runner:  # one loop, as in a server: its threads stay
+        added = overheads(corpus, runner.run, arguments.repeats)
+        calls = together(corpus, runner.run, arguments.rounds)
 
     console = Console()
-    table = Table("adapter", "ms above the index", title=f"{K} hits; a search itself takes {search:.1f} ms")
+    table = Table("adapter", "ms above the engine", title=f"{K} hits, or {RERANKED} texts reranked")
     for name, value in added.items():
         table.add_row(name, f"{value:.3f}")
     console.print(table)
-    table = Table("searches", "seconds")
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.3f}")
+    table = Table("calls", "number", "one after another, s", "together, s", "times as fast")
+    for one in calls:
+        sequential_s, together_s = one["sequential_s"], one["together_s"]
+        factor = f"{sequential_s / together_s:.1f}"
+        table.add_row(one["calls"], str(one["count"]), f"{sequential_s:.3f}", f"{together_s:.3f}", factor)
     console.print(table)
     if arguments.json:
         result = {
             "environment": environment().as_dict(),
-            "passages": arguments.passages,
+            "model": {"name": corpus.plain.model.name, "fingerprint": corpus.plain.model.fingerprint},
+            "passages": len(corpus.plain),
             "k": K,
-            "search_ms": search,
+            "reranked": RERANKED,
+            "build_s": corpus.build_s,
             "overhead_ms": added,
-            "seconds": seconds,
+            "together": calls,
         }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """Tables for README.md and docs/figures.md, each made of files in benchmarks/results/ and of nothing else."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -293,6 +294,29 @@ def memory(results: Path) -> str:
     return "\n\n".join([table(header, rows), source("memory", steps)])
 
 
+def adapters(results: Path) -> str:
+    """What the adapters cost above the engine, and calls one after another against together."""
+    path = results / "adapters.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    added = [[f"{name.replace(' ', ' `', 1)}`", f"{ms:.2f}"] for name, ms in report["overhead_ms"].items()]
+    calls = [
+        [one["calls"], str(one["count"]), f"{one['sequential_s']:.2f}", f"{one['together_s']:.2f}"]
+        for one in report["together"]
+    ]
+    where = report["environment"]
+    asked_for = f"{report['passages']:,} passages, {report['k']} hits, {report['reranked']} texts reranked."
+    return "\n\n".join(
+        [
+            table(["adapter", "ms above the engine"], added),
+            table(["calls", "number", "one after another, s", "together, s"], calls),
+            asked_for,
+            f"`{where['command']}`, {hardware(where)}, {path.name}",
+        ]
+    )
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "main": main_table,
     "quality": quality,
@@ -302,4 +326,5 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "routing": routing,
     "robustness": robustness,
     "memory": memory,
+    "adapters": adapters,
 }

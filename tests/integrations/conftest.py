@@ -1,5 +1,6 @@
 """A dozen short real passages, indexed once: what every adapter is tested over."""
 
+import importlib.metadata
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,11 @@ import pytest
 from fastlane_rag import FastLaneIndex, FastLaneModel
 
 TOPICS = (8, 255, 279, 318, 343, 371, 435, 465, 484, 557, 584, 616)
+
+
+def pytest_report_header() -> list[str]:
+    """Which frameworks a run of these tests alone is on."""
+    return [f"{name} {importlib.metadata.version(name)}" for name in ("langchain-core", "llama-index-core")]
 
 
 @dataclass(frozen=True)

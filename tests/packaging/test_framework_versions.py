@@ -1,10 +1,8 @@
-"""The integrations pass their tests on the oldest and the newest frameworks their bounds allow."""
+"""make test-all runs the integrations on the oldest and the newest frameworks their bounds allow."""
 
-import importlib.metadata
-import os
 import re
+import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -13,56 +11,46 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = {"langchain": "langchain-core", "llama_index": "llama-index-core"}
-# What only the tests use, of the same age as the oldest frameworks.
-BESIDE_OLDEST = ["langchain-classic==1.0.0", "langchain-tests==1.0.0"]
-BESIDE_NEWEST = ["langchain-classic", "langchain-tests", "langchain-text-splitters"]
-# Compiled libraries that torch and the encoder have loaded must stay what they are.
-KEPT = ["numpy", "pydantic", "fsspec"]
-RUN = """
-import sys, importlib.metadata, pytest
-for name in sys.argv[1:]:
-    print("running on", name, importlib.metadata.version(name))
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "tests/integrations"]))
-"""
 
 
-def requirement(folder: str, framework: str) -> str:
-    """The bounds in the distribution's own metadata."""
+def bounds(folder: str) -> Requirement:
+    """The framework in the distribution's own metadata."""
     project = tomllib.loads((ROOT / "integrations" / folder / "pyproject.toml").read_text())["project"]
-    return next(line for line in project["dependencies"] if line.startswith(framework))
+    requirements = map(Requirement, project["dependencies"])
+    return next(one for one in requirements if one.name == FRAMEWORKS[folder])
 
 
-def oldest(bounds: str) -> str:
-    name, lower = re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", bounds).groups()
-    return f"{name}=={lower}"
+def pins(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / name).read_text(), re.MULTILINE))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("end", ["oldest", "newest"])
-def test_the_integrations_pass_on(end: str, tmp_path: Path) -> None:
-    """Installed into a folder that comes before the environment; downloads some 60 MB."""
-    bounds = [requirement(folder, framework) for folder, framework in FRAMEWORKS.items()]
-    wanted = [oldest(one) for one in bounds] + BESIDE_OLDEST if end == "oldest" else bounds + BESIDE_NEWEST
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text("\n".join(f"{name}=={importlib.metadata.version(name)}" for name in KEPT))
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", tmp_path / "site", "-c", constraints]
-    if end == "newest":
-        install += ["--upgrade"]
-    done = subprocess.run([*install, *wanted], capture_output=True, text=True, check=False)
-    if "No matching distribution" in done.stderr or "Could not find a version" in done.stderr:
-        pytest.skip(f"no package index within reach: {done.stderr.splitlines()[-1]}")
+@pytest.mark.parametrize("folder", FRAMEWORKS)
+def test_the_floor_is_the_lower_bound_users_get(folder: str) -> None:
+    wanted = bounds(folder)
+    (lower,) = [one.version for one in wanted.specifier if one.operator == ">="]
+    pinned = pins("constraints-floor.txt")[wanted.name]
+    assert pinned in wanted.specifier
+    assert pinned.split(".")[: len(lower.split("."))] == lower.split(".")
+    assert re.fullmatch(r"[\d.]+\.0", pinned)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS.values())
+def test_the_default_run_is_on_a_newer_framework_than_the_floor(name: str) -> None:
+    assert pins("constraints.txt")[name] not in (None, pins("constraints-floor.txt")[name])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_test_all_runs_both_ends(tmp_path: Path) -> None:
+    """What it would run, for environments that are not there yet."""
+    command = ["make", "--dry-run", "test-all", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *FRAMEWORKS.values()],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    ran_on = dict(re.findall(r"^running on (\S+) (\S+)$", done.stdout, re.MULTILINE))
-    for one in bounds:
-        wanted_version = Requirement(oldest(one) if end == "oldest" else one)
-        assert ran_on[wanted_version.name] in wanted_version.specifier
+    for end in ("floor", "newest"):
+        environment = f"{tmp_path / 'venv'}-{end}"
+        assert re.search(
+            rf"FASTLANE_FRAMEWORKS={end} {environment}/bin/python -m pytest .*tests/integrations", done.stdout
+        )
+        assert re.search(rf"{environment}/bin/python -m pip install .* -c {environment}/constraints.txt", done.stdout)
+    upgrade = rf"-newest/bin/python -m pip install .*--upgrade .*{' '.join(FRAMEWORKS.values())}"
+    assert re.search(upgrade, done.stdout)
+    assert not list(tmp_path.iterdir())
