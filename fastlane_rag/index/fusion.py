@@ -5,7 +5,10 @@ from numpy.typing import NDArray
 
 __all__ = ["WORDS_WEIGHT", "fuse"]
 
-# What the best BM25 is worth, for each query token: the others in proportion.
+# What the best BM25 is worth, for each query token: the others in proportion. nDCG@10 on dev queries of squad_dev,
+# scifact and fairytaleqa (2,067, 2,000 and 2,000 documents): SumMaxSim .925, .765 and .688, BM25 .885, .741 and .652;
+# at weights 0.1, 0.15, 0.2: .935 .777 .725, .934 .785 .728, .930 .783 .723. Reciprocal ranks with the constant 60 reach
+# .914 .773 .706 and with 10 .921 .776 .718; scores between the extremes, 0.3 for BM25, .929 .785 .722.
 WORDS_WEIGHT = np.float32(0.15)
 
 

@@ -176,9 +176,9 @@ def path(tmp_path, monkeypatch):
 def test_an_index_is_read_by_the_page_alone(path, passages):
     """Segments with dead rows, replaced and pending documents, odd metadata; open, closed and compacted."""
     texts = {passage["id"]: passage["text"] for passage in passages[:90]}
+    texts[passages[7]["id"]] = (
         "Stra\u00dfe \u0130zmir na\u00efvet\u00e9 \u2163 x\u00b2 snake_case PEP-0484b "
-        "\u6771\u4eac\u30bf\u30ef\u30fc \u0939\u093f\u0928\u094d\u0926\u0940 "
-        "Stra\u00dfe \u0130zmir na\u00efvet\u00e9 \u2163 x\u00b2 snake_case PEP-0484b \u6771\u4eac\u30bf\u30ef\u30fc \u0939\u093f\u0928\u094d\u0926\u0940 " + "again " * 300
+        "\u6771\u4eac\u30bf\u30ef\u30fc \u0939\u093f\u0928\u094d\u0926\u0940 " + "again " * 300
     )
     metadatas = {id_: {"title": "x", "n": i, "nul\0": ["\0", "\ufdd0", None, 1.5]} for i, id_ in enumerate(texts)}
     first, last = list(texts)[:45], list(texts)[45:]
