@@ -7,19 +7,22 @@ gather  they find candidates among the documents that pass the filter, in one of
         approximate  by the centroids near them, and the documents that have a token there
 refine  full SumMaxSim over all query tokens, for the candidates alone
 fetch   text and metadata of the best
+
+A hybrid search adds the documents of highest BM25 to the candidates, and ranks all by both scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.fusion import fuse
 from fastlane_rag.index.inputs import check_count, check_texts
 from fastlane_rag.index.lanes import approximate, best, exhaustive, rescore
 from fastlane_rag.index.postings import can_gather
@@ -49,6 +52,8 @@ RouteK = int | Literal["auto", "all"]
 
 Lane = Literal["exhaustive", "approximate"]
 
+Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.float32], int]]
+
 # In the approximate lane a token costs little, the walk of a few posting lists: of exhaustive search's nDCG@10 on
 # scifact 16 tokens keep 99.5%, 8 keep 98%. One default for both lanes, so that the planner changes no explanation.
 DEFAULT_ROUTE_K: RouteK = 16
@@ -63,6 +68,9 @@ NPROBE = 4
 DEPTH_FACTOR = 4
 DEPTH_LEAST = 128
 REFINE_COMPARISONS = 1 << 20
+# A hybrid search adds this many times k documents, and at least that many: those of highest BM25.
+WORDS_FACTOR = 4
+WORDS_LEAST = 64
 # Fewer documents than this many times the candidates are scored exhaustively in less time.
 _WORTH_GATHERING = 4
 # Queries are gathered together, as many as keep their scores of every document within this many numbers.
@@ -84,6 +92,7 @@ class SearchResult:
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.
+        by_words: candidates of a hybrid search that its words alone brought.
     """
 
     hits: list[Hit]
@@ -94,6 +103,7 @@ class SearchResult:
     refined: int
     full: int
     lane: Lane
+    by_words: int = 0
 
     @property
     def comparisons(self) -> int:
@@ -112,6 +122,8 @@ def search_many(
     lane: Lane | None = None,
     nprobe: int | None = None,
     depth: int | None = None,
+    hybrid: bool = False,
+    texts: Sequence[str] | None = None,
 ) -> list[SearchResult]:
     """Search an index for several queries at one commit, and report what it took.
 
@@ -126,6 +138,8 @@ def search_many(
             are always gathered exhaustively, and so is everything where the approximate lane finds fewer than k.
         nprobe: centroids each routed token probes in the approximate lane; None for the default.
         depth: candidates to refine; None for the default, which grows with k and is more of shorter documents.
+        hybrid: rank by words as well, see `FastLaneIndex.search`.
+        texts: of queries that come encoded; a hybrid search needs them.
 
     Raises:
         InvalidInputError: k, a knob or a query is not what it must be.
@@ -134,13 +148,31 @@ def search_many(
     k = check_count(k)
     _check_route_k(route_k)
     _check_knobs(lane, nprobe, depth)
+    words = _texts(queries, texts) if hybrid else None
     routed = _encoded(index, queries)
     with index._storage.view() as view:
         allowed = view.allowed(filter)
         plan = _Plan(view, allowed, k, route_k or DEFAULT_ROUTE_K, refine, lane, nprobe or NPROBE, depth)
         size = max(1, min(_BATCH_MOST, _BATCH_SCORES // max(1, int(view.snapshot.starts[-1]))))
-        batches = (routed[first : first + size] for first in range(0, len(routed), size))
+        asked = [
+            _Query(query, plan.select(query), None if words is None else words[n]) for n, query in enumerate(routed)
+        ]
+        batches = (asked[first : first + size] for first in range(0, len(asked), size))
         return [result for batch in batches for result in plan.run(batch)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A query, the positions of its tokens that gather, and its text where words count."""
+
+    routed: RoutedQuery
+    selected: torch.Tensor
+    text: str | None
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """(L, dim) float32."""
+        return self.routed.embeddings
 
 
 @dataclass(frozen=True)
@@ -156,14 +188,28 @@ class _Plan:
     nprobe: int
     depth: int | None
 
-    def run(self, queries: Sequence[RoutedQuery]) -> list[SearchResult]:
+    def run(self, queries: Sequence[_Query]) -> list[SearchResult]:
         """Answer a few queries, gathering for all of them together where that shares work."""
-        selected = [self._select(query) for query in queries]
         if not self.k or not self.matching:
-            return [self._result([], q, s, 0, 0, 0) for q, s in zip(queries, selected, strict=True)]
+            return [self._result([], query, 0, 0, 0) for query in queries]
         if self.lane == "approximate" or (self.lane is None and self._worth_gathering()):
-            return [self._approximate(query, chosen) for query, chosen in zip(queries, selected, strict=True)]
-        return self._exhaustive(queries, selected)
+            return [self._approximate(query) for query in queries]
+        return self._exhaustive(queries)
+
+    def select(self, query: RoutedQuery) -> torch.Tensor:
+        """Positions of the tokens to gather with."""
+        if self.route_k == "all":
+            import torch
+
+            return torch.arange(len(query.embeddings))
+        return query.select(self.route_k)
+
+    @cached_property
+    def matching(self) -> int:
+        """How many documents there are to rank."""
+        if self.allowed is None:
+            return int(self.view.snapshot.starts[-1])
+        return int(np.count_nonzero(self.allowed))
 
     def _worth_gathering(self) -> bool:
         """Whether the approximate lane is faster, and what was asked for allows it."""
@@ -179,76 +225,86 @@ class _Plan:
         one = -(-tokens // 8) * 8 * snapshot.tokens / max(snapshot.documents, 1)  # kernels take tokens by eights
         return max(DEPTH_FACTOR * self.k, DEPTH_LEAST, int(REFINE_COMPARISONS / max(one, 1)))
 
-    def _approximate(self, query: RoutedQuery, selected: torch.Tensor) -> SearchResult:
+    def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
         import torch
 
-        rows, routed = query.embeddings, selected
+        rows, routed = query.rows, query.selected
         if not self.refine:
-            rows, routed = rows[selected], torch.arange(len(selected))
+            rows, routed = rows[query.selected], torch.arange(len(query.selected))
         depth = self._candidates(len(rows))
         found = approximate(self.view.snapshot, rows, routed.numpy(), self.allowed, nprobe=self.nprobe, depth=depth)
         if len(found.numbers) < min(self.k, self.matching):
-            return self._exhaustive([query], [selected])[0]
-        chosen = best(found.scores, self.k)
-        hits = self._fetch(found.numbers[chosen], found.scores[chosen])
+            return self._exhaustive([query])[0]
+        more = partial(rescore, self.view.snapshot, rows)
+        hits, added, met = self._ranked(query, len(rows), found.numbers, found.scores, more)
+        scored = found.scored + met * len(rows)
         if self.refine:
-            counts = len(found.numbers), found.gathered, found.scored
-        else:
-            counts = 0, found.gathered + found.scored, 0
-        return self._result(hits, query, selected, *counts, lane="approximate")
+            return self._result(hits, query, len(found.numbers) + added, found.gathered, scored, added, "approximate")
+        return self._result(hits, query, 0, found.gathered + scored, 0, added, "approximate")
 
-    def _exhaustive(self, queries: Sequence[RoutedQuery], selected: Sequence[torch.Tensor]) -> list[SearchResult]:
+    def _exhaustive(self, queries: Sequence[_Query]) -> list[SearchResult]:
         """Answer queries together, by comparing their routed tokens with every document."""
-        matching = self.matching
-        depth = self.depth or max(GATHER_FACTOR * self.k, GATHER_LEAST)
-        depth = max(depth, self.k)
-        whole = [
-            self._whole(len(q.embeddings), len(s), matching, depth) for q, s in zip(queries, selected, strict=True)
-        ]
-        rows = [q.embeddings if w else q.embeddings[s] for q, s, w in zip(queries, selected, whole, strict=True)]
+        depth = max(self.k, self.depth or max(GATHER_FACTOR * self.k, GATHER_LEAST))
+        whole = [self._whole(len(query.rows), len(query.selected), depth) for query in queries]
+        rows = [query.rows if w else query.rows[query.selected] for query, w in zip(queries, whole, strict=True)]
         scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
-        results = []
-        for query, chosen, is_whole, row in zip(queries, selected, whole, scores, strict=True):
-            if self.refine and not is_whole:
-                results.append(self._refined(query, chosen, best(row, depth), met * len(chosen)))
-                continue
-            top = best(row, self.k)
-            hits = self._fetch(top, row[top])
-            if self.refine and len(chosen) < len(query.embeddings):  # everything was refined, nothing gathered
-                results.append(self._result(hits, query, chosen, matching, 0, met * len(query.embeddings)))
-            else:
-                results.append(self._result(hits, query, chosen, 0, met * len(chosen), 0))
-        return results
+        return [
+            self._scanned(query, row, met, depth, whole=w) for query, row, w in zip(queries, scores, whole, strict=True)
+        ]
 
-    def _whole(self, tokens: int, routed: int, matching: int, depth: int) -> bool:
+    def _whole(self, tokens: int, routed: int, depth: int) -> bool:
         """Whether to compare all tokens at once, because gathering and refining would compare no less."""
+        matching = self.matching
         return routed == tokens or (
             self.refine and matching * routed + min(depth, matching) * tokens >= matching * tokens
         )
 
-    def _select(self, query: RoutedQuery) -> torch.Tensor:
-        """Positions of the tokens to gather with."""
-        if self.route_k == "all":
-            import torch
-
-            return torch.arange(len(query.embeddings))
-        return query.select(self.route_k)
-
-    @cached_property
-    def matching(self) -> int:
-        """How many documents there are to rank."""
-        if self.allowed is None:
-            return int(self.view.snapshot.starts[-1])
-        return int(np.count_nonzero(self.allowed))
-
-    def _refined(
-        self, query: RoutedQuery, selected: torch.Tensor, candidates: NDArray[np.int64], gathered: int
+    def _scanned(
+        self, query: _Query, scores: NDArray[np.float32], met: int, depth: int, *, whole: bool
     ) -> SearchResult:
-        scores, met = rescore(self.view.snapshot, query.embeddings, candidates)
-        top = best(scores, self.k)
-        hits = self._fetch(candidates[top], scores[top])
-        return self._result(hits, query, selected, len(candidates), gathered, met * len(query.embeddings))
+        """Rank by the scores of every document: of the query's routed tokens, or of all of them."""
+        gathered = met * (len(query.rows) if whole else len(query.selected))
+        if self.refine and not whole:
+            candidates = best(scores, depth)
+            refine = partial(rescore, self.view.snapshot, query.rows)
+            refined, seen = refine(candidates)
+            hits, added, more = self._ranked(query, len(query.rows), candidates, refined, refine)
+            cost = (seen + more) * len(query.rows)
+            return self._result(hits, query, len(candidates) + added, gathered, cost, added)
+        candidates = best(scores, self.k if query.text is None else depth)
+        tokens = len(query.rows) if whole else len(query.selected)
+        every = lambda numbers: (scores[numbers], 0)  # noqa: E731
+        hits, added, _ = self._ranked(query, tokens, candidates, scores[candidates], every)
+        if self.refine and len(query.selected) < len(query.rows):  # everything was refined, nothing gathered
+            return self._result(hits, query, self.matching, 0, gathered, added)
+        return self._result(hits, query, 0, gathered, 0, added)
+
+    def _ranked(
+        self, query: _Query, tokens: int, numbers: NDArray[np.int64], scores: NDArray[np.float32], score: Score
+    ) -> tuple[list[Hit], int, int]:
+        """The best of some candidates, and in a hybrid search of those that share most words with the query.
+
+        Args:
+            query: the query.
+            tokens: how many of its tokens the scores are of.
+            numbers: the candidates.
+            scores: theirs.
+            score: gives the scores of more, and the document tokens each query token met.
+
+        Returns:
+            The hits, how many candidates were added, and the document tokens that each query token met for them.
+        """
+        added, met = 0, 0
+        if query.text is not None:
+            words = self.view.lexical().scores(query.text, self.allowed)
+            most = best(np.where(words > 0, words, np.float32(-np.inf)), max(WORDS_FACTOR * self.k, WORDS_LEAST))
+            others = np.setdiff1d(most, numbers, assume_unique=True)
+            more, met = score(others)
+            added, numbers = len(others), np.concatenate([numbers, others])
+            scores = fuse(np.concatenate([scores, more]), words[numbers], tokens)
+        chosen = best(scores, self.k)
+        return self._fetch(numbers[chosen], scores[chosen]), added, met
 
     def _fetch(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
         """The k best of these documents, ties broken by id, with what the catalogue says of them."""
@@ -264,16 +320,16 @@ class _Plan:
     def _result(
         self,
         hits: list[Hit],
-        query: RoutedQuery,
-        selected: torch.Tensor,
+        query: _Query,
         candidates: int,
         gathered: int,
         refined: int,
-        *,
+        by_words: int = 0,
         lane: Lane = "exhaustive",
     ) -> SearchResult:
-        full = len(query.embeddings) * self.view.snapshot.tokens
-        return SearchResult(hits, query, selected.tolist(), candidates, gathered, refined, full, lane)
+        full = len(query.rows) * self.view.snapshot.tokens
+        selected = query.selected.tolist()
+        return SearchResult(hits, query.routed, selected, candidates, gathered, refined, full, lane, by_words)
 
 
 def _hit(document: Document, score: float) -> Hit:
@@ -284,6 +340,18 @@ def _encoded(index: FastLaneIndex, queries: Sequence[str] | Sequence[RoutedQuery
     if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
         queries = index.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
     return [_checked(query, index.dim) for query in cast("Sequence[RoutedQuery]", queries)]
+
+
+def _texts(queries: Sequence[str] | Sequence[RoutedQuery], texts: Sequence[str] | None) -> list[str]:
+    """The queries as texts."""
+    if texts is None:
+        if not all(isinstance(query, str) for query in queries):
+            raise InvalidInputError("hybrid=True ranks by words too: give the texts of encoded queries as texts=[...]")
+        texts = cast("Sequence[str]", queries)
+    found = check_texts(texts, "texts")
+    if len(found) != len(queries):
+        raise InvalidInputError(f"{len(queries)} queries but {len(found)} texts")
+    return found
 
 
 def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:

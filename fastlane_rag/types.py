@@ -116,7 +116,8 @@ class Hit(_Explained):
 
     Attributes:
         id: the document's id.
-        score: SumMaxSim (or the routed score when not refined); higher is better.
+        score: SumMaxSim (or the routed score when not refined), of a hybrid search plus what `search` says
+            for words; higher is better.
         text: the document's text as it was added.
         metadata: the document's metadata, a copy the caller may change.
     """

@@ -28,6 +28,7 @@ _SNIPPET = 400
 @click.option("--filter", "filter_", callback=parse_object, help="Metadata filter, a JSON object.")
 @click.option("--route-k", metavar="K", callback=parse_route_k, help=ROUTE_K_HELP)
 @click.option("--no-refine", is_flag=True, help="Rank by the routed tokens alone.")
+@click.option("--hybrid", is_flag=True, help="Rank by words (BM25) too, for exact names and codes.")
 @click.option("--model", help="What the index was made with, where it is not the bundled model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def search(
@@ -37,6 +38,7 @@ def search(
     filter_: dict[str, Any] | None,
     route_k: "RouteK | None",
     no_refine: bool,
+    hybrid: bool,
     model: str | None,
     as_json: bool,
 ) -> None:
@@ -46,7 +48,8 @@ def search(
     from fastlane_rag.search import search_many
 
     with FastLaneIndex.open(index, model=model, read_only=True) as opened:
-        (result,) = search_many(opened, [query], k, filter=filter_, route_k=route_k, refine=not no_refine)
+        options: dict[str, Any] = {"route_k": route_k, "refine": not no_refine, "hybrid": hybrid}
+        (result,) = search_many(opened, [query], k, filter=filter_, **options)
     if as_json:
         click.echo(json.dumps(_as_json(query, result), ensure_ascii=False, indent=2))
         return

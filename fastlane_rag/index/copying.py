@@ -6,6 +6,7 @@ from itertools import islice
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.lexical import lexicon_of, merged_lexicon
 from fastlane_rag.index.rows import intact
 from fastlane_rag.index.segment import SegmentInfo
 from fastlane_rag.index.storage import Storage, View
@@ -49,8 +50,10 @@ def _copied_rows(view: View, source: Storage, target: Storage, codec: Codec) -> 
     parts = {part.segment: part for part in view.snapshot.parts}
     check_rows(parts.values())
     with new_segment(target, codec, source.dim) as writer:
-        copy_rows(view.reader.placed(list(parts)), parts, writer)
-        return writer.finish()
+        placed = view.reader.placed(list(parts))
+        copy_rows(placed, parts, writer)
+        lexicons = {segment: lexicon_of(view.reader, part) for segment, part in parts.items()}
+        return writer.finish(merged_lexicon(lexicons, parts, placed))
 
 
 def _documents(view: View) -> Iterator[tuple[Entry, int]]:

@@ -257,6 +257,7 @@ class FastLaneIndex:
         refine: bool = True,
         lane: Lane | None = None,
         nprobe: int | None = None,
+        hybrid: bool = False,
     ) -> list[Hit]:
         """Find the documents that answer a query best.
 
@@ -271,6 +272,9 @@ class FastLaneIndex:
             lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to
                 rank.
             nprobe: centroids that each routed token looks near in the approximate lane; more find more, slower.
+            hybrid: rank by words too: documents of high BM25 join the candidates, and the score of a hit is
+                SumMaxSim plus up to 0.15 for each query token, in proportion to its BM25 and the best BM25 there is.
+                Better for exact names and codes, and for a model that is far from its domain.
 
         Returns:
             Hits by descending score, ties broken by id.
@@ -281,7 +285,7 @@ class FastLaneIndex:
             IndexClosedError: the index is closed.
         """
         options: dict[str, Any] = {"route_k": route_k, "refine": refine, "lane": lane, "nprobe": nprobe}
-        return self.search_batch([query], k, filter=filter, **options)[0]
+        return self.search_batch([query], k, filter=filter, hybrid=hybrid, **options)[0]
 
     def search_batch(
         self,
@@ -293,11 +297,13 @@ class FastLaneIndex:
         refine: bool = True,
         lane: Lane | None = None,
         nprobe: int | None = None,
+        hybrid: bool = False,
     ) -> list[list[Hit]]:
         """Search for several queries at one commit, sharing the work; arguments as `search`."""
         from fastlane_rag.search import search_many
 
-        results = search_many(self, queries, k, filter=filter, route_k=route_k, refine=refine, lane=lane, nprobe=nprobe)
+        options: dict[str, Any] = {"route_k": route_k, "refine": refine, "lane": lane, "nprobe": nprobe}
+        results = search_many(self, queries, k, filter=filter, hybrid=hybrid, **options)
         for query, result in zip(queries, results, strict=True):
             evidence = self._evidence(query, route_k)
             for hit in result.hits:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastlane_rag.errors import FastLaneError, IndexFormatError
 from fastlane_rag.index.catalogue import Catalogue
+from fastlane_rag.index.lexicon import build_lexicon, count_document, merge_lexicons
 from fastlane_rag.index.marker import read_marker
 from fastlane_rag.index.rows import PENDING, Reader, intact
 from fastlane_rag.index.segment import Segment, SegmentInfo
@@ -131,6 +132,26 @@ def _codec_problems(reader: Reader) -> Iterator[str]:
             yield f"{reader.where} is inconsistent: its codec {name!r} is {found!r}, trained on {tokens} tokens"
 
 
+def _word_problems(reader: Reader, number: int, segment: Segment) -> Iterator[str]:
+    """A segment's words must be those of its live documents' texts."""
+    if segment.lexicon is None:
+        return
+    texts = reader.texts(number)
+    rows = np.array(list(texts), np.int64)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(segment):
+        return  # told as another problem
+    places = np.full(len(segment), -1, np.int64)
+    places[rows] = np.arange(len(rows))
+    true = build_lexicon(map(count_document, texts.values())).arrays()
+    try:
+        stored = merge_lexicons([(segment.lexicon, places)], len(rows)).arrays()
+    except (IndexError, ValueError) as error:
+        yield f"{segment.where} is inconsistent: its words: {error}"
+        return
+    if not all(np.array_equal(array, stored[name]) for name, array in true.items()):
+        yield f"{segment.where} is inconsistent: its words are not those of the texts in {reader.where}"
+
+
 def _segment_problems(storage: Storage, reader: Reader, number: int, info: SegmentInfo) -> Iterator[str]:
     try:
         segment = Segment(storage.store, info, reader.codec(info.codec), storage.dim)
@@ -144,6 +165,7 @@ def _segment_problems(storage: Storage, reader: Reader, number: int, info: Segme
     yield from found
     if found:
         return
+    yield from _word_problems(reader, number, segment)
     live = np.array(
         reader.connection.execute("SELECT row, tokens FROM documents WHERE segment = ?", (number,)).fetchall(),
         np.int64,

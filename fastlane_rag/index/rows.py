@@ -144,6 +144,15 @@ class Reader:
         query = "SELECT id, metadata, text, checksum FROM documents WHERE segment = ? AND row = ?"
         return [self._document(*self._one(query, place)) for place in places]
 
+    def text_at(self, place: Place) -> str:
+        """The text of the document at a place."""
+        return self._text(*self._one("SELECT row, text FROM documents WHERE segment = ? AND row = ?", place))[1]
+
+    def texts(self, segment: int) -> dict[int, str]:
+        """The text of each live row of a segment."""
+        query = "SELECT row, text FROM documents WHERE segment = ? ORDER BY row"
+        return dict(self._text(row, text) for row, text in self.connection.execute(query, (segment,)))
+
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents with these ids, in this order, without the missing ones."""
         query = "SELECT id, metadata, text, checksum FROM documents WHERE id IN ({})"
@@ -196,6 +205,11 @@ class Reader:
             segment, number = place
             raise IndexFormatError(f"{self.where} is damaged: no document for row {number} of segment {segment}")
         return row
+
+    def _text(self, row: int, text: Any) -> tuple[int, str]:
+        if not isinstance(text, str):
+            raise IndexFormatError(f"{self.where} is damaged: the text of row {row}")
+        return row, text
 
     def _document(self, id_: str, metadata: str, text: str, checksum: int) -> Document:
         if not intact(id_, text, metadata, checksum):

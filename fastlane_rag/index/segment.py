@@ -1,8 +1,8 @@
 """Segments: immutable files of packed token rows. STORE_FORMAT.md describes every byte.
 
 A segment is a safetensors file with a header of fixed size: the codec's arrays, `offsets` (document r owns
-the rows offsets[r]:offsets[r + 1]), where the codec has centroids the postings of each, and `checksums` (CRC-32
-of each 64 KiB before them).
+the rows offsets[r]:offsets[r + 1]), where the codec has centroids the postings of each, the lexicon of the documents,
+and `checksums` (CRC-32 of each 64 KiB before them).
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError, IndexReadOnlyError, StorageError
 from fastlane_rag.index.codec import Codec
+from fastlane_rag.index.lexicon import ARRAYS as LEXICON_ARRAYS
+from fastlane_rag.index.lexicon import Lexicon
 from fastlane_rag.index.postings import Postings, build_postings
 from fastlane_rag.index.store import Store
 
@@ -93,24 +95,30 @@ class SegmentWriter:
                 stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
         self.lengths += lengths
 
-    def finish(self) -> SegmentInfo:
-        """Complete the file, bring it to the disk and give it its final name."""
+    def finish(self, lexicon: Lexicon) -> SegmentInfo:
+        """Complete the file, bring it to the disk and give it its final name.
+
+        Args:
+            lexicon: the words of the documents.
+        """
         with _refusals(self._store):
-            return self._finish()
+            return self._finish(lexicon)
 
     def abandon(self) -> None:
         """Drop what was written."""
         self._draft.discard()
         self._close_streams()
 
-    def _finish(self) -> SegmentInfo:
+    def _finish(self, lexicon: Lexicon) -> SegmentInfo:
         file = self._draft.file
         offsets = np.zeros(len(self.lengths) + 1, "<i8")
         np.cumsum(self.lengths, out=offsets[1:])
-        indexes = {"offsets": offsets}
+        indexes: dict[str, NDArray[np.generic]] = {"offsets": offsets}
         if self.codec.lists:
             indexes |= build_postings(self._centroids, offsets, self.codec.lists)
+        indexes |= lexicon.arrays()
         # From wide to narrow items, so that all of them lie aligned wherever the first array ends aligned.
+        indexes = dict(sorted(indexes.items(), key=lambda item: -item[1].itemsize))
         for array in indexes.values():
             file.write(array.data.cast("B"))
         for stream in list(self._streams.values())[1:]:
@@ -174,6 +182,9 @@ class Segment:
         arrays: the codec's arrays, by name.
         offsets: (N + 1,) document r owns the rows offsets[r]:offsets[r + 1].
         postings: which documents have a token near a centroid; None where the codec has no centroids.
+        lexicon: the words of the documents; None in a file written before there was a lexical lane, until they are
+            counted.
+        has_words: whether the file holds them.
 
     Raises:
         IndexFormatError: the file is missing, of the wrong size, damaged in its header, or newer.
@@ -213,6 +224,13 @@ class Segment:
             try:
                 self.postings = Postings(arrays.pop("postings"), lists, info.documents)
             except ValueError as error:
+                raise IndexFormatError(f"{self.where} is damaged: {error}") from error
+        self.lexicon: Lexicon | None = None
+        self.has_words = LEXICON_ARRAYS[0] in arrays
+        if self.has_words:
+            try:
+                self.lexicon = Lexicon({name: arrays.pop(name) for name in LEXICON_ARRAYS}, info.documents)
+            except (ValueError, KeyError) as error:
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
         self.arrays = arrays
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.filters import Compiled
+from fastlane_rag.index.lexicon import Counted, Lexicon
 from fastlane_rag.index.rows import PENDING, Place, Reader
 from fastlane_rag.index.segment import Segment
 from fastlane_rag.index.store import Store
@@ -18,6 +19,7 @@ from fastlane_rag.index.store import Store
 if TYPE_CHECKING:
     import torch
 
+    from fastlane_rag.index.lexical import LexicalLane
     from fastlane_rag.index.postings import Postings
     from fastlane_rag.scoring.inputs import Rows
 
@@ -29,6 +31,8 @@ _BEFORE_ALL = -(2**63)
 
 class RowSource(Protocol):
     """Documents' token rows, packed."""
+
+    lexicon: "Lexicon | None"
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -50,13 +54,24 @@ class RowSource(Protocol):
 
 
 class PendingRows:
-    """The token rows that the catalogue itself holds, in memory."""
+    """The token rows that the catalogue itself holds, in memory.
 
-    def __init__(self, keys: list[int], tokens: list[NDArray[np.float16]], dim: int) -> None:
+    Attributes:
+        keys: of the documents, in the table `pending`.
+        tokens: (L, dim) float16 of each.
+        counted: the words of some of them, by key.
+        lexicon: their words, where something needed them.
+    """
+
+    def __init__(
+        self, keys: list[int], tokens: list[NDArray[np.float16]], dim: int, counted: dict[int, Counted]
+    ) -> None:
         self.keys = np.array(keys, np.int64)
         self.tokens = tokens
         self.offsets: NDArray[np.int64] = np.zeros(len(tokens) + 1, np.int64)
         np.cumsum([len(rows) for rows in tokens], out=self.offsets[1:])
+        self.counted = counted
+        self.lexicon: Lexicon | None = None
         self._dim = dim
 
     @cached_property
@@ -149,12 +164,14 @@ class Snapshot:
         parts: the segments, oldest first, and the pending rows.
         last_dead: the last entry of the table `dead` that is taken into account.
         masks: (N,) documents that pass filters, for as long as they are remembered.
+        lanes: the lexical lane, once something needed it.
     """
 
     commits: int
     parts: tuple[Part, ...]
     last_dead: int
     masks: dict[Compiled, Mask] = field(default_factory=dict, compare=False)
+    lanes: "list[LexicalLane]" = field(default_factory=list, compare=False)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -262,11 +279,14 @@ def _load_pending(reader: Reader, previous: Part | None, dim: int) -> Part | Non
     if not keys:
         return None
     known: dict[int, NDArray[np.float16]] = {}
+    counted: dict[int, Counted] = {}
     if previous is not None and isinstance(previous.source, PendingRows):
         if keys == previous.source.keys.tolist():
             return previous
         known = dict(zip(previous.source.keys.tolist(), previous.source.tokens, strict=True))
+        before = previous.source.counted
+        counted = {key: before[key] for key in keys if key in before}
     known |= reader.pending_tokens(max(known, default=_BEFORE_ALL), dim)
     if not known.keys() >= set(keys):
         raise IndexFormatError(f"{reader.where} is damaged: its table pending has rows that were never added")
-    return Part(PENDING, PendingRows(keys, [known[key] for key in keys], dim), None)
+    return Part(PENDING, PendingRows(keys, [known[key] for key in keys], dim, counted), None)

@@ -10,6 +10,7 @@ from fastlane_rag.errors import FastLaneError, IndexClosedError, IndexFormatErro
 from fastlane_rag.index.catalogue import Catalogue
 from fastlane_rag.index.codec import Codec, residual_bits
 from fastlane_rag.index.filters import Compiled, Filter
+from fastlane_rag.index.lexical import LexicalLane
 from fastlane_rag.index.lock import WriterLock
 from fastlane_rag.index.marker import read_marker, write_marker
 from fastlane_rag.index.rows import PENDING, Reader, Writer
@@ -52,6 +53,13 @@ class View:
                 masks.clear()
             masks[condition] = mask
         return mask
+
+    def lexical(self) -> LexicalLane:
+        """The lexical lane of this commit, made when it is first needed."""
+        lanes = self.snapshot.lanes
+        if not lanes:
+            lanes.append(LexicalLane(self.reader, self.snapshot))
+        return lanes[0]
 
 
 class Storage:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.inputs import Entry
+from fastlane_rag.index.lexical import lexicon_of, merged_lexicon
+from fastlane_rag.index.lexicon import build_lexicon, count_document
 from fastlane_rag.index.recoding import choose, to_recode, train
 from fastlane_rag.index.rows import PENDING
 from fastlane_rag.index.segment import Segment, SegmentInfo, SegmentWriter
@@ -51,7 +53,7 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) 
     with storage.view() as view:
         same = view.reader.unchanged(entries)
     new = [entry for entry in entries if entry[0] not in same]
-    lengths, small, segment = _staged(storage, encode([text for _, text, _ in new]))
+    lengths, small, segment = _staged(storage, [text for _, text, _ in new], encode)
     # Should the commit fail, a finished segment is nobody's: the next writer sweeps it away.
     with storage.change() as change:
         if segment is not None:
@@ -68,12 +70,12 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) 
 
 
 def _staged(
-    storage: Storage, tokens: Iterable[NDArray[np.floating]]
+    storage: Storage, texts: list[str], encode: Encode
 ) -> tuple[list[int], list[NDArray[np.float16]], SegmentInfo | None]:
     """Lengths of the documents, and their rows: few in memory, many in a finished segment that nobody sees yet."""
     lengths: list[int] = []
     small: list[NDArray[np.float16]] = []
-    rest = iter(tokens)
+    rest = encode(texts)
     size = 0
     for rows in rest:
         lengths.append(len(rows))
@@ -86,7 +88,7 @@ def _staged(
     with new_segment(storage, HalfCodec()) as writer:
         for rows in chain(small, rest):
             writer.append(rows)
-        return writer.lengths, [], writer.finish()
+        return writer.lengths, [], writer.finish(build_lexicon(map(count_document, texts)))
 
 
 @contextmanager
@@ -133,7 +135,8 @@ def compact(storage: Storage, *, retrain: bool = False) -> None:
 
 
 def _written_in(part: Part, codec: Codec | None) -> bool:
-    return isinstance(part.source, Segment) and codec is not None and part.source.codec.name == codec.name
+    source = part.source
+    return isinstance(source, Segment) and codec is not None and source.codec.name == codec.name and source.has_words
 
 
 def _untidy(snapshot: Snapshot, dim: int) -> list[int]:
@@ -159,12 +162,13 @@ def _merge(storage: Storage, segments: list[int], *, retrain: bool = False) -> N
         parts = {part.segment: part for part in snapshot.parts if part.segment in segments}
         placed = view.reader.placed(segments)
         plan = choose(storage, view.reader, snapshot, list(parts.values()), retrain=retrain)
+        lexicons = {segment: lexicon_of(view.reader, part) for segment, part in parts.items()}
     if placed:
         check_rows(parts.values())
         codec = plan.codec or train(snapshot, plan.bits)
         with new_segment(storage, codec) as writer:
             copy_rows(placed, parts, writer)
-            info = writer.finish()
+            info = writer.finish(merged_lexicon(lexicons, parts, placed))
     old = [part.source.info.name for part in parts.values() if isinstance(part.source, Segment)]
     with storage.change() as change:
         if placed:

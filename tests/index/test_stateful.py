@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from word_model import WordModel, exact_score
+from word_model import WordModel, bm25_scores, exact_score, words
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
@@ -109,13 +109,18 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
         k=st.integers(0, 80),
         n=st.none() | st.integers(0, 3),
         route_k=st.sampled_from([1, 2, "auto", "all", None]),
+        hybrid=st.booleans(),
     )
-    def search(self, query, k, n, route_k):
+    def search(self, query, k, n, route_k, hybrid):
         passing = {i: t for i, (t, m) in self.truth.items() if n is None or m.get("n") == n}
         scored = {i: exact_score(query, text) for i, text in passing.items()}
+        if hybrid:
+            of_words = bm25_scores(query, {i: text for i, (text, _) in self.truth.items()})
+            most = max((of_words[i] for i in passing), default=0) or 1
+            scored = {i: score + 0.15 * len(words(query)) * of_words[i] / most for i, score in scored.items()}
         expected = sorted(scored.values(), reverse=True)[:k]
         for index in filter(None, (self.index, self.reader)):
-            hits = index.search(query, k, filter=None if n is None else {"n": n}, route_k=route_k)
+            hits = index.search(query, k, filter=None if n is None else {"n": n}, route_k=route_k, hybrid=hybrid)
             assert [hit.score for hit in hits] == pytest.approx(expected, abs=1e-3)
             assert len({hit.id for hit in hits}) == len(hits)
             assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.id))

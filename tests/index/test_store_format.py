@@ -3,7 +3,9 @@
 import hashlib
 import json
 import sqlite3
+import unicodedata
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -53,13 +55,16 @@ def read_index(path):
         if segment == 0:
             rows = pending.pop(row)
         else:
-            array, offsets = segments[segment]
+            array, offsets, words = segments[segment]
+            assert words(row) == counted(text)
             rows = array[offsets[row] : offsets[row + 1]]
             places.append((segment, row))
         assert len(rows) == tokens
         yield id_, text, unescaped(json.loads(metadata)), rows
     assert pending == {}
-    assert sorted(places) == [(s, r) for s, (_, offsets) in sorted(segments.items()) for r in range(len(offsets) - 1)]
+    assert sorted(places) == [
+        (s, r) for s, (_, offsets, _) in sorted(segments.items()) for r in range(len(offsets) - 1)
+    ]
     catalogue.close()
 
 
@@ -101,7 +106,41 @@ def read_segment(file, documents, tokens, size, header_digest, dim, codec):
     rows = array("tokens", "<f2") if codec is None else decoded(array, offsets, codec)
     assert rows.shape == (tokens, dim)
     assert (len(offsets), offsets[0], offsets[-1]) == (documents + 1, 0, tokens)
-    return rows, offsets
+    return rows, offsets, word_reader(array, documents)
+
+
+def word_reader(array, documents):
+    """What says how often document r has which words, and how many it has."""
+    offsets, words, lengths = array("word_offsets", "<i8"), array("words", "<u4"), array("word_lengths", "<u4")
+    owners, counts = array("word_documents", "<u2"), array("word_counts", "u1")
+    assert (np.diff(words.astype(np.int64)) > 0).all()
+    assert (offsets[0], offsets[-1], len(lengths)) == (0, len(owners), documents)
+    found = [{} for _ in range(documents)]
+    for v, word in enumerate(words.tolist()):
+        here = slice(offsets[v], offsets[v + 1])
+        assert owners[here].tolist() == sorted(set(owners[here].tolist()))
+        for owner, count in zip(owners[here].tolist(), counts[here].tolist(), strict=True):
+            found[owner][word] = count
+    return lambda row: (found[row], lengths[row])
+
+
+def counted(text):
+    """The words of a text as the page says, and their number."""
+    for form in range(2):
+        text = unicodedata.normalize("NFKD", text)
+        text = text.casefold() if form == 0 else text
+    runs, word = [], ""
+    for character in [*"".join(c for c in text if unicodedata.category(c)[0] != "M").lower(), " "]:
+        point = ord(character)
+        alone = 0x3040 <= point <= 0x30FF or 0x3400 <= point <= 0x9FFF or 0x20000 <= point <= 0x3FFFF
+        if unicodedata.category(character)[0] in "LN" and not alone:
+            word += character
+            continue
+        runs += [word, character if alone and unicodedata.category(character)[0] in "LN" else ""]
+        word = ""
+    cut = [run[:7] if all(unicodedata.category(c)[0] == "L" for c in run) else run for run in runs if run]
+    numbers = Counter(zlib.crc32(run.encode()) for run in cut)
+    return {number: min(often, 255) for number, often in numbers.items()}, len(cut)
 
 
 def decoded(array, offsets, codec):
@@ -137,6 +176,10 @@ def path(tmp_path, monkeypatch):
 def test_an_index_is_read_by_the_page_alone(path, passages):
     """Segments with dead rows, replaced and pending documents, odd metadata; open, closed and compacted."""
     texts = {passage["id"]: passage["text"] for passage in passages[:90]}
+    texts[passages[7]["id"]] = (
+        "Stra\u00dfe \u0130zmir na\u00efvet\u00e9 \u2163 x\u00b2 snake_case PEP-0484b "
+        "\u6771\u4eac\u30bf\u30ef\u30fc \u0939\u093f\u0928\u094d\u0926\u0940 " + "again " * 300
+    )
     metadatas = {id_: {"title": "x", "n": i, "nul\0": ["\0", "\ufdd0", None, 1.5]} for i, id_ in enumerate(texts)}
     first, last = list(texts)[:45], list(texts)[45:]
     with FastLaneIndex.create(path, model=WordModel(), filter_keys=["n"]) as index:
@@ -195,6 +238,7 @@ def test_segments_open_with_the_safetensors_library(path, passages):
         index.add([passage["text"] for passage in passages[:50]])
     [file] = (path / "segments").iterdir()
     arrays = load_file(file)
-    assert set(arrays) == {"tokens", "offsets", "checksums"}
+    words = {"word_offsets", "words", "word_lengths", "word_documents", "word_counts"}
+    assert set(arrays) == {"tokens", "offsets", "checksums"} | words
     assert arrays["tokens"].shape == (arrays["offsets"][-1], DIM)
     assert np.array_equal(arrays["tokens"][: arrays["offsets"][1]], embed(passages[0]["text"]).astype(np.float16))
