@@ -169,11 +169,11 @@ def main() -> None:
     """Measure, print, and write the results."""
     arguments = parse()
     import torch
+    from side_by_side.export import export
 
     from fastlane_rag import FastLaneModel
     from fastlane_rag.evaluation.dataset import load_dataset
     from fastlane_rag.evaluation.environment import environment
-    from side_by_side.export import export
 
     torch.set_num_threads(arguments.threads)
     names = [name for name in ENGINES if name in arguments.engines or name == REFERENCE]

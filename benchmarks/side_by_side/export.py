@@ -155,7 +155,8 @@ def _index(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: P
 def _dense(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path) -> np.ndarray:
     """The part's pooled vectors: those of the whole corpus, where they are encoded."""
     whole, own = _caches(dataset, part, model, cache)
-    if not (whole.folder / "dense.npy").exists():
+    # Since it encodes a corpus once, the cache has pooled vectors in its side records.
+    if not (whole.folder / "dense.npy").exists() and not any(whole.folder.glob("side-*")):
         return own.dense()[1]
     chosen = {passage.id for passage in part.passages()}
     ids, vectors = whole.dense()

@@ -11,7 +11,7 @@ from side_by_side.engine import K, Knobs
 from side_by_side.worker import folder_bytes
 
 PROBES = (1, 2, 4, 8, 16)
-FULL_SCORES = (64, 256, 1024, 4096)
+FULL_SCORES = (64, 256, 4096)
 
 
 def engine() -> "Plaid":

@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss  # noqa: F401  here and not inside what is timed, as the other engines' libraries load
+import numba  # noqa: F401
 import numpy as np
+import torch
 
-from fastlane_rag import FastLaneIndex
+from fastlane_rag.index import FastLaneIndex, writing  # noqa: F401
+from fastlane_rag.model import RoutedQuery
 from fastlane_rag.search import search_many
+from fastlane_rag.types import Document
 from side_by_side.corpus import Corpus, Query
 from side_by_side.engine import K, Knobs
 from side_by_side.worker import folder_bytes
@@ -58,8 +63,6 @@ class FastLane:
 
     def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
         """Map the segments."""
-        import torch
-
         torch.set_num_threads(threads)
         self._index = FastLaneIndex.open(folder, model=Prepared(corpus), read_only=True)
 
@@ -75,10 +78,6 @@ class FastLane:
 
     def prepare(self, query: Query) -> Any:
         """A `RoutedQuery`."""
-        import torch
-
-        from fastlane_rag.model import RoutedQuery
-
         return RoutedQuery(torch.from_numpy(query.rows), torch.from_numpy(query.scores), query.tokens)
 
     def search(self, query: Any, knobs: Knobs) -> Any:
@@ -96,7 +95,5 @@ class FastLane:
 
 
 def _documents(corpus: Corpus) -> Iterator[Any]:
-    from fastlane_rag.types import Document
-
     for id_, text in zip(corpus.ids, corpus.texts(), strict=True):
         yield Document(id_, text)
