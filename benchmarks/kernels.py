@@ -1,290 +1,291 @@
 """MaxSim alone: fastlane_rag.scoring beside its peers, one process, interleaved.
 
-python benchmarks/kernels.py --threads 2 --json benchmarks/results/kernels.json
+python benchmarks/kernels.py --dataset ../shared/data/scifact --cache ~/.cache/fastlane-rag --documents 2000 \
+    --threads 2 --json benchmarks/results/kernels.json
+python benchmarks/kernels.py --device cuda --json benchmarks/results/kernels-cuda.json
 
-Token counts are those of real passages; the vectors are random, which costs what real ones do. Each engine
-gets its inputs in the layout it asks for, prepared before the clock starts, and must agree with the float64
-definition before it is timed (codes lose what codes lose on random vectors: far more than on real ones).
-Peers that are not installed are left out: pip install --no-deps lateweave maxsim-cpu.
+With --dataset the vectors are real token embeddings from the cache of `fastlane eval`; without, random ones, which
+cost the same, except that codes lose more on them. Rerank shapes have documents of one length, cut from the rows as
+they come; corpus scans have the documents as they are. Each engine gets its inputs in the layout it asks for,
+prepared before the clock starts, and must agree with the float64 definition before it is timed. On a CUDA device
+everybody computes in half precision. An engine that is not installed or fails is in the results with the reason; the
+environment `scorers` of install_peers.py has them all.
 """
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-SHAPES = [  # queries, documents, dimension
-    (1, 100, 96),
-    (1, 1000, 96),
-    (32, 100, 96),
-    (1, 5000, 96),
-    (1, 100, 128),
-    (1, 1000, 128),
-    (32, 100, 128),
-    (1, 1000, 384),
+import numpy as np
+
+if TYPE_CHECKING:
+    from kernel_engines import Problem, Run
+    from torch import Tensor
+
+RERANK = [
+    (queries, documents, tokens) for tokens in (128, 300) for queries, documents in ((1, 100), (1, 1000), (32, 100))
 ]
+"""Queries, documents, tokens a document."""
+
+SCANS = {"cpu": (5_000,), "cuda": (100_000, 1_000_000)}
+"""Documents of a corpus scan, one query."""
+
 QUERY_TOKENS = 32
+RANDOM_ROWS = 400_000
+SCAN_TOKENS = 128
+_TOLERANCE = 2e-2
+_CHECKED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One shape's data in every layout an engine may ask for."""
+class Embeddings:
+    """Rows that problems are cut from.
 
-    queries: Any  # (Nq, Lq, d) float32
-    packed: Any  # (T, d) float32
-    offsets: Any  # (Nd + 1,) int64
+    Attributes:
+        source: what they are.
+        queries: (M, d) float32 rows of query tokens.
+        documents: (T, d) float32 or float16 rows.
+        offsets: (N + 1,) int64 bounds of the documents.
+    """
 
-    @property
-    def padded(self) -> tuple[Any, Any]:
-        """Documents (Nd, longest, d) and their mask."""
+    source: str
+    queries: np.ndarray
+    documents: np.ndarray
+    offsets: np.ndarray
+
+    def problem(self, queries: int, lengths: np.ndarray, device: str) -> "Problem":
+        """Documents of these lengths from the beginning of the rows, which are taken again when they run out."""
         import torch
+        from kernel_engines import Problem
 
-        lengths = self.offsets.diff()
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        documents = torch.zeros(*mask.shape, self.packed.shape[1])
-        documents[mask] = self.packed
-        return documents, mask
-
-
-Engine = Callable[[Problem], Callable[[], Any]]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        rows = np.resize(self.documents, (int(offsets[-1]), self.documents.shape[1])).astype(np.float32)
+        asked = np.resize(self.queries, (queries * QUERY_TOKENS, self.queries.shape[1])).astype(np.float32)
+        asked = asked.reshape(queries, QUERY_TOKENS, -1)
+        return Problem(torch.from_numpy(asked), torch.from_numpy(rows), torch.from_numpy(offsets), device)
 
 
-def fastlane(dtype: str) -> Engine:
-    """The scoring core on documents stored in `dtype`."""
-
-    def prepare(problem: Problem) -> Callable[[], Any]:
-        import torch
-
-        from fastlane_rag.scoring import maxsim
-
-        documents = problem.packed.to(getattr(torch, dtype))
-        return lambda: maxsim(problem.queries, documents, document_offsets=problem.offsets)
-
-    return prepare
+def random_rows(dim: int) -> Embeddings:
+    """Unit vectors in documents of 128 tokens."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((RANDOM_ROWS, dim), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return Embeddings("random unit vectors", rows[:4096], rows, np.arange(0, RANDOM_ROWS + 1, SCAN_TOKENS))
 
 
-def fastlane_codes(bits: int) -> Engine:
-    """The scoring core on documents in the residual codec's code."""
+def real_rows(arguments: argparse.Namespace) -> Embeddings:
+    """Token embeddings of a dataset's documents and queries."""
+    from side_by_side.export import export
 
-    def prepare(problem: Problem) -> Callable[[], Any]:
-        from fastlane_rag.index.residual import ResidualCodec
-        from fastlane_rag.scoring import maxsim
-
-        rows = problem.packed.numpy()
-        codec = ResidualCodec.train(rows[:20_000], bits, centroids=1024)
-        codes = codec.codes(codec.encode(rows))
-        return lambda: maxsim(problem.queries, codes, document_offsets=problem.offsets)
-
-    return prepare
-
-
-def fastlane_torch(problem: Problem) -> Callable[[], Any]:
-    """The scoring core without its compiled kernels, as where numba is not installed."""
-    from fastlane_rag.scoring import torch_backend
-    from fastlane_rag.scoring.inputs import pack
-
-    queries = pack("queries", problem.queries, None, None)
-    documents = pack("documents", problem.packed, problem.offsets, None)
-    return lambda: torch_backend.scores(queries, documents, None, grouped=False, keep_argmax=False)[0]
-
-
-def gemm(problem: Problem) -> Callable[[], Any]:
-    """All dot products by BLAS and nothing else: what an unfused implementation cannot beat."""
-    queries = problem.queries.flatten(0, 1)
-    return lambda: problem.packed @ queries.T
-
-
-def einsum(problem: Problem) -> Callable[[], Any]:
-    """The usual three lines of torch over padded documents."""
-    import torch
-
-    documents, mask = problem.padded
-
-    def score() -> Any:
-        similarity = torch.einsum("qid,njd->qnij", problem.queries, documents)
-        return similarity.masked_fill(~mask[None, :, None], -torch.inf).amax(-1).sum(-1)
-
-    return score
-
-
-def sentence_transformers(problem: Problem) -> Callable[[], Any]:
-    """sentence_transformers.util.maxsim over padded documents."""
-    from sentence_transformers.util import maxsim
-
-    documents, mask = problem.padded
-    return lambda: maxsim(problem.queries, documents, None, mask)
-
-
-def lateweave(problem: Problem) -> Callable[[], Any]:
-    """lateweave's packed scorer, one call a query as its interface has it."""
-    import numpy as np
-    import torch
-    from lateweave import maxsim_scores_packed
-
-    queries, documents = problem.queries.numpy(), problem.packed.numpy()
-    lengths, threads = problem.offsets.diff().numpy(), torch.get_num_threads()
-    return lambda: np.stack([maxsim_scores_packed(q, documents, lengths, threads=threads) for q in queries])
-
-
-def maxsim_cpu(problem: Problem) -> Callable[[], Any]:
-    """maxsim-cpu over a list of documents, one call a query as its interface has it."""
-    import numpy as np
-    from maxsim_cpu import maxsim_scores_variable
-
-    queries = problem.queries.numpy()
-    documents = [d.numpy() for d in problem.packed.split(problem.offsets.diff().tolist())]
-    return lambda: np.stack([maxsim_scores_variable(q, documents) for q in queries])
-
-
-ENGINES: dict[str, Engine] = {
-    "fastlane float32": fastlane("float32"),
-    "fastlane float16": fastlane("float16"),
-    "fastlane 4-bit codes": fastlane_codes(4),
-    "fastlane 2-bit codes": fastlane_codes(2),
-    "fastlane without numba": fastlane_torch,
-    "BLAS only": gemm,
-    "torch einsum": einsum,
-    "sentence-transformers": sentence_transformers,
-    "lateweave": lateweave,
-    "maxsim-cpu": maxsim_cpu,
-}
-
-
-def usable(name: str, shape: tuple[int, int, int]) -> bool:
-    """Whether an engine is installed and survives the shape."""
-    if name == "maxsim-cpu" and shape[2] > 128:
-        return False  # 0.1.0 ends with a segmentation fault
-    if name == "torch einsum" and shape[1] > 1000:
-        return False  # gigabytes of padding say nothing new
-    if name.endswith("codes") and shape[1] > 1000:
-        return False  # encoding them would take longer than everything else
-    module = name.replace("-", "_")
-    return name not in ("lateweave", "maxsim-cpu") or importlib.util.find_spec(module) is not None
-
-
-def passage_lengths(count: int) -> list[int]:
-    """Token counts of real passages, cut where the default model cuts them."""
     from fastlane_rag import FastLaneModel
-    from fastlane_rag.data import read_passages, sample_path
+    from fastlane_rag.evaluation.dataset import load_dataset
 
-    model = FastLaneModel.from_pretrained()
-    texts = [passage.content for passage in read_passages(sample_path())]
-    tokens = model.encoder.tokenizer(texts, truncation=True, max_length=model.max_document_length)["input_ids"]
-    lengths = [len(ids) for ids in tokens]
-    return (lengths * (count // len(lengths) + 1))[:count]
+    dataset, model = load_dataset(arguments.dataset, arguments.split, limit=200), FastLaneModel.from_pretrained()
+    with tempfile.TemporaryDirectory(prefix="fastlane-kernels-") as folder:
+        work = arguments.work or Path(folder)
+        corpus = export(dataset, model, arguments.cache, work, documents=arguments.documents, dense=False)
+        queries = np.concatenate([query.rows for query in corpus.queries()])
+        facts = f"{corpus.facts['documents']} documents of {dataset.name}, {corpus.facts['model']}"
+        return Embeddings(facts, queries, np.array(corpus.rows), corpus.offsets)
 
 
-def make_problem(shape: tuple[int, int, int], lengths: list[int]) -> Problem:
-    """Random unit vectors in documents of the given lengths."""
+def wait(device: str) -> None:
+    """Until the device has done what it was told."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def ready(problem: "Problem") -> tuple[dict[str, "Run"], dict[str, float], dict[str, str]]:
+    """What to time, its greatest error, and why others are left out.
+
+    Raises:
+        SystemExit: an engine computes something else.
+    """
     import torch
-    from torch.nn.functional import normalize
-
-    queries, documents, dim = shape
-    generator = torch.Generator().manual_seed(0)
-    offsets = torch.tensor([0, *lengths[:documents]]).cumsum(0)
-    return Problem(
-        normalize(torch.randn(queries, QUERY_TOKENS, dim, generator=generator), dim=-1),
-        normalize(torch.randn(int(offsets[-1]), dim, generator=generator), dim=-1),
-        offsets,
-    )
-
-
-def measure(shape: tuple[int, int, int], lengths: list[int], repeats: int) -> dict[str, Any]:
-    """Time every engine on one shape, round after round."""
-    import torch
+    from kernel_engines import ENGINES
 
     from fastlane_rag.scoring.reference import reference_maxsim
 
-    problem = make_problem(shape, lengths)
-    sample = slice(0, 20)
-    documents = problem.packed.split(problem.offsets.diff().tolist())
-    expected = reference_maxsim(list(problem.queries[:1]), documents[sample])
-    runs, errors = {}, {}
+    last = int(problem.offsets[_CHECKED])
+    documents = problem.packed[:last].split(problem.lengths[:_CHECKED].tolist())
+    expected = reference_maxsim(list(problem.queries[:1]), documents)
+    runs: dict[str, Run] = {}
+    errors: dict[str, float] = {}
+    left_out: dict[str, str] = {}
     for name, engine in ENGINES.items():
-        if not usable(name, shape):
+        if problem.device not in engine.devices:
             continue
-        runs[name] = engine(problem)
-        result = torch.as_tensor(runs[name]())
+        if engine.missing():
+            left_out[name] = "not installed"
+            continue
+        if not engine.takes(problem):
+            left_out[name] = "the shape is beyond it"
+            continue
+        try:
+            run = engine.prepare(problem)
+            result = torch.as_tensor(run()).cpu()
+        except (RuntimeError, ImportError, ValueError) as error:  # CUDA's out of memory is a RuntimeError
+            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            continue
+        runs[name] = run
         if name == "BLAS only":
             continue
-        errors[name] = float((result[:1, sample] - expected).abs().max())
-        if not errors[name] < 2e-2 and not name.endswith("codes"):
-            raise SystemExit(f"{name} is wrong by {errors[name]} on {shape}")
+        errors[name] = float((result[:1, :_CHECKED].double() - expected).abs().max())
+        if engine.exact and not errors[name] < _TOLERANCE * (1 if problem.device == "cpu" else 5):
+            raise SystemExit(f"{name} is wrong by {errors[name]}")
+    return runs, errors, left_out
+
+
+def measure(problem: "Problem", repeats: int) -> dict[str, Any]:
+    """Time every engine on one problem, round after round."""
+    from kernel_engines import ENGINES, OURS, OURS_ON_CUDA
+
+    runs, errors, left_out = ready(problem)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            wait(problem.device)
             start = time.perf_counter()
             run()
+            wait(problem.device)
             seconds[name].append(time.perf_counter() - start)
-    ours = statistics.median(seconds["fastlane float32"])
-    operations = 2 * shape[0] * QUERY_TOKENS * len(problem.packed) * shape[2]
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ours = medians[OURS if problem.device == "cpu" else OURS_ON_CUDA]
+    queries, dim = len(problem.queries), problem.packed.shape[1]
+    numbers = len(problem.packed) * dim
     return {
-        "queries": shape[0],
-        "documents": shape[1],
-        "dim": shape[2],
+        "queries": queries,
+        "documents": len(problem.lengths),
+        "dim": dim,
         "query_tokens": QUERY_TOKENS,
         "document_tokens": len(problem.packed),
         "engines": {
             name: {
-                "median_ms": round(statistics.median(times) * 1e3, 3),
-                "min_ms": round(min(times) * 1e3, 3),
-                "ratio_to_fastlane": round(statistics.median(times) / ours, 2),
-                "gflops": round(operations / statistics.median(times) / 1e9, 1),
+                "median_ms": round(median * 1e3, 4),
+                "min_ms": round(min(seconds[name]) * 1e3, 4),
+                "ratio_to_fastlane": round(median / ours, 3),
+                "gflops": round(2 * queries * QUERY_TOKENS * numbers / median / 1e9, 1),
+                "document_gigabytes_a_second": round(numbers * stored(ENGINES[name], problem) / median / 1e9, 1),
+                "queries_a_second": round(queries / median, 1),
                 "max_error": errors.get(name),
             }
-            for name, times in seconds.items()
+            for name, median in medians.items()
         },
+        "left_out": left_out,
     }
+
+
+def stored(engine: Any, problem: "Problem") -> float:
+    """Bytes of a number of a document's row, as the engine keeps it on this device."""
+    reduced = engine.bytes_a_number < 1 or engine.prepare.__qualname__.startswith("fastlane")
+    return float(engine.bytes_a_number if reduced or problem.device != "cpu" else 4)
+
+
+def copy_bandwidth(device: str, repeats: int) -> float:
+    """Gigabytes a second that a copy reads and writes together."""
+    import torch
+
+    source: Tensor = torch.empty(1 << (30 if device != "cpu" else 27), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        wait(device)
+        start = time.perf_counter()
+        target.copy_(source)
+        wait(device)
+        best = min(best, time.perf_counter() - start)
+    return round(2 * len(source) / best / 1e9, 1)
+
+
+def shapes(embeddings: Sequence[Embeddings], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every shape over every source of rows."""
+    results = []
+    for one in embeddings:
+        problems = [("rerank", queries, np.full(count, tokens)) for queries, count, tokens in RERANK]
+        real = np.diff(one.offsets)
+        for count in arguments.scan or SCANS[arguments.device]:
+            problems.append(("corpus scan", 1, np.resize(real, count)))
+        for kind, queries, lengths in problems:
+            result = measure(one.problem(queries, lengths, arguments.device), arguments.repeats)
+            tokens = int(lengths[0]) if kind == "rerank" else None
+            results.append({"kind": kind, "rows": one.source, "tokens_a_document": tokens, **result})
+            show(results[-1])
+    return results
 
 
 def show(result: dict[str, Any]) -> None:
     """Print one shape's table."""
-    print(f"\n{result['queries']} x {result['documents']} documents, dim {result['dim']}")
+    tokens = result["tokens_a_document"] or f"{result['document_tokens'] / result['documents']:.0f} on average"
+    shape = f"{result['queries']} x {result['documents']} documents of {tokens} tokens, dim {result['dim']}"
+    print(f"\n{result['kind']}: {shape}, {result['rows']}")
     for name, row in sorted(result["engines"].items(), key=lambda item: item[1]["median_ms"]):
-        print(f"  {name:24}{row['median_ms']:10.2f} ms {row['ratio_to_fastlane']:6.2f}x {row['gflops']:7.1f} GFLOPS")
+        print(
+            f"  {name:32}{row['median_ms']:10.3f} ms {row['ratio_to_fastlane']:6.2f}x {row['gflops']:8.1f} GFLOPS"
+            f" {row['document_gigabytes_a_second']:7.1f} GB/s",
+            flush=True,
+        )
+    for name, reason in result["left_out"].items():
+        print(f"  {name:32}left out: {reason}")
 
 
-def main() -> None:
-    """Measure every shape, print, and write the results."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, help="folder in BEIR's layout: real embeddings")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--cache", type=Path, help="folder of encoded corpora, with --dataset")
+    parser.add_argument("--work", type=Path, help="where to keep exported embeddings")
+    parser.add_argument("--documents", type=int, help="of the dataset")
+    parser.add_argument("--dim", type=int, nargs="+", default=[96, 128], help="of random rows, without --dataset")
+    parser.add_argument("--scan", type=int, nargs="+", help="documents of the corpus scans")
+    parser.add_argument("--device", choices=list(SCANS), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads each engine may use")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
+    if (arguments.dataset is None) != (arguments.cache is None):
+        parser.error("--dataset and --cache go together")
+    return arguments
+
+
+def main() -> None:
+    """Measure every shape, print, and write the results."""
+    arguments = parse()
     # Rayon and OpenMP read these once, when their libraries load.
     os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
 
     import torch
+    from kernel_engines import ENGINES
 
     from fastlane_rag.evaluation.environment import environment
 
     torch.set_num_threads(arguments.threads)
-    lengths = passage_lengths(max(documents for _, documents, _ in SHAPES))
+    embeddings = [real_rows(arguments)] if arguments.dataset else [random_rows(dim) for dim in arguments.dim]
     load = os.getloadavg()[0]
-    results = []
-    for shape in SHAPES:
-        results.append(measure(shape, lengths, arguments.repeats))
-        show(results[-1])
+    with torch.inference_mode():
+        results = shapes(embeddings, arguments)
+    packages = sorted({engine.package for engine in ENGINES.values() if engine.package and not engine.missing()})
+    report = {
+        "environment": environment().as_dict(),
+        "peers": {name: importlib.metadata.version(name) for name in packages},
+        "device": arguments.device,
+        "copy_gigabytes_a_second": copy_bandwidth(arguments.device, arguments.repeats),
+        "load_average_before": load,
+        "repeats": arguments.repeats,
+        "shapes": results,
+    }
     if arguments.json:
-        peers = {}
-        for name in ("lateweave", "maxsim-cpu"):
-            if importlib.util.find_spec(name.replace("-", "_")):
-                peers[name] = importlib.metadata.version(name)
-        report = {
-            "environment": environment().as_dict(),
-            "peers": peers,
-            "load_average_before": load,
-            "repeats": arguments.repeats,
-            "shapes": results,
-        }
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

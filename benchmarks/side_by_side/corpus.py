@@ -1,0 +1,153 @@
+"""What every engine is given: token embeddings of documents and queries, as files that numpy alone reads."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query, encoded.
+
+    Attributes:
+        id: its id.
+        text: what was asked, for engines that look at words.
+        tokens: the L token strings.
+        rows: (L, d) float32.
+        scores: (L,) float32 of the router.
+        dense: (h,) float32, the mean-pooled vector of the same encoder.
+    """
+
+    id: str
+    text: str
+    tokens: list[str]
+    rows: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    dense: npt.NDArray[np.float32]
+
+
+class Corpus:
+    """An exported dataset of N documents and T tokens.
+
+    Args:
+        folder: as `write_documents` and `write_queries` made it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the export is of."""
+        return dict(json.loads((self.folder / "facts.json").read_text()))
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.float16]:
+        """(T, d) float16, memory-mapped."""
+        return np.load(self.folder / "rows.npy", mmap_mode="r")
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """(N + 1,): document n owns rows[offsets[n]:offsets[n + 1]]."""
+        return np.load(self.folder / "offsets.npy")
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The documents' ids."""
+        return list(json.loads((self.folder / "ids.json").read_text()))
+
+    def texts(self) -> Iterator[str]:
+        """The documents' texts, one at a time."""
+        with (self.folder / "texts.jsonl").open() as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    @cached_property
+    def dense(self) -> npt.NDArray[np.float32]:
+        """(N, h) float32 mean-pooled vectors."""
+        return np.load(self.folder / "dense.npy")
+
+    @cached_property
+    def qrels(self) -> dict[str, dict[str, int]]:
+        """Relevance by document id by query id."""
+        return dict(json.loads((self.folder / "qrels.json").read_text()))
+
+    def documents(self) -> Iterator[npt.NDArray[np.float32]]:
+        """(L, d) float32 rows of each document."""
+        for first, last in zip(self.offsets[:-1], self.offsets[1:], strict=True):
+            yield self.rows[first:last].astype(np.float32)
+
+    def queries(self) -> list[Query]:
+        """All queries."""
+        with np.load(self.folder / "queries.npz") as arrays:
+            bounds = arrays["offsets"][1:-1]
+            rows, scores = np.split(arrays["rows"], bounds), np.split(arrays["scores"], bounds)
+            dense = list(arrays["dense"])
+        words = json.loads((self.folder / "queries.json").read_text())
+        return [
+            Query(one["id"], one["text"], one["tokens"], *arrays)
+            for one, *arrays in zip(words, rows, scores, dense, strict=True)
+        ]
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """The corpus of a folder, exported or grown."""
+    if (folder / "grown.json").is_file():
+        from side_by_side.grown import Grown
+
+        return Grown(folder)
+    return Corpus(folder)
+
+
+def write_documents(folder: Path, documents: Iterator[tuple[str, str, Rows]], tokens: int, dim: int) -> None:
+    """Write documents' ids, texts and rows.
+
+    Args:
+        folder: where to.
+        documents: id, text and (L, dim) rows of each.
+        tokens: rows of all documents together.
+        dim: of a row.
+
+    Raises:
+        ValueError: the rows are more or fewer than `tokens`.
+    """
+    ids, offsets = [], [0]
+    packed = np.lib.format.open_memmap(folder / "rows.npy", mode="w+", dtype=np.float16, shape=(tokens, dim))
+    with (folder / "texts.jsonl").open("w") as lines:
+        for id_, text, rows in documents:
+            end = offsets[-1] + len(rows)
+            if end > tokens:
+                break
+            packed[offsets[-1] : end] = rows
+            ids.append(id_)
+            offsets.append(end)
+            lines.write(json.dumps(text) + "\n")
+        else:
+            end = offsets[-1]
+    if end != tokens:
+        raise ValueError(f"the documents have {end} rows or more, not {tokens}")
+    packed.flush()
+    np.save(folder / "offsets.npy", np.array(offsets, np.int64))
+    (folder / "ids.json").write_text(json.dumps(ids))
+
+
+def write_queries(folder: Path, queries: list[Query], qrels: dict[str, dict[str, int]]) -> None:
+    """Write queries and their judgements."""
+    np.savez(
+        folder / "queries.npz",
+        rows=np.concatenate([one.rows for one in queries]),
+        scores=np.concatenate([one.scores for one in queries]),
+        offsets=np.cumsum([0, *(len(one.rows) for one in queries)], dtype=np.int64),
+        dense=np.stack([one.dense for one in queries]),
+    )
+    words = [{"id": one.id, "text": one.text, "tokens": one.tokens} for one in queries]
+    (folder / "queries.json").write_text(json.dumps(words))
+    (folder / "qrels.json").write_text(json.dumps(qrels))

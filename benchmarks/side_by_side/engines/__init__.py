@@ -1,0 +1,1 @@
+"""One module an engine; each has `engine()`, which gives one."""

@@ -1,0 +1,99 @@
+"""Forty lines of a vector library: IVF-PQ fast-scan over all tokens by faiss, refined from half-precision rows.
+
+What a team without a late-interaction engine would write, and so the floor. Missing token scores are imputed by the
+worst that was found, as XTR does.
+"""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+from side_by_side.corpus import Corpus, Query
+from side_by_side.engine import K, Knobs
+from side_by_side.engines.packed import best, keep_rows
+
+PROBES = (1, 4, 8, 16)
+DEPTHS = (64, 256)
+REFINED = (50, 200)
+_SAMPLE = 64
+"""Tokens a list that k-means is given."""
+
+
+def engine() -> "FaissRefine":
+    """For `engine.load`."""
+    return FaissRefine()
+
+
+def lists(tokens: int) -> int:
+    """Lists of the inverted file: a power of two near 2 sqrt(T)."""
+    return int(2 ** round(np.log2(2 * np.sqrt(max(tokens, 64)))))
+
+
+class FaissRefine:
+    """All query tokens gather; knobs are lists probed, tokens each brings and documents refined."""
+
+    packages = ("faiss-cpu", "torch")
+
+    def build(self, corpus: Corpus, folder: Path) -> None:
+        """Train on a sample, add everything, keep the rows."""
+        dim, tokens = corpus.rows.shape[1], len(corpus.rows)
+        index = faiss.index_factory(dim, f"IVF{lists(tokens)},PQ{dim // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
+        chosen = np.sort(np.random.default_rng(0).permutation(tokens)[: _SAMPLE * lists(tokens)])
+        index.train(corpus.rows[chosen].astype(np.float32))
+        for first in range(0, tokens, 1 << 18):
+            index.add(corpus.rows[first : first + (1 << 18)].astype(np.float32))
+        faiss.write_index(index, str(folder / "tokens.faiss"))
+        keep_rows(corpus, folder)
+
+    def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
+        """Load the index; rows stay mapped."""
+        faiss.omp_set_num_threads(threads)
+        self._index = faiss.read_index(str(folder / "tokens.faiss"))
+        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+        self._offsets = np.load(folder / "offsets.npy")
+        lengths = np.diff(self._offsets)
+        self._owners = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+
+    def settings(self) -> list[Knobs]:
+        """All combinations."""
+        return [
+            {"nprobe": probe, "tokens": depth, "refined": count}
+            for probe in PROBES
+            for depth in DEPTHS
+            for count in REFINED
+        ]
+
+    def prepare(self, query: Query) -> np.ndarray:
+        """(L, d) float32."""
+        return query.rows
+
+    def search(self, query: np.ndarray, knobs: Knobs) -> np.ndarray:
+        """Gather, add up, refine."""
+        self._index.nprobe = knobs["nprobe"]
+        similar, tokens = self._index.search(query, knobs["tokens"])
+        found = tokens >= 0
+        worst = np.where(found, similar, np.inf).min(axis=1)
+        worst[~np.isfinite(worst)] = 0
+        owners = self._owners[tokens[found]]
+        documents, where = np.unique(owners, return_inverse=True)
+        gained = np.zeros((len(query), len(documents)), np.float32)
+        which = np.nonzero(found)[0]
+        np.maximum.at(gained, (which, where), similar[found] - worst[which])
+        return self._refine(query, documents[best(gained.sum(axis=0), knobs["refined"])])
+
+    def _refine(self, query: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        spans = [self._rows[self._offsets[n] : self._offsets[n + 1]] for n in documents]
+        starts = np.cumsum([0, *map(len, spans[:-1])])
+        rows = torch.from_numpy(np.concatenate(spans)).float()
+        products = (torch.from_numpy(query) @ rows.T).numpy()
+        return documents[best(np.maximum.reduceat(products, starts, axis=1).sum(axis=0), K)]
+
+    def documents(self, answer: np.ndarray) -> list[int]:
+        """Numbers."""
+        return list(answer.tolist())
+
+    def index_bytes(self, folder: Path) -> dict[str, int]:
+        """Codes, and the rows that refining reads."""
+        return {"index": sum(file.stat().st_size for file in folder.iterdir())}

@@ -1,0 +1,99 @@
+"""fastlane-rag: its default, its approximate lane over its knobs, and its exhaustive lane."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss  # noqa: F401  here and not inside what is timed, as the other engines' libraries load
+import numba  # noqa: F401
+import numpy as np
+import torch
+
+from fastlane_rag.index import FastLaneIndex, writing  # noqa: F401
+from fastlane_rag.model import RoutedQuery
+from fastlane_rag.search import search_many
+from fastlane_rag.types import Document
+from side_by_side.corpus import Corpus, Query
+from side_by_side.engine import K, Knobs
+from side_by_side.worker import folder_bytes
+
+ROUTE_KS = (1, 2, 4, 8, 16)
+PROBES = (2, 4, 8)
+DEPTHS = (32, 64, 128, 256)
+
+
+def engine() -> "FastLane":
+    """For `engine.load`."""
+    return FastLane("residual4")
+
+
+class Prepared:
+    """Stands in for the model: hands over rows that are encoded already, in the order of the documents."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.name, self.fingerprint = corpus.facts["model"], corpus.facts["fingerprint"]
+        self.dim = corpus.facts["dim"]
+        self._rows = corpus.documents()
+
+    def encode_documents(self, texts: list[str], **_: Any) -> list[np.ndarray]:
+        """The rows of the next documents."""
+        return [rows for _, rows in zip(texts, self._rows, strict=False)]
+
+    def encode_routed(self, texts: list[str], **_: Any) -> list[Any]:
+        """Queries come encoded."""
+        raise NotImplementedError
+
+
+class FastLane:
+    """An index on disk, made by `add` and searched as users search, texts fetched.
+
+    Args:
+        codec: how it stores tokens.
+    """
+
+    packages = ("fastlane-rag", "numba", "faiss-cpu", "torch")
+
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+
+    def build(self, corpus: Corpus, folder: Path) -> None:
+        """Add everything, texts included, a few thousand documents a write."""
+        with FastLaneIndex.create(folder, model=Prepared(corpus), codec=self._codec) as index:
+            index.ingest(_documents(corpus), show_progress=False)
+
+    def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
+        """Map the segments."""
+        torch.set_num_threads(threads)
+        self._index = FastLaneIndex.open(folder, model=Prepared(corpus), read_only=True)
+
+    def settings(self) -> list[Knobs]:
+        """The default, both lanes, and the approximate one's grid."""
+        grid = [
+            {"lane": "approximate", "route_k": route_k, "nprobe": nprobe, "depth": depth}
+            for route_k in ROUTE_KS
+            for nprobe in PROBES
+            for depth in DEPTHS
+        ]
+        return [{}, {"lane": "exhaustive", "route_k": "all"}, {"lane": "exhaustive", "route_k": 4}, *grid]
+
+    def prepare(self, query: Query) -> Any:
+        """A `RoutedQuery`."""
+        return RoutedQuery(torch.from_numpy(query.rows), torch.from_numpy(query.scores), query.tokens)
+
+    def search(self, query: Any, knobs: Knobs) -> Any:
+        """One query, from its embeddings to hits with text and metadata."""
+        return search_many(self._index, [query], K, **knobs)[0].hits
+
+    def documents(self, answer: Any) -> list[str]:
+        """Ids."""
+        return [hit.id for hit in answer]
+
+    def index_bytes(self, folder: Path) -> dict[str, int]:
+        """Segments; the catalogue holds texts and metadata, which no other engine keeps."""
+        segments = folder_bytes(folder / "segments")
+        return {"index": segments, "catalogue with texts": folder_bytes(folder) - segments}
+
+
+def _documents(corpus: Corpus) -> Iterator[Any]:
+    for id_, text in zip(corpus.ids, corpus.texts(), strict=True):
+        yield Document(id_, text)
