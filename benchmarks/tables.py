@@ -152,7 +152,7 @@ def paper(results: Path) -> str:
             f"Ours: {hardware(where)}, {found['documents']:,} arXiv abstracts asked for by their titles "
             f"({found['queries']:,} {found['split']} queries, one a call, p50 times their number), the bundled "
             "22.7 M parameter model with 128 dimensions a token. Published (arXiv 2601.06389): MRR@10 on MS MARCO dev, "
-            "a BERT-sized encoder trained there, seconds over a corpus of 100,000 passages on an NVIDIA T4. Queries, "
+            "the paper's own model, seconds over a corpus of 100,000 passages on an NVIDIA T4. Queries, "
             "documents, model and hardware differ: compare ratios within a column, not figures across. "
             f"The row '{label(PAPER)}' does what the paper does: one routed token against every token of every "
             "document, nothing approximate; the rows below it gather through the index."
