@@ -174,6 +174,16 @@ class _Query:
         """(L, dim) float32."""
         return self.routed.embeddings
 
+    @property
+    def in_context(self) -> bool:
+        """Whether the routed tokens are compared by other rows than their own."""
+        return self.routed.views is not None and len(self.selected) <= CONTEXT_MOST
+
+    @property
+    def gathering(self) -> torch.Tensor:
+        """(k, dim) float32: what the routed tokens are compared by."""
+        return self.routed.compared(self.selected)
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -227,13 +237,14 @@ class _Plan:
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
-        import torch
-
-        rows, routed = query.rows, query.selected
+        rows: torch.Tensor = query.rows
+        routed: NDArray[np.int64] | torch.Tensor = query.selected.numpy()
         if not self.refine:
-            rows, routed = rows[query.selected], torch.arange(len(query.selected))
+            rows, routed = query.gathering, np.arange(len(query.selected))
+        elif query.in_context:
+            routed = query.gathering
         depth = self._candidates(len(rows))
-        found = approximate(self.view.snapshot, rows, routed.numpy(), self.allowed, nprobe=self.nprobe, depth=depth)
+        found = approximate(self.view.snapshot, rows, routed, self.allowed, nprobe=self.nprobe, depth=depth)
         if len(found.numbers) < min(self.k, self.matching):
             return self._exhaustive([query])[0]
         more = partial(rescore, self.view.snapshot, rows)
@@ -247,7 +258,7 @@ class _Plan:
         """Answer queries together, by comparing their routed tokens with every document."""
         depth = max(self.k, self.depth or max(GATHER_FACTOR * self.k, GATHER_LEAST))
         whole = [self._whole(len(query.rows), len(query.selected), depth) for query in queries]
-        rows = [query.rows if w else query.rows[query.selected] for query, w in zip(queries, whole, strict=True)]
+        rows = [query.rows if w else query.gathering for query, w in zip(queries, whole, strict=True)]
         scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
         return [
             self._scanned(query, row, met, depth, whole=w) for query, row, w in zip(queries, scores, whole, strict=True)
@@ -363,7 +374,8 @@ def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
         raise InvalidInputError("the query's embeddings hold NaN or infinite values")
     if query.embeddings.device.type == "cpu":
         return query
-    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu())
+    views = None if query.views is None else query.views.cpu()
+    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu(), views=views)
 
 
 def _check_route_k(route_k: RouteK | None) -> None:

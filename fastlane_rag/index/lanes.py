@@ -92,7 +92,7 @@ class Found:
 def approximate(
     snapshot: Snapshot,
     query: torch.Tensor,
-    routed: NDArray[np.int64],
+    routed: NDArray[np.int64] | torch.Tensor,
     allowed: Mask | None,
     *,
     nprobe: int,
@@ -105,7 +105,7 @@ def approximate(
     Args:
         snapshot: N documents.
         query: (L, dim) float32.
-        routed: positions of the tokens that gather.
+        routed: positions of the tokens that gather, or (k, dim) float32 rows that gather in their place.
         allowed: (N,) documents that may be found; None for all.
         nprobe: centroids whose documents are looked at, for each routed token.
         depth: candidates, of the documents of each codec and of those without.
@@ -127,7 +127,7 @@ def _in_code(
     snapshot: Snapshot,
     parts: list[int],
     query: torch.Tensor,
-    routed: NDArray[np.int64],
+    routed: NDArray[np.int64] | torch.Tensor,
     allowed: Mask | None,
     nprobe: int,
     depth: int,
@@ -135,12 +135,15 @@ def _in_code(
     """Candidates among segments of one codec."""
     first = _codes(snapshot.parts[parts[0]])
     ready = CodedQuery(query, first.codebook)
+    products, positions = ready.products, routed
+    if isinstance(routed, torch.Tensor):
+        products, positions = CodedQuery(routed, first.codebook).products, np.arange(len(routed))
     numbers, partial = [], []
     for p in parts:
         postings = snapshot.parts[p].postings
         if postings is not None:
             mask = None if allowed is None else allowed[snapshot.starts[p] : snapshot.starts[p + 1]]
-            rows, scores = postings.gather(ready.products, routed, nprobe, mask)
+            rows, scores = postings.gather(products, positions, nprobe, mask)
             numbers.append(rows + snapshot.starts[p])
             partial.append(scores)
     every = np.concatenate(numbers)
@@ -152,7 +155,7 @@ def _in_code(
             scores[here] = ready.scores(_codes(part), part.source.offsets, rows)
             tokens += part.tokens(rows)
     centroids = len(first.codebook.centroids)
-    others = len(query) - len(routed)
+    others = len(query) if isinstance(routed, torch.Tensor) else len(query) - len(routed)
     return Found(chosen, scores, centroids * len(routed), centroids * others + tokens * len(query))
 
 
@@ -160,7 +163,7 @@ def _plain(
     snapshot: Snapshot,
     parts: list[int],
     query: torch.Tensor,
-    routed: NDArray[np.int64],
+    routed: NDArray[np.int64] | torch.Tensor,
     allowed: Mask | None,
     nprobe: int,
     depth: int,
@@ -173,7 +176,8 @@ def _plain(
     gathered = 0
     chosen = np.flatnonzero(mask)
     if len(chosen) > depth:
-        [partial], met = exhaustive(snapshot, [query[torch.from_numpy(routed)]], mask)
+        rows = routed if isinstance(routed, torch.Tensor) else query[torch.from_numpy(routed)]
+        [partial], met = exhaustive(snapshot, [rows], mask)
         chosen, gathered = best(partial, depth), met * len(routed)
     scores, met = rescore(snapshot, query, chosen)
     return Found(chosen, scores, gathered, met * len(query))

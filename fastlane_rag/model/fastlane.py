@@ -23,10 +23,13 @@ from fastlane_rag.explain.web import route_html
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.router import TokenRouter
 
-__all__ = ["AUTO_MASS", "FastLaneModel", "Route", "RoutedQuery"]
+__all__ = ["AUTO_MASS", "CONTEXT_MOST", "FastLaneModel", "Route", "RoutedQuery"]
 
 AUTO_MASS = 0.6
 """Share of the router's probability mass that ``route_k="auto"`` collects before it stops."""
+
+CONTEXT_MOST = 8
+"""More routed tokens than this are compared as they are: the share of the rest that each would take is too small."""
 
 RouteK = int | Literal["auto"] | None
 
@@ -39,11 +42,27 @@ class RoutedQuery:
         embeddings: (Lq, dim) float32, L2-normalised token embeddings.
         scores: (Lq,) float32 router scores; ``-inf`` where a token may not be routed.
         tokens: the Lq token strings.
+        views: (Lq, dim) float32, L2-normalised contextual views of the tokens, for a router that has them.
     """
 
     embeddings: Tensor
     scores: Tensor
     tokens: list[str]
+    views: Tensor | None = None
+
+    def compared(self, selected: Tensor) -> Tensor:
+        """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
+
+        A token compared alone stands for the whole query and takes its contextual view. Of k tokens each stands for
+        a k-th of the rest: ``normalise(Q_i + (view_i - Q_i) / k)``.
+
+        Args:
+            selected: (k,) int64 positions, as :meth:`select` gives them.
+        """
+        own = self.embeddings[selected]
+        if self.views is None or not 0 < len(selected) <= CONTEXT_MOST:
+            return own
+        return torch.nn.functional.normalize(own + (self.views[selected] - own) / len(selected), dim=-1)
 
     def select(self, k: RouteK) -> Tensor:
         """Positions of the routed tokens, best first (int64).
@@ -235,7 +254,12 @@ class FastLaneModel:
             if not torch.isfinite(scores).any():
                 scores = torch.zeros_like(scores)
             tokens = self.encoder.tokenizer.convert_ids_to_tokens(row["input_ids"][mask].tolist())
-            queries.append(RoutedQuery(_unit(row["token_embeddings"][mask]), scores, tokens))
+            embeddings, views = _unit(row["token_embeddings"][mask]), None
+            if "routing_weights" in row:
+                with torch.inference_mode():
+                    context = row["routing_weights"][mask], row["routing_shifts"][mask]
+                    views = self.encoder.query_router.views(embeddings, *context)
+            queries.append(RoutedQuery(embeddings, scores, tokens, views))
         return queries
 
     def route(self, texts: str | Sequence[str], k: RouteK = "auto") -> list[Route]:

@@ -11,6 +11,7 @@ and gathering by them is the sensible start; training then adds what context say
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -142,6 +143,10 @@ class TokenRouter(Module):
 
     def score_tokens(self, states: Tensor, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         """Router scores (B, L) float32 from states (B, L, h), mask (B, L) bool and ids (B, L)."""
+        return self._scores(self._attended(states, mask), mask, input_ids)
+
+    def _attended(self, states: Tensor, mask: Tensor) -> Tensor:
+        """What the router knows of each token: (B, L, inner_size)."""
         batch, length, _ = states.shape
         x = self.inner(self.norm(states.to(self.score.weight.dtype)))
         heads = (batch, length, 3, self.num_heads, self.inner_size // self.num_heads)
@@ -151,7 +156,10 @@ class TokenRouter(Module):
         attend = mask | ~mask.any(dim=1, keepdim=True)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attend[:, None, None, :])
         mixed = mixed.transpose(1, 2).reshape(batch, length, self.inner_size)
-        scores = self.score(torch.nn.functional.gelu(x + self.out(mixed))).squeeze(-1).float()
+        return nn.functional.gelu(x + self.out(mixed))
+
+    def _scores(self, attended: Tensor, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        scores = self.score(attended).squeeze(-1).float()
         if self.vocabulary_size and input_ids is not None:
             scores = scores + self.prior_weight.float() * self.prior[input_ids].float()
         masked: Tensor = scores.masked_fill(~self._candidates(mask, input_ids), float("-inf"))
@@ -184,10 +192,103 @@ class TokenRouter(Module):
         return router
 
 
-class QueryRouter(TokenRouter):
-    """Picks the few query tokens worth comparing."""
+class QueryContext(nn.Module):
+    """What a routed token takes along of the tokens that are not compared.
 
+    One token of a question seldom says enough alone. Its contextual view is the token's own embedding, plus the
+    weighted mean of the query's embeddings, plus a learned shift; see :meth:`QueryRouter.views`. Documents, their
+    index and the refinement by all tokens are as they would be without.
+
+    Args:
+        hidden_size: width h of the token states.
+        inner_size: width of the router's attention.
+        dim: width of the token embeddings.
+        rank: width inside the two maps that make the shift.
+    """
+
+    def __init__(self, hidden_size: int, inner_size: int, dim: int, rank: int) -> None:
+        super().__init__()
+        self.weight = nn.Linear(inner_size, 1, bias=False)
+        self.prior_weight = nn.Parameter(torch.full((), 0.3))
+        self.log_share = nn.Parameter(torch.full((), math.log(1.5)))
+        self.token_in, self.token_out = nn.Linear(inner_size, rank), nn.Linear(rank, dim, bias=False)
+        self.query_in, self.query_out = nn.Linear(hidden_size, rank), nn.Linear(rank, dim, bias=False)
+        for layer in (self.weight, self.token_out, self.query_out):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, attended: Tensor, states: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (B, L), which sum to 1 over the mask, and shifts (B, L, dim).
+
+        Args:
+            attended: (B, L, inner_size), the router's own view of the tokens.
+            states: (B, L, h); mask: (B, L) bool; prior: (B, L) of the tokens.
+        """
+        logits = self.weight(attended).squeeze(-1).float() + self.prior_weight.float() * prior.float()
+        anywhere = mask | ~mask.any(dim=1, keepdim=True)
+        weights = torch.softmax(logits.masked_fill(~anywhere, float("-inf")), dim=1)
+        pooled = (states.to(self.query_in.weight.dtype) * mask[..., None]).sum(1)
+        # At the scale of one token state, whatever the length: unit length times the root of the width.
+        pooled = nn.functional.normalize(pooled, dim=-1) * math.sqrt(states.shape[-1])
+        of_query = self.query_out(nn.functional.gelu(self.query_in(pooled)))
+        of_token = self.token_out(nn.functional.gelu(self.token_in(attended)))
+        return weights, (self.log_share.exp() * of_query[:, None] + of_token).float()
+
+
+class QueryRouter(TokenRouter):
+    """Picks the few query tokens worth comparing.
+
+    Args:
+        context_dim: width of the token embeddings, for a router that gives its tokens a contextual view
+            (:class:`QueryContext`); 0 for none.
+        context_rank: width inside the context.
+        *args: as for :class:`TokenRouter`.
+        **kwargs: as for :class:`TokenRouter`.
+    """
+
+    config_keys: list[str] = [*TokenRouter.config_keys, "context_dim", "context_rank"]  # noqa: RUF012
     tasks: ClassVar[tuple[str | None, ...]] = ("query",)
+
+    def __init__(self, *args: Any, context_dim: int = 0, context_rank: int = 128, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if context_dim < 0 or context_rank < 1:
+            raise ValueError(f"context_dim={context_dim} must not be negative, context_rank={context_rank} at least 1")
+        self.context_dim = context_dim
+        self.context_rank = context_rank
+        self.context: QueryContext | None = None
+        if context_dim:
+            self.context = QueryContext(self.hidden_size, self.inner_size, context_dim, context_rank)
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Add ``routing_scores``, and what :meth:`views` takes as ``routing_weights`` and ``routing_shifts``."""
+        if task not in self.tasks:
+            return features
+        states, mask = features["token_embeddings"], features["attention_mask"].bool()
+        ids = features.get("input_ids")
+        attended = self._attended(states, mask)
+        features["routing_scores"] = self._scores(attended, mask, ids)
+        if self.context is not None:
+            known = self.vocabulary_size and ids is not None
+            prior = self.prior[ids] if known else torch.zeros(mask.shape, device=mask.device)
+            features["routing_weights"], features["routing_shifts"] = self.context(attended, states, mask, prior)
+        return features
+
+    def views(self, embeddings: Tensor, weights: Tensor, shifts: Tensor) -> Tensor:
+        """Contextual views of a query's tokens: ``normalise(Q_i + share * normalise(weights . Q) + shift_i)``.
+
+        Args:
+            embeddings: (..., L, dim) L2-normalised; weights: (..., L); shifts: (..., L, dim), the last two as
+                :class:`QueryContext` gives them.
+
+        Returns:
+            (..., L, dim), L2-normalised.
+
+        Raises:
+            ValueError: this router has no context.
+        """
+        if self.context is None:
+            raise ValueError("this router has no context: make it with context_dim")
+        mean = nn.functional.normalize((weights[..., None] * embeddings).sum(-2, keepdim=True), dim=-1)
+        return nn.functional.normalize(embeddings + self.context.log_share.exp() * mean + shifts, dim=-1)
 
 
 class DocumentRouter(TokenRouter):

@@ -131,7 +131,7 @@ def dev_scores(model: FastLaneModel, dev: DevSet, ks: tuple[int, ...]) -> dict[s
     torch.cumsum(torch.tensor([len(d) for d in documents]), 0, out=offsets[1:])
     runs: dict[str, dict[str, list[str]]] = {}
     for query_id, query in zip(dev.queries, model.encode_routed(list(dev.queries.values())), strict=True):
-        rows = {"full": query.embeddings, **{f"k{k}": query.embeddings[query.select(k)] for k in ks}}
+        rows = {"full": query.embeddings, **{f"k{k}": query.compared(query.select(k)) for k in ks}}
         for label, embeddings in rows.items():
             scores = maxsim(embeddings, packed, document_offsets=offsets)[0]
             best = torch.topk(scores, min(100, len(ids))).indices.tolist()
