@@ -175,11 +175,6 @@ class _Query:
         return self.routed.embeddings
 
     @property
-    def in_context(self) -> bool:
-        """Whether the routed tokens are compared by other rows than their own."""
-        return self.routed.views is not None and len(self.selected) <= CONTEXT_MOST
-
-    @property
     def gathering(self) -> torch.Tensor:
         """(k, dim) float32: what the routed tokens are compared by."""
         return self.routed.compared(self.selected)
@@ -241,7 +236,7 @@ class _Plan:
         routed: NDArray[np.int64] | torch.Tensor = query.selected.numpy()
         if not self.refine:
             rows, routed = query.gathering, np.arange(len(query.selected))
-        elif query.in_context:
+        elif query.routed.in_context(len(query.selected)):
             routed = query.gathering
         depth = self._candidates(len(rows))
         found = approximate(self.view.snapshot, rows, routed, self.allowed, nprobe=self.nprobe, depth=depth)

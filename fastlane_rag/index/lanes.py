@@ -135,9 +135,10 @@ def _in_code(
     """Candidates among segments of one codec."""
     first = _codes(snapshot.parts[parts[0]])
     ready = CodedQuery(query, first.codebook)
-    products, positions = ready.products, routed
     if isinstance(routed, torch.Tensor):
         products, positions = CodedQuery(routed, first.codebook).products, np.arange(len(routed))
+    else:
+        products, positions = ready.products, routed
     numbers, partial = [], []
     for p in parts:
         postings = snapshot.parts[p].postings

@@ -50,6 +50,10 @@ class RoutedQuery:
     tokens: list[str]
     views: Tensor | None = None
 
+    def in_context(self, k: int) -> bool:
+        """Whether k routed tokens are compared by other rows than their own embeddings."""
+        return self.views is not None and 0 < k <= CONTEXT_MOST
+
     def compared(self, selected: Tensor) -> Tensor:
         """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
 
@@ -60,7 +64,7 @@ class RoutedQuery:
             selected: (k,) int64 positions, as :meth:`select` gives them.
         """
         own = self.embeddings[selected]
-        if self.views is None or not 0 < len(selected) <= CONTEXT_MOST:
+        if self.views is None or not self.in_context(len(selected)):
             return own
         return torch.nn.functional.normalize(own + (self.views[selected] - own) / len(selected), dim=-1)
 
