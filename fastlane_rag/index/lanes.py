@@ -13,6 +13,11 @@ from fastlane_rag.index.snapshot import Mask, Part, Snapshot
 from fastlane_rag.scoring import Codes, maxsim
 from fastlane_rag.scoring.coded import CodedQuery
 
+# Up to so many routed tokens (the kernels take them by eights), this many times the depth is scored by them alone
+# before the best are scored by all tokens.
+SIFTED_TOKENS = 8
+SIFT_FACTOR = 4
+
 __all__ = ["Found", "approximate", "best", "exhaustive", "rescore"]
 
 
@@ -147,17 +152,29 @@ def _in_code(
             rows, scores = postings.gather(products, positions, nprobe, mask)
             numbers.append(rows + snapshot.starts[p])
             partial.append(scores)
-    every = np.concatenate(numbers)
-    chosen = np.sort(every[best(np.concatenate(partial), depth)])
-    scores = np.empty(len(chosen), np.float32)
-    tokens = 0
-    for part, here, rows in snapshot.by_part(chosen):
-        if len(rows):  # of the codec's own segments: nothing else was gathered
-            scores[here] = ready.scores(_codes(part), part.source.offsets, rows)
-            tokens += part.tokens(rows)
-    centroids = len(first.codebook.centroids)
+    every, partial_scores = np.concatenate(numbers), np.concatenate(partial)
+    gathered = len(first.codebook.centroids) * len(routed)
+    if len(routed) <= SIFTED_TOKENS and len(every) > depth:
+        # So few tokens leave many documents of one centroid with one score: the codes of more of them tell them apart.
+        every = np.sort(every[best(partial_scores, SIFT_FACTOR * depth)])
+        rows = routed if isinstance(routed, torch.Tensor) else query[torch.from_numpy(routed)]
+        partial_scores, tokens = _coded_scores(snapshot, CodedQuery(rows, first.codebook), every)
+        gathered += tokens * len(routed)
+    chosen = np.sort(every[best(partial_scores, depth)])
+    scores, tokens = _coded_scores(snapshot, ready, chosen)
     others = len(query) if isinstance(routed, torch.Tensor) else len(query) - len(routed)
-    return Found(chosen, scores, centroids * len(routed), centroids * others + tokens * len(query))
+    return Found(chosen, scores, gathered, len(first.codebook.centroids) * others + tokens * len(query))
+
+
+def _coded_scores(snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+    """SumMaxSim with documents of one codec, (C,) float32, and how many tokens they have."""
+    scores = np.empty(len(numbers), np.float32)
+    tokens = 0
+    for part, here, rows in snapshot.by_part(numbers):
+        if len(rows):  # of the codec's own segments: nothing else was gathered
+            scores[here] = query.scores(_codes(part), part.source.offsets, rows)
+            tokens += part.tokens(rows)
+    return scores, tokens
 
 
 def _plain(

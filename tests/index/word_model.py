@@ -48,6 +48,12 @@ class RoutedWords:
             return order[:2]
         return order if k is None else order[:k]
 
+    def in_context(self, k):
+        return False
+
+    def compared(self, selected):
+        return self.embeddings[selected]
+
 
 class WordModel:
     """What an index asks of a model, and how often it was asked to encode documents."""
