@@ -42,6 +42,7 @@ class FastLaneRetriever(BaseRetriever):
         route_k: how many query tokens gather candidates: a number, "auto" (the router decides) or "all" (exact);
             None is the engine's default.
         refine: whether the candidates are scored again with all query tokens.
+        hybrid: whether words count too, by BM25: for exact names and codes.
         score_key: if set, each document's SumMaxSim is put in its metadata under this key.
     """
 
@@ -52,6 +53,7 @@ class FastLaneRetriever(BaseRetriever):
     filter: Filter | None = None
     route_k: RouteK | None = None
     refine: bool = True
+    hybrid: bool = False
     score_key: str | None = None
 
     @classmethod
@@ -134,8 +136,9 @@ class FastLaneRetriever(BaseRetriever):
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool | None = None,
+        hybrid: bool | None = None,
     ) -> list[Document]:
-        (documents,) = self._search([query], k=k, filter=filter, route_k=route_k, refine=refine)
+        (documents,) = self._search([query], k=k, filter=filter, route_k=route_k, refine=refine, hybrid=hybrid)
         return documents
 
     def _search(
@@ -146,6 +149,7 @@ class FastLaneRetriever(BaseRetriever):
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool | None = None,
+        hybrid: bool | None = None,
     ) -> list[list[Document]]:
         """The documents of each query; None stands for the retriever's own option."""
         results = self.index.search_batch(
@@ -154,6 +158,7 @@ class FastLaneRetriever(BaseRetriever):
             filter=self.filter if filter is None else filter,
             route_k=self.route_k if route_k is None else route_k,
             refine=self.refine if refine is None else refine,
+            hybrid=self.hybrid if hybrid is None else hybrid,
         )
         return [[self._document(hit) for hit in hits] for hits in results]
 
@@ -211,6 +216,7 @@ class FastLaneRetriever(BaseRetriever):
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool | None = None,
+        hybrid: bool | None = None,
     ) -> list[Document]:
         return await run_in_executor(
             None,
@@ -221,4 +227,5 @@ class FastLaneRetriever(BaseRetriever):
             filter=filter,
             route_k=route_k,
             refine=refine,
+            hybrid=hybrid,
         )

@@ -21,9 +21,10 @@ class FastLaneVectorStore(VectorStore):
     """A vector store whose vectors are one a token, over a `FastLaneIndex`.
 
     All searches take `k`, `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a callable on the metadata,
-    applied before ranking), `route_k` (how many query tokens gather candidates) and `refine` (whether all
-    query tokens score the candidates again). Scores are SumMaxSim, higher is better; relevance scores are
-    from 0 to 1. There is no single vector for a text, so nothing here takes or gives one.
+    applied before ranking), `route_k` (how many query tokens gather candidates), `refine` (whether all query
+    tokens score the candidates again) and `hybrid` (whether words count too, by BM25). Scores are SumMaxSim,
+    higher is better; relevance scores are from 0 to 1. There is no single vector for a text, so nothing here
+    takes or gives one.
 
     Example:
         ```python
@@ -176,9 +177,10 @@ class FastLaneVectorStore(VectorStore):
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool = True,
+        hybrid: bool = False,
     ) -> list[Document]:
         """The k best documents, best first; fewer only when fewer match the filter."""
-        hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine)
+        hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine, hybrid=hybrid)
         return [to_document(hit) for hit in hits]
 
     def similarity_search_with_score(
@@ -189,9 +191,10 @@ class FastLaneVectorStore(VectorStore):
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool = True,
+        hybrid: bool = False,
     ) -> list[tuple[Document, float]]:
         """As `similarity_search`, each with its SumMaxSim: a sum over the query's tokens, higher is better."""
-        hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine)
+        hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine, hybrid=hybrid)
         return [(to_document(hit), hit.score) for hit in hits]
 
     def _similarity_search_with_relevance_scores(
@@ -217,6 +220,7 @@ class FastLaneVectorStore(VectorStore):
         filter: Filter | None = None,
         route_k: RouteK | None = None,
         refine: bool = True,
+        hybrid: bool = False,
     ) -> list[Document]:
         """k of the `fetch_k` best documents, each relevant yet unlike those before it.
 
@@ -228,8 +232,9 @@ class FastLaneVectorStore(VectorStore):
             filter: as in `similarity_search`.
             route_k: as in `similarity_search`.
             refine: as in `similarity_search`.
+            hybrid: as in `similarity_search`.
         """
-        options: dict[str, Any] = {"filter": filter, "route_k": route_k, "refine": refine}
+        options: dict[str, Any] = {"filter": filter, "route_k": route_k, "refine": refine, "hybrid": hybrid}
         (result,) = search_many(self.index, [query], max(fetch_k, k), **options)
         picked = diversify(result, k, model=self.index.model, relevance_weight=lambda_mult)
         return [to_document(hit) for hit in picked]

@@ -26,9 +26,10 @@ _FUSED_DEPTH = 100
 class FastLaneRetriever(BaseRetriever):
     """Late-interaction retriever over a `FastLaneIndex`.
 
-    LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters`, `route_k` and
-    `refine` are attributes that may be set between calls. A `QueryBundle` is searched by its text; if it brings
-    several `custom_embedding_strs`, as HyDE does, by the mean of their scores. Its embedding is not used.
+    LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters`, `route_k`,
+    `refine` and `hybrid` are attributes that may be set between calls. A `QueryBundle` is searched by its
+    text; if it brings several `custom_embedding_strs`, as HyDE does, by the mean of their scores. Its
+    embedding is not used.
 
     Example:
         ```python
@@ -43,6 +44,7 @@ class FastLaneRetriever(BaseRetriever):
         route_k: how many query tokens gather candidates: a number, "auto" (the router decides) or "all" (exact);
             None is the engine's default.
         refine: whether the candidates are scored again with all query tokens.
+        hybrid: whether words count too, by BM25: for exact names and codes.
         callback_manager: LlamaIndex's.
         object_map: what index nodes stand for, by their `index_id`.
         objects: index nodes whose objects go into that map.
@@ -57,6 +59,7 @@ class FastLaneRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         route_k: RouteK | None = None,
         refine: bool = True,
+        hybrid: bool = False,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
@@ -67,6 +70,7 @@ class FastLaneRetriever(BaseRetriever):
         self.filters = filters
         self.route_k = route_k
         self.refine = refine
+        self.hybrid = hybrid
         super().__init__(callback_manager, object_map, objects, verbose)
 
     @classmethod
@@ -168,7 +172,12 @@ class FastLaneRetriever(BaseRetriever):
 
     def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
         return self.index.search_batch(
-            texts, k, filter=to_filter(self.filters), route_k=self.route_k, refine=self.refine
+            texts,
+            k,
+            filter=to_filter(self.filters),
+            route_k=self.route_k,
+            refine=self.refine,
+            hybrid=self.hybrid,
         )
 
     # BaseRetriever's own would run `_retrieve` on the event loop and stop everything else there.

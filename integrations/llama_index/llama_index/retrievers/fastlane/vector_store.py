@@ -171,6 +171,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         *,
         route_k: RouteK | None = None,
         refine: bool = True,
+        hybrid: bool = False,
         mmr_threshold: float | None = None,
         mmr_prefetch_factor: float = 4.0,
     ) -> VectorStoreQueryResult:
@@ -182,6 +183,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             query: an empty list in `node_ids` or `doc_ids` restricts nothing: LlamaIndex always sends one.
             route_k: how many query tokens gather candidates; "auto" lets the router decide.
             refine: whether the candidates are scored again with all query tokens.
+            hybrid: whether words count too, by BM25: for exact names and codes.
             mmr_threshold: in mode `mmr`, the weight of relevance against variety; 0.5 by default.
             mmr_prefetch_factor: in mode `mmr`, how many times `similarity_top_k` nodes to choose from.
 
@@ -192,6 +194,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             raise ValueError("FastLane searches by text, and this query has only an embedding: give query_str")
         top_k = query.similarity_top_k
         options: dict[str, Any] = {"filter": self._restriction(query), "route_k": route_k, "refine": refine}
+        options["hybrid"] = hybrid
         if query.mode == VectorStoreQueryMode.DEFAULT:
             hits = self._index.search(query.query_str, top_k, **options)
         elif query.mode == VectorStoreQueryMode.MMR:
