@@ -94,17 +94,18 @@ def search(engine: Any, corpus: Any, folder: Path, threads: int) -> dict[str, An
         for query in queries[:WARM_UP]:
             engine.search(query, knobs)
         seconds, answers = [], []
+        processor = time.process_time()
         for query in queries:
             start = time.perf_counter()
             answer = engine.search(query, knobs)
             seconds.append(time.perf_counter() - start)
             answers.append(engine.documents(answer))
-        results.append({"knobs": knobs, "seconds": seconds, "answers": answers})
-    used = memory()
+        used = (time.process_time() - processor) / len(queries)
+        results.append({"knobs": knobs, "seconds": seconds, "processor_seconds": used, "answers": answers})
     return {
         "open_seconds": opening,
         "first_query_seconds": first,
-        "memory": {**used, "before": before, "opened": opened},
+        "memory": {**memory(), "before": before, "opened": opened},
         "versions": versions(engine.packages),
         "results": results,
     }

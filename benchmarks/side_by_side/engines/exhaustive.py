@@ -32,6 +32,11 @@ def blocks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
+def resident(rows: np.ndarray) -> torch.Tensor:
+    """Rows in memory, in float32 up to FLOAT32_BYTES."""
+    return torch.from_numpy(rows.astype(np.float32) if rows.size * 4 <= FLOAT32_BYTES else np.array(rows))
+
+
 class Exhaustive:
     """Torch's float32 product of blocks of rows with the query."""
 
@@ -45,8 +50,8 @@ class Exhaustive:
         """Read the rows, in float32 if they are few enough."""
         rows = np.load(folder / "rows.npy", mmap_mode="r")
         offsets = np.load(folder / "offsets.npy")
-        self._dtype = "float32" if rows.size * 4 <= FLOAT32_BYTES else "float16, converted for each query"
-        kept = torch.from_numpy(rows.astype(np.float32) if self._dtype == "float32" else np.array(rows))
+        kept = resident(rows)
+        self._dtype = "float32" if kept.dtype == torch.float32 else "float16, converted for each query"
         self._blocks = [
             (kept[offsets[first] : offsets[last]], offsets[first:last] - offsets[first])
             for first, last in blocks(offsets)

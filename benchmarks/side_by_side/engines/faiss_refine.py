@@ -1,4 +1,4 @@
-"""Forty lines of a vector library: IVF-PQ fast-scan over all tokens by faiss, refined from half-precision rows.
+"""Forty lines of a vector library: IVF-PQ fast-scan over all tokens by faiss, refined from the rows by torch.
 
 What a team without a late-interaction engine would write, and so the floor. Missing token scores are imputed by the
 worst that was found, as XTR does.
@@ -12,6 +12,7 @@ import torch
 
 from side_by_side.corpus import Corpus, Query
 from side_by_side.engine import K, Knobs
+from side_by_side.engines.exhaustive import resident
 from side_by_side.engines.packed import best, keep_rows
 
 PROBES = (1, 4, 8, 16)
@@ -48,10 +49,10 @@ class FaissRefine:
         keep_rows(corpus, folder)
 
     def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
-        """Load the index; rows stay mapped."""
+        """Load the index; rows in float32, if they are few enough."""
         faiss.omp_set_num_threads(threads)
         self._index = faiss.read_index(str(folder / "tokens.faiss"))
-        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+        self._rows = resident(np.load(folder / "rows.npy", mmap_mode="r"))
         self._offsets = np.load(folder / "offsets.npy")
         lengths = np.diff(self._offsets)
         self._owners = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -84,11 +85,11 @@ class FaissRefine:
         return self._refine(query, documents[best(gained.sum(axis=0), knobs["refined"])])
 
     def _refine(self, query: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        spans = [self._rows[self._offsets[n] : self._offsets[n + 1]] for n in documents]
-        starts = np.cumsum([0, *map(len, spans[:-1])])
-        rows = torch.from_numpy(np.concatenate(spans)).float()
-        products = (torch.from_numpy(query) @ rows.T).numpy()
-        return documents[best(np.maximum.reduceat(products, starts, axis=1).sum(axis=0), K)]
+        asked = torch.from_numpy(query)
+        spans = (self._rows[self._offsets[n] : self._offsets[n + 1]] for n in documents)
+        # One product a document reads its rows where they are: half the time of joining them first.
+        scores = [float((asked @ rows.float().T).amax(dim=1).sum()) for rows in spans]
+        return documents[best(np.array(scores), K)]
 
     def documents(self, answer: np.ndarray) -> list[int]:
         """Numbers."""
