@@ -88,7 +88,7 @@ class SearchResult:
         selected: positions of the query tokens that gathered.
         candidates: documents that were refined, or would have been.
         gathered: comparisons of the gather. In the approximate lane these are comparisons of the routed tokens with
-            the codec's centroids.
+            the codec's centroids, and of few routed tokens with those of the documents that they sift.
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.

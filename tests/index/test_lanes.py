@@ -119,7 +119,10 @@ def test_the_report_counts_what_was_compared(index, queries):
     # Fifty of each codec and of those without, and what ties with the last.
     assert 150 <= result.candidates < 200
     plain = 80 * 40
-    assert result.gathered == 2 * (sum(lists) + plain)
+    # Two tokens do not tell the documents of a centroid apart: more than fifty of each codec are sifted by codes.
+    sifted, rest = divmod(result.gathered - 2 * (sum(lists) + plain), 2 * 40)
+    assert rest == 0
+    assert 100 < sifted < 810
     assert result.refined == 8 * 40 * result.candidates + 6 * sum(lists)
 
 
