@@ -140,8 +140,10 @@ def _in_code(
     """Candidates among segments of one codec."""
     first = _codes(snapshot.parts[parts[0]])
     ready = CodedQuery(query, first.codebook)
+    few = None
     if isinstance(routed, torch.Tensor):
-        products, positions = CodedQuery(routed, first.codebook).products, np.arange(len(routed))
+        few = CodedQuery(routed, first.codebook)
+        products, positions = few.products, np.arange(len(routed))
     else:
         products, positions = ready.products, routed
     numbers, partial = [], []
@@ -157,8 +159,8 @@ def _in_code(
     if len(routed) <= SIFTED_TOKENS and len(every) > depth:
         # So few tokens leave many documents of one centroid with one score: the codes of more of them tell them apart.
         every = np.sort(every[best(partial_scores, SIFT_FACTOR * depth)])
-        rows = routed if isinstance(routed, torch.Tensor) else query[torch.from_numpy(routed)]
-        partial_scores, tokens = _coded_scores(snapshot, CodedQuery(rows, first.codebook), every)
+        few = few or CodedQuery(query[torch.from_numpy(positions)], first.codebook)
+        partial_scores, tokens = _coded_scores(snapshot, few, every)
         gathered += tokens * len(routed)
     chosen = np.sort(every[best(partial_scores, depth)])
     scores, tokens = _coded_scores(snapshot, ready, chosen)
