@@ -65,8 +65,8 @@ GATHER_LEAST = 256
 # same work on the candidates, about a millisecond, keeps 99.5% of exhaustive search's nDCG@10 on both, which no fixed
 # number of them does. All are refined: stopping when a batch of 32 changes nothing among the best loses 1%.
 NPROBE = 4
-# Few tokens probe more centroids each, this many together: on dev queries of scifact and medquad one token finds .66 and
-# .72 so instead of .58 and .68, two .70 and .76 instead of .69 and .75.
+# Few tokens probe more centroids each, this many together: on dev queries of scifact and medquad one token finds .66
+# and .72 so instead of .58 and .68, two .70 and .76 instead of .69 and .75.
 PROBES = 32
 DEPTH_FACTOR = 4
 DEPTH_LEAST = 128
