@@ -177,5 +177,5 @@ def test_self_query_dates_become_iso_texts_and_like_is_refused():
     date = {"type": "date", "date": "2024-05-01"}
     query = StructuredQuery(query="x", filter=compare(Comparator.GTE, "created", date))
     assert translator.visit_structured_query(query) == ("x", {"filter": {"created": {"$gte": "2024-05-01"}}})
-    with pytest.raises(ValueError, match=r"(?i)comparator.* like"):
+    with pytest.raises(ValueError, match=r"(?i)comparator.*\blike\b"):
         translator.visit_comparison(compare(Comparator.LIKE, "title", "x%"))
