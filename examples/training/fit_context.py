@@ -4,7 +4,8 @@
 
 MODEL is a model directory, or "default" for the bundled one; DATA the folder of BEIR datasets; OUT gets the trained
 model (OUT/model, which finish_default.py packs), the log (OUT/log.csv: step, name, value) and what the encoder made of
-the texts (OUT/cache), so that a run that was stopped encodes no text twice. An existing index of MODEL stays valid.
+the texts (OUT/cache; delete it when DATA changes), so that a run that was stopped encodes no text twice. An existing
+index of MODEL stays valid.
 
 One token of a query is routed and compared by its contextual view. The loss is the cross-entropy of its answer among
 the answers and look-alikes of the batch, averaged exactly over the router's choice of the token. The bundled router was
@@ -64,8 +65,8 @@ def encode(model: FastLaneModel, texts: list[str], task: str) -> list[dict[str, 
         hook.remove()
     made = []
     for row in rows:
-        mask = row["attention_mask"].bool()
-        mask[0] |= not mask.any()
+        mask = row["attention_mask"].bool().clone()
+        mask[0] = mask[0] or not mask.any()
         one = {"rows": F.normalize(row["token_embeddings"][mask].float(), dim=-1).half(), "ids": row["input_ids"][mask]}
         if task == "query":
             one["states"] = row["states"][mask].half()
