@@ -256,7 +256,17 @@ class QueryRouter(TokenRouter):
         self.context_rank = context_rank
         self.context: QueryContext | None = None
         if context_dim:
-            self.context = QueryContext(self.hidden_size, self.inner_size, context_dim, context_rank)
+            self.give_context(context_dim, context_rank)
+
+    def give_context(self, dim: int, rank: int) -> None:
+        """Start a fresh context, on the router's device; an earlier one is lost.
+
+        Args:
+            dim: width of the token embeddings, at least 1.
+            rank: width inside the context, at least 1.
+        """
+        self.context_dim, self.context_rank = dim, rank
+        self.context = QueryContext(self.hidden_size, self.inner_size, dim, rank).to(self.score.weight.device)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Add ``routing_scores``, and what :meth:`views` takes as ``routing_weights`` and ``routing_shifts``."""

@@ -79,6 +79,9 @@ class RoutingConfig(_Strict):
     temperature: tuple[float, float] = (2.0, 0.3)
     """Gumbel-Softmax temperature at the first and at the last step, annealed geometrically."""
     route_special_tokens: bool = False
+    context: Annotated[int, Field(ge=0)] = 0
+    """Rank of the context that a query router without one is given (:class:`fastlane_rag.model.router.QueryContext`);
+    0 leaves the router as it is."""
 
 
 class TrainConfig(_Strict):

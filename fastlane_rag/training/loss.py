@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.router import TokenRouter, gumbel_top_k
+from fastlane_rag.model.fastlane import CONTEXT_MOST
+from fastlane_rag.model.router import QueryRouter, gumbel_top_k
 from fastlane_rag.scoring import maxsim, token_maxima
 from fastlane_rag.training.config import LossWeights, RoutingConfig
 
@@ -65,6 +66,7 @@ class RoutedTerms:
         *,
         training: bool,
         anchor: tuple[Tensor, Tensor] | None = None,
+        views: Tensor | None = None,
     ) -> Tensor:
         """The weighted sum of the terms.
 
@@ -74,6 +76,8 @@ class RoutedTerms:
             positives: (B,) index of each query's positive.
             training: draw Gumbel noise and random budgets; False takes the middle of each.
             anchor: ``queries`` and ``documents`` as the model embeds them that the run started from.
+            views: (B, Lq, d), the queries' tokens in context where the router has one. What is routed is then compared
+                by what search compares; see :meth:`RoutedQuery.compared`.
         """
         # The draws depend on the step alone, so a resumed run repeats them.
         draw = random.Random(f"{self.seed}-{self.step}") if training else random.Random(self.seed)
@@ -91,12 +95,20 @@ class RoutedTerms:
 
         k = draw.choices(list(self.routing.k), weights=list(self.routing.k.values()))[0]
         z = gumbel_top_k(query_scores, k, self.temperature, noise=training)
-        routed = torch.einsum("bl,bln->bn", z / z.detach().sum(1, keepdim=True).clamp(min=1), maxima)
+        count = z.detach().sum(1, keepdim=True).clamp(min=1)
+        compared = maxima
+        if views is not None:
+            rows = _compared(queries, views, count)
+            compared = _token_maxima(rows, query_mask, documents, document_mask)
+        routed = torch.einsum("bl,bln->bn", z / count, compared)
         terms["routed"] = F.cross_entropy(routed * self.scale, positives)
         terms["distill"] = _divergence(routed * self.scale, target)
         if w.expected:
             wanted = F.one_hot(positives, full.shape[1]).float() if self.labelled else torch.softmax(target, 1)
-            terms["expected"] = _expected_loss(query_scores, maxima * self.scale, wanted)
+            alone = compared
+            if views is not None and k > 1:
+                alone = _token_maxima(views, query_mask, documents, document_mask)
+            terms["expected"] = _expected_loss(query_scores, alone * self.scale, wanted)
         if w.collapse:
             terms["collapse"] = _position_concentration(query_scores, self.temperature)
         if w.document or w.document_alignment:
@@ -184,7 +196,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         super().__init__(model, mini_batch_size=mini_batch_size)
         self._anchor = _hidden(anchor)
         self._anchored: tuple[Tensor, Tensor] | None = None
-        self._routers: tuple[TokenRouter, ...] = (model.query_router, model.document_router)
+        self._routers = (model.query_router, model.document_router)
         self.terms = terms
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
@@ -194,10 +206,10 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         return super().forward(features, labels)
 
     def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
-        """Embeddings with the router score as a last column: only one tensor a text is cached."""
-        stash: list[Tensor] = []
+        """Embeddings, then contextual views if there are any, then the router score: one tensor a text is cached."""
+        stash: list[dict[str, Tensor]] = []
         handles = [
-            router.register_forward_hook(lambda _m, _i, out: stash.append(out["routing_scores"]))
+            router.register_forward_hook(lambda _m, _i, out: stash.append(dict(out)))
             for router in self._routers
             if sentence_feature.get("task") in router.tasks
         ]
@@ -206,17 +218,23 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         finally:
             for handle in handles:
                 handle.remove()
-        scores = stash[0].clamp(min=_UNROUTABLE).to(embeddings.dtype)
-        return torch.cat([embeddings, scores[..., None]], dim=-1), mask, state
+        # The views and not what they are made of: their own parameters then get all gradients in the second pass.
+        views = _views(self._routers[0], embeddings, stash[0])
+        scores = stash[0]["routing_scores"].clamp(min=_UNROUTABLE)[..., None]
+        parts = [embeddings, scores] if views is None else [embeddings, views, scores]
+        return torch.cat([part.to(embeddings.dtype) for part in parts], dim=-1), mask, state
 
     def calculate_loss(self, reps: Any, masks_chunks: Any, *, with_backward: bool = False) -> Tensor:
         """The loss over cached embeddings."""
-        columns = []
+        columns: list[_Column] = []
         for chunks, masks in zip(reps, masks_chunks, strict=True):
             packed, mask = _pad_columns(chunks, masks)
             scores = packed[..., -1].float()
             scores = scores.masked_fill(~mask | (scores <= _UNROUTABLE / 2), float("-inf"))
-            columns.append((packed[..., :-1], mask, scores))
+            rows, views = packed[..., :-1], None
+            if not columns and self._routers[0].context is not None:
+                rows, views = rows.chunk(2, dim=-1)
+            columns.append((rows, mask, scores, views))
         loss = _batch_loss(self.terms, columns, self.training, self._anchored)
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -247,13 +265,28 @@ def _expected_loss(scores: Tensor, maxima: Tensor, wanted: Tensor) -> Tensor:
     return (p * of_token).sum(1).mean()
 
 
-_Column = tuple[Tensor, Tensor, Tensor]  # embeddings (B, L, d), mask (B, L), router scores (B, L)
+def _compared(queries: Tensor, views: Tensor, count: Tensor) -> Tensor:
+    """What search compares of tokens when ``count`` (B, 1) of them are routed; see :meth:`RoutedQuery.compared`."""
+    share = torch.where(count <= CONTEXT_MOST, 1 / count, torch.zeros_like(count))[..., None]
+    return F.normalize(queries + (views - queries) * share, dim=-1)
+
+
+# Embeddings (B, L, d), mask (B, L), router scores (B, L), and contextual views (B, L, d) of queries or None.
+_Column = tuple[Tensor, Tensor, Tensor, Tensor | None]
+
+
+def _views(router: QueryRouter, embeddings: Tensor, features: dict[str, Any]) -> Tensor | None:
+    """The contextual views of what was embedded, (B, L, d) float32; None of documents and without a context."""
+    if "routing_weights" not in features:
+        return None
+    return router.views(embeddings.float(), features["routing_weights"], features["routing_shifts"])
 
 
 def _embed(model: RoutedEncoder, features: dict[str, Any], default_task: str) -> _Column:
     out = model(features, task=features.get("task", default_task))
     mask = out["attention_mask"].bool()
-    return out["token_embeddings"], mask, out["routing_scores"].masked_fill(~mask, float("-inf"))
+    views = _views(model.query_router, out["token_embeddings"], out)
+    return out["token_embeddings"], mask, out["routing_scores"].masked_fill(~mask, float("-inf")), views
 
 
 def _embed_all(model: RoutedEncoder, features: list[dict[str, Tensor]]) -> list[_Column]:
@@ -314,7 +347,7 @@ def _rows(features: dict[str, Any], first: int, count: int) -> dict[str, Any]:
 def _batch_loss(
     terms: RoutedTerms, columns: list[_Column], training: bool, anchor: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    (queries, query_mask, query_scores), *others = columns
+    (queries, query_mask, query_scores, views), *others = columns
     documents, document_mask = _pad_columns([c[0] for c in others], [c[1] for c in others])
     width = documents.shape[1]
     scores = torch.cat([F.pad(c[2], (0, width - c[2].shape[1]), value=float("-inf")) for c in others])
@@ -329,6 +362,7 @@ def _batch_loss(
         positives,
         training=training,
         anchor=anchor,
+        views=None if views is None else views.float(),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastlane_rag.errors import ModelError
 from fastlane_rag.model.encoder import RoutedEncoder
 
-__all__ = ["add_projection", "corpus_idf", "freeze"]
+__all__ = ["add_context", "add_projection", "corpus_idf", "freeze"]
 
 
 @torch.no_grad()
@@ -48,6 +48,22 @@ def add_projection(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, ba
     ).to(encoder.device)
     position = next((i for i, m in enumerate(encoder) if isinstance(m, Normalize)), len(encoder))
     encoder.insert(position, dense)
+
+
+def add_context(encoder: RoutedEncoder, rank: int) -> None:
+    """Give the query router contextual views of ``rank``; one that has them already keeps its own.
+
+    Raises:
+        ModelError: the router has a context of another rank.
+    """
+    router = encoder.query_router
+    if router.context is None:
+        router.give_context(int(encoder.get_embedding_dimension() or 0), rank)
+    elif router.context_rank != rank:
+        raise ModelError(
+            f"routing.context is {rank}, but the model's query router has a context of rank {router.context_rank}; "
+            f"say {router.context_rank}, or 0 to train it as it is"
+        )
 
 
 def corpus_idf(encoder: RoutedEncoder, texts: Sequence[str], *, batch_size: int = 1000) -> Tensor:

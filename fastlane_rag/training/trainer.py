@@ -24,7 +24,7 @@ from fastlane_rag.training.config import TrainConfig
 from fastlane_rag.training.data import Pair, file_hashes, load_dev, load_pairs
 from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
 from fastlane_rag.training.monitor import CsvLog, DevEvaluator, RoutingMonitor
-from fastlane_rag.training.prepare import add_projection, corpus_idf, freeze
+from fastlane_rag.training.prepare import add_context, add_projection, corpus_idf, freeze
 
 __all__ = ["train", "train_from"]
 
@@ -105,6 +105,8 @@ def _prepare(encoder: RoutedEncoder, config: TrainConfig, pairs: dict[str, list[
     sample = [p.positive for group in pairs.values() for p in group[: 2000 // len(pairs) + 1]]
     if config.dim and not any(isinstance(m, Dense) for m in encoder):
         add_projection(encoder, config.dim, sample)
+    if config.routing.context:
+        add_context(encoder, config.routing.context)
     idf = corpus_idf(encoder, [p.positive for group in pairs.values() for p in group])
     for router in (encoder.query_router, encoder.document_router):
         router.set_prior(idf)
