@@ -52,7 +52,8 @@ class RoutedQuery:
 
     def in_context(self, k: int) -> bool:
         """Whether k routed tokens are compared by other rows than their own embeddings."""
-        return self.views is not None and 0 < k <= CONTEXT_MOST
+        # Where every token is compared there is no rest to stand for.
+        return self.views is not None and 0 < k <= CONTEXT_MOST and k < len(self.embeddings)
 
     def compared(self, selected: Tensor) -> Tensor:
         """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
