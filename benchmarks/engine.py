@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.evaluation.dataset import Dataset
@@ -120,13 +118,8 @@ class Prepared:
     @staticmethod
     def _of(source: "FastLaneIndex") -> Iterator[Any]:
         with source._storage.view() as view:
-            snapshot = view.snapshot
-            placed = view.reader.placed([part.segment for part in snapshot.parts])
-        parts = {part.segment: part for part in snapshot.parts}
-        for _, segment, row in placed:
-            part = parts[segment]
-            [position] = part.positions(np.array([row]))
-            yield part.source.rows(*part.source.offsets[position : position + 2])
+            placed = view.reader.placed([part.segment for part in view.snapshot.parts])
+        yield from view.snapshot.rows_at((segment, row) for _, segment, row in placed)
 
 
 def build(source: "FastLaneIndex", folder: Path, bits: int) -> tuple["FastLaneIndex", dict[str, Any]]:

@@ -236,15 +236,13 @@ class _Plan:
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
-        rows: torch.Tensor = query.rows
-        routed: NDArray[np.int64] | torch.Tensor = query.selected.numpy()
-        if not self.refine:
-            rows, routed = query.gathering, np.arange(len(query.selected))
-        elif query.routed.in_context(len(query.selected)):
-            routed = query.gathering
-        depth = self._candidates(len(rows))
-        nprobe = self.nprobe or max(NPROBE, PROBES // max(len(routed), 1))
-        found = approximate(self.view.snapshot, rows, routed, self.allowed, nprobe=nprobe, depth=depth)
+        gathering, routed = query.gathering, len(query.selected)
+        rows = query.rows if self.refine else gathering
+        positions: NDArray[np.int64] | None = np.arange(routed)
+        if self.refine:
+            positions = None if query.routed.in_context(routed) else query.selected.numpy()
+        knobs = {"nprobe": self.nprobe or max(NPROBE, PROBES // max(routed, 1)), "depth": self._candidates(len(rows))}
+        found = approximate(self.view.snapshot, rows, gathering, positions, self.allowed, **knobs)
         if len(found.numbers) < min(self.k, self.matching):
             return self._exhaustive([query])[0]
         more = partial(rescore, self.view.snapshot, rows)

@@ -61,12 +61,11 @@ def measure(run: Run, name: str) -> dict[str, Any]:
 
 def methods(dataset: "Dataset", corpus: "CorpusCache", stack: ExitStack) -> Iterator["Method"]:
     """The methods of `fastlane eval`, FastLane as the paper has it, and both on a third of the document tokens."""
-    from fastlane_rag.evaluation.method import DEFAULT_METHODS
-    from fastlane_rag.evaluation.methods import FastLane, Full, can_search_hybrid
+    from fastlane_rag.evaluation.method import METHODS
+    from fastlane_rag.evaluation.methods import FastLane, Full
     from fastlane_rag.evaluation.suite import build
 
-    names = (*DEFAULT_METHODS, "hybrid") if can_search_hybrid() else DEFAULT_METHODS
-    yield from build(dataset, corpus, names, ROUTE_KS, "auto", stack)
+    yield from build(dataset, corpus, METHODS, ROUTE_KS, "auto", stack)
     yield FastLane(stack.enter_context(corpus.index()), 1, refine=False, note="fp16")
     yield Full(stack.enter_context(corpus.index(THIRD)), note="third")
     third = stack.enter_context(corpus.coded("auto", THIRD))

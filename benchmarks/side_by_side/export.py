@@ -114,17 +114,11 @@ def encode_queries(model: "FastLaneModel", queries: dict[str, str]) -> list[Quer
 def token_rows(index: "FastLaneIndex", ids: Iterable[str]) -> Iterator[Rows]:
     """The (L, d) rows of documents, in this order, as the index stores them."""
     with index._storage.view() as view:
-        snapshot = view.snapshot
-        parts = {part.segment: part for part in snapshot.parts}
         places = {
             id_: (segment, row)
             for id_, segment, row in view.reader.connection.execute("SELECT id, segment, row FROM documents")
         }
-    for id_ in ids:
-        segment, row = places[id_]
-        part = parts[segment]
-        [position] = part.positions(np.array([row]))
-        yield part.source.rows(*part.source.offsets[position : position + 2])
+    yield from view.snapshot.rows_at(places[id_] for id_ in ids)
 
 
 def _tokens(index: "FastLaneIndex", ids: set[str]) -> int:

@@ -1,17 +1,15 @@
 """FastLane itself, as compared methods: routed at some k, refined or not, and with every token."""
 
-from inspect import signature
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.evaluation.method import Answer
 
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
     from fastlane_rag.search import RouteK
 
-__all__ = ["FastLane", "Full", "Hybrid", "can_search_hybrid"]
+__all__ = ["FastLane", "Full", "Hybrid"]
 
 
 class FastLane:
@@ -64,17 +62,11 @@ class Full(FastLane):
 
 
 class Hybrid(FastLane):
-    """`index.search(query, hybrid=True)`: the default search, with documents of high BM25 among the candidates.
-
-    Raises:
-        InvalidInputError: the search has no hybrid lane.
-    """
+    """`index.search(query, hybrid=True)`: the default search, with documents of high BM25 among the candidates."""
 
     def __init__(self, index: "FastLaneIndex") -> None:
         from fastlane_rag.search import DEFAULT_ROUTE_K
 
-        if not can_search_hybrid():
-            raise InvalidInputError("this version searches without a lexical lane; leave the method 'hybrid' out")
         super().__init__(index, DEFAULT_ROUTE_K)
 
     @property
@@ -84,10 +76,3 @@ class Hybrid(FastLane):
 
     def _options(self, query: str) -> dict[str, Any]:
         return {**super()._options(query), "hybrid": True, "texts": [query]}
-
-
-def can_search_hybrid() -> bool:
-    """Whether search has a lexical lane."""
-    from fastlane_rag.search import search_many
-
-    return "hybrid" in signature(search_many).parameters

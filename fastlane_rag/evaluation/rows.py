@@ -47,15 +47,9 @@ def of_documents(index: FastLaneIndex, ids: Sequence[str]) -> list[NDArray[np.fl
         KeyError: the index holds no document of an id.
     """
     with index._storage.view() as view:
-        parts = {part.segment: part for part in view.snapshot.parts}
-        places = dict(zip(view.reader.ids(None), view.reader.placed(list(parts)), strict=True))
-        found = []
-        for one in ids:
-            _, segment, row = places[one]
-            part = parts[segment]
-            [position] = part.positions(np.array([row]))
-            found.append(part.source.rows(*part.source.offsets[position : position + 2]))
-        return found
+        placed = view.reader.placed([part.segment for part in view.snapshot.parts])
+        places = {id_: (segment, row) for id_, (_, segment, row) in zip(view.reader.ids(None), placed, strict=True)}
+        return list(view.snapshot.rows_at(places[one] for one in ids))
 
 
 def centroid_counts(index: FastLaneIndex) -> list[CentroidCounts]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,13 +167,9 @@ class KeptRows:
 def documents_with_rows(index: "FastLaneIndex") -> Iterator[tuple[list[Any], list[npt.NDArray[np.floating]]]]:
     """The documents of an index in order of insertion, with their stored token rows, some at a time."""
     with index._storage.view() as view:
-        parts = {part.segment: part for part in view.snapshot.parts}
         ids = view.reader.ids(None)
-        placed = view.reader.placed(list(parts))
+        placed = view.reader.placed([part.segment for part in view.snapshot.parts])
+        rows = view.snapshot.rows_at((segment, row) for _, segment, row in placed)
         for first in range(0, len(ids), _CHUNK):
-            rows = []
-            for _, segment, row in placed[first : first + _CHUNK]:
-                part = parts[segment]
-                [position] = part.positions(np.array([row]))
-                rows.append(part.source.rows(*part.source.offsets[position : position + 2]))
-            yield view.reader.get(ids[first : first + _CHUNK]), rows
+            documents = view.reader.get(ids[first : first + _CHUNK])
+            yield documents, list(islice(rows, len(documents)))

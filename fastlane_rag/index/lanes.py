@@ -97,7 +97,8 @@ class Found:
 def approximate(
     snapshot: Snapshot,
     query: torch.Tensor,
-    routed: NDArray[np.int64] | torch.Tensor,
+    gathering: torch.Tensor,
+    positions: NDArray[np.int64] | None,
     allowed: Mask | None,
     *,
     nprobe: int,
@@ -110,7 +111,8 @@ def approximate(
     Args:
         snapshot: N documents.
         query: (L, dim) float32.
-        routed: positions of the tokens that gather, or (k, dim) float32 rows that gather in their place.
+        gathering: (k, dim) float32, the rows that gather.
+        positions: (k,) where they stand in the query; None where they are no rows of it.
         allowed: (N,) documents that may be found; None for all.
         nprobe: centroids whose documents are looked at, for each routed token.
         depth: candidates, of the documents of each codec and of those without.
@@ -121,7 +123,7 @@ def approximate(
     found = []
     for parts in groups.values():
         gather = _in_code if snapshot.parts[parts[0]].postings is not None else _plain
-        found.append(gather(snapshot, parts, query, routed, allowed, nprobe, depth))
+        found.append(gather(snapshot, parts, query, gathering, positions, allowed, nprobe, depth))
     numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
     scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
     order = np.argsort(numbers)
@@ -132,7 +134,8 @@ def _in_code(
     snapshot: Snapshot,
     parts: list[int],
     query: torch.Tensor,
-    routed: NDArray[np.int64] | torch.Tensor,
+    gathering: torch.Tensor,
+    positions: NDArray[np.int64] | None,
     allowed: Mask | None,
     nprobe: int,
     depth: int,
@@ -140,31 +143,29 @@ def _in_code(
     """Candidates among segments of one codec."""
     first = _codes(snapshot.parts[parts[0]])
     ready = CodedQuery(query, first.codebook)
-    few = None
-    if isinstance(routed, torch.Tensor):
-        few = CodedQuery(routed, first.codebook)
-        products, positions = few.products, np.arange(len(routed))
+    sifting = len(gathering) <= SIFTED_TOKENS
+    if positions is None or (sifting and len(positions) < len(query)):
+        few, at = CodedQuery(gathering, first.codebook), np.arange(len(gathering))
     else:
-        products, positions = ready.products, routed
+        few, at = ready, positions
     numbers, partial = [], []
     for p in parts:
         postings = snapshot.parts[p].postings
         if postings is not None:
             mask = None if allowed is None else allowed[snapshot.starts[p] : snapshot.starts[p + 1]]
-            rows, scores = postings.gather(products, positions, nprobe, mask)
+            rows, scores = postings.gather(few.products, at, nprobe, mask)
             numbers.append(rows + snapshot.starts[p])
             partial.append(scores)
     every, partial_scores = np.concatenate(numbers), np.concatenate(partial)
-    gathered = len(first.codebook.centroids) * len(routed)
-    if len(routed) <= SIFTED_TOKENS and len(every) > depth:
+    gathered = len(first.codebook.centroids) * len(gathering)
+    if sifting and len(every) > depth:
         # So few tokens leave many documents of one centroid with one score: the codes of more of them tell them apart.
         every = np.sort(every[best(partial_scores, SIFT_FACTOR * depth)])
-        few = few or CodedQuery(query[torch.from_numpy(positions)], first.codebook)
         partial_scores, tokens = _coded_scores(snapshot, few, every)
-        gathered += tokens * len(routed)
+        gathered += tokens * len(gathering)
     chosen = np.sort(every[best(partial_scores, depth)])
     scores, tokens = _coded_scores(snapshot, ready, chosen)
-    others = len(query) if isinstance(routed, torch.Tensor) else len(query) - len(routed)
+    others = len(query) - (0 if positions is None else len(positions))
     return Found(chosen, scores, gathered, len(first.codebook.centroids) * others + tokens * len(query))
 
 
@@ -183,7 +184,8 @@ def _plain(
     snapshot: Snapshot,
     parts: list[int],
     query: torch.Tensor,
-    routed: NDArray[np.int64] | torch.Tensor,
+    gathering: torch.Tensor,
+    _: NDArray[np.int64] | None,
     allowed: Mask | None,
     nprobe: int,
     depth: int,
@@ -196,9 +198,8 @@ def _plain(
     gathered = 0
     chosen = np.flatnonzero(mask)
     if len(chosen) > depth:
-        rows = routed if isinstance(routed, torch.Tensor) else query[torch.from_numpy(routed)]
-        [partial], met = exhaustive(snapshot, [rows], mask)
-        chosen, gathered = best(partial, depth), met * len(routed)
+        [partial], met = exhaustive(snapshot, [gathering], mask)
+        chosen, gathered = best(partial, depth), met * len(gathering)
     scores, met = rescore(snapshot, query, chosen)
     return Found(chosen, scores, gathered, met * len(query))
 

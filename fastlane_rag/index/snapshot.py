@@ -1,6 +1,6 @@
 """What an index holds at one commit: segments, which of their rows live, and the pending rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -209,6 +209,14 @@ class Snapshot:
         for p, part in enumerate(self.parts):
             here = slice(bounds[p], bounds[p + 1])
             yield part, here, numbers[here] - self.starts[p]
+
+    def rows_at(self, places: Iterable[Place]) -> Iterator[NDArray[np.floating]]:
+        """The stored rows, decoded, (L, dim) each, of the documents at these places, in this order."""
+        parts = {part.segment: part for part in self.parts}
+        for segment, row in places:
+            part = parts[segment]
+            [position] = part.positions(np.array([row]))
+            yield part.source.rows(*part.source.offsets[position : position + 2])
 
     def place(self, number: int) -> Place:
         """Segment and row of a document."""

@@ -21,15 +21,12 @@ from fastlane_rag.errors import ModelError
 from fastlane_rag.explain.terminal import route_table
 from fastlane_rag.explain.web import route_html
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.router import TokenRouter
+from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter, takes_context, toward_views
 
 __all__ = ["AUTO_MASS", "CONTEXT_MOST", "FastLaneModel", "Route", "RoutedQuery"]
 
 AUTO_MASS = 0.6
 """Share of the router's probability mass that ``route_k="auto"`` collects before it stops."""
-
-CONTEXT_MOST = 8
-"""More routed tokens than this are compared as they are: the share of the rest that each would take is too small."""
 
 RouteK = int | Literal["auto"] | None
 
@@ -52,8 +49,7 @@ class RoutedQuery:
 
     def in_context(self, k: int) -> bool:
         """Whether k routed tokens are compared by other rows than their own embeddings."""
-        # Where every token is compared there is no rest to stand for.
-        return self.views is not None and 0 < k <= CONTEXT_MOST and k < len(self.embeddings)
+        return self.views is not None and bool(takes_context(k, len(self.embeddings)))
 
     def compared(self, selected: Tensor) -> Tensor:
         """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
@@ -67,7 +63,7 @@ class RoutedQuery:
         own = self.embeddings[selected]
         if self.views is None or not self.in_context(len(selected)):
             return own
-        return torch.nn.functional.normalize(own + (self.views[selected] - own) / len(selected), dim=-1)
+        return toward_views(own, self.views[selected], 1 / len(selected))
 
     def select(self, k: RouteK) -> Tensor:
         """Positions of the routed tokens, best first (int64).

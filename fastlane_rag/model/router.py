@@ -20,7 +20,16 @@ import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-__all__ = ["DocumentRouter", "QueryRouter", "TokenRouter", "gumbel_top_k", "vocabulary_prior"]
+__all__ = [
+    "CONTEXT_MOST",
+    "DocumentRouter",
+    "QueryRouter",
+    "TokenRouter",
+    "gumbel_top_k",
+    "takes_context",
+    "toward_views",
+    "vocabulary_prior",
+]
 
 _WORD = re.compile(r"[^\W_]")
 _RESERVED = re.compile(r"^[\[<].*[\]>]$")
@@ -190,6 +199,28 @@ class TokenRouter(Module):
         router = cls(**config)
         cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=router, **hub)
         return router
+
+
+CONTEXT_MOST = 8
+"""More routed tokens than this are compared as they are: the share of the rest that each would take is too small."""
+
+
+def takes_context(routed: int | Tensor, tokens: int | Tensor) -> bool | Tensor:
+    """Whether so many routed tokens, of a query of so many, are compared in context.
+
+    Where every token is compared there is no rest to stand for.
+    """
+    return (routed > 0) & (routed <= CONTEXT_MOST) & (routed < tokens)
+
+
+def toward_views(embeddings: Tensor, views: Tensor, share: float | Tensor) -> Tensor:
+    """``normalise(Q_i + share * (view_i - Q_i))``: (..., L, dim) rows that take this share of the rest along.
+
+    Args:
+        embeddings: (..., L, dim), L2-normalised; views: the same tokens in context.
+        share: 1 over the number of routed tokens; 0 leaves the embeddings as they are.
+    """
+    return nn.functional.normalize(embeddings + (views - embeddings) * share, dim=-1)
 
 
 class QueryContext(nn.Module):

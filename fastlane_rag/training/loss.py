@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.fastlane import CONTEXT_MOST
-from fastlane_rag.model.router import QueryRouter, gumbel_top_k
+from fastlane_rag.model.router import QueryRouter, gumbel_top_k, takes_context, toward_views
 from fastlane_rag.scoring import maxsim, token_maxima
 from fastlane_rag.training.config import LossWeights, RoutingConfig
 
@@ -98,7 +97,8 @@ class RoutedTerms:
         count = z.detach().sum(1, keepdim=True).clamp(min=1)
         compared = maxima
         if views is not None:
-            rows = _compared(queries, views, count)
+            share = torch.where(torch.as_tensor(takes_context(count, lengths[:, None])), 1 / count, 0.0)
+            rows = toward_views(queries, views, share[..., None])
             compared = _token_maxima(rows, query_mask, documents, document_mask)
         routed = torch.einsum("bl,bln->bn", z / count, compared)
         terms["routed"] = F.cross_entropy(routed * self.scale, positives)
@@ -263,12 +263,6 @@ def _expected_loss(scores: Tensor, maxima: Tensor, wanted: Tensor) -> Tensor:
     of_token = -torch.einsum("bln,bn->bl", torch.log_softmax(maxima, 2), wanted)
     p = torch.softmax(scores, 1).masked_fill(~torch.isfinite(scores), 0.0)
     return (p * of_token).sum(1).mean()
-
-
-def _compared(queries: Tensor, views: Tensor, count: Tensor) -> Tensor:
-    """What search compares of tokens when ``count`` (B, 1) of them are routed; see :meth:`RoutedQuery.compared`."""
-    share = torch.where(count <= CONTEXT_MOST, 1 / count, torch.zeros_like(count))[..., None]
-    return F.normalize(queries + (views - queries) * share, dim=-1)
 
 
 # Embeddings (B, L, d), mask (B, L), router scores (B, L), and contextual views (B, L, d) of queries or None.
