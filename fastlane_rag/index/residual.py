@@ -81,7 +81,7 @@ class ResidualCodec:
         Args:
             sample: (T, dim) token rows, better from many documents than from a few.
             bits: 1, 2, 4 or 8 bits a dimension.
-            centroids: how many; None: `centroids_for` T.
+            centroids: how many; None: `centroids_for` T. At most half the different rows.
             seed: the same seed and sample give the same codec.
 
         Raises:
@@ -106,6 +106,9 @@ class ResidualCodec:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(rows), generator=generator)
         rows = rows[order[: SAMPLE_PER_CENTROID * centroids]]
+        # Were each distinct row a centroid, nothing would be left over to learn steps from, and a row that is added
+        # later would be stored as the centroid next to it.
+        centroids = min(centroids, max(1, len({row.tobytes() for row in rows.numpy()}) // 2))
         means = _k_means(rows, centroids)
         spread = (rows - means[_nearest(rows, _searchable(means))]).square().mean(0).sqrt()
         # A dimension without spread needs a step all the same: its levels must stay finite.

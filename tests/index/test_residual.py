@@ -128,3 +128,18 @@ def test_tiny_and_flat_samples_still_make_a_codec():
 
 def test_no_rows_encode_to_no_rows(codec):
     assert codec.decode(codec.encode(draw(0))).shape == (0, 24)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_unlike_the_few_it_was_trained_on_are_stored_all_the_same(bits):
+    """Twenty rows, each seen many times: as many centroids would leave nothing over to learn steps from."""
+    known, new = unit_rows(20, 16, seed=1), unit_rows(50, 16, seed=2)
+    codec = ResidualCodec.train(np.tile(known, (30, 1)), bits)
+    decoded = codec.decode(codec.encode(new))
+    cosines = (decoded * new).sum(1) / np.linalg.norm(decoded, axis=1)
+    assert cosines.mean() > {4: 0.9, 8: 0.97}[bits]
+
+
+def unit_rows(count, dim, seed):
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
