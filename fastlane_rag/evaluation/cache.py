@@ -113,10 +113,10 @@ class CorpusCache:
         return self._open(path)
 
     def _kept(self, budget: float) -> "FastLaneIndex":
-        """The rows that a budget keeps, of those of the whole index."""
+        """The rows that a budget makes of those of the whole index."""
         import torch
 
-        from fastlane_rag.model.router import DocumentRouter
+        from fastlane_rag.model.stand_ins import stand_ins
 
         path = self._path("fp16", budget)
         if not _done(path).exists():
@@ -126,8 +126,8 @@ class CorpusCache:
                     kept = []
                     for one, whole in zip(documents, rows, strict=True):
                         of_tokens = torch.from_numpy(scores[text_key(one.text)])[None]
-                        mask = DocumentRouter.keep(of_tokens, budget)[0].numpy()
-                        kept.append(whole[mask] if mask.any() else whole[:1])
+                        mask, stored = stand_ins(torch.from_numpy(whole)[None], of_tokens, budget)
+                        kept.append(stored[0][mask[0]] if mask.any() else torch.from_numpy(whole[:1]))
                     ready.prepare([one.text for one in documents], kept)
                     target.ingest(documents, show_progress=False)
             _done(path).touch()
@@ -150,7 +150,7 @@ class CorpusCache:
 
     def _path(self, codec: str, budget: float | None) -> Path:
         budget = budget or self.model.encoder.document_router.budget
-        kept = "" if budget is None else f"-{budget:.6g}-{self._router}"
+        kept = "" if budget is None else f"-{budget:.6g}-stand-ins-{self._router}"
         return self.folder / f"index-{codec}{kept}"
 
     def _fill(self, parts: list[Any], missing: list[tuple[int, str]]) -> None:

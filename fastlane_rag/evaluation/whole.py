@@ -1,7 +1,7 @@
 """One pass over a corpus for everything evaluation asks of it: token rows, router scores, the mean-pooled vector.
 
-A budget of the document router only leaves rows out, and the dense baseline pools the states that the tokens are made
-of: neither needs a second pass through the encoder.
+What a budget of the document router keeps is made of the rows and their scores, and the dense baseline pools the states
+that the tokens are made of: neither needs a second pass through the encoder.
 """
 
 import hashlib

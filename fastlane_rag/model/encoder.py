@@ -94,6 +94,10 @@ class RoutedEncoder(MultiVectorEncoder):
         """The router that picks document tokens."""
         return next(m for m in self if isinstance(m, DocumentRouter))
 
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Token embeddings, as the base class gives them, of documents those that the document router keeps."""
+        return self.document_router.condense(super().forward(input, **kwargs), kwargs.get("task"))
+
     def _post_init(self) -> None:
         self._apply_legacy_fixups()
         self._legacy.is_pylate_v3 = False  # done: the base class would append the same modules again

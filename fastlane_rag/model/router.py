@@ -20,6 +20,8 @@ import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
+from fastlane_rag.model.stand_ins import stand_ins
+
 __all__ = [
     "CONTEXT_MOST",
     "DocumentRouter",
@@ -333,7 +335,7 @@ class QueryRouter(TokenRouter):
 
 
 class DocumentRouter(TokenRouter):
-    """Keeps the most informative document tokens, so that an index is smaller.
+    """Keeps the document tokens that stand best for all, so that an index is smaller.
 
     Args:
         budget: how many tokens a document keeps: an int counts tokens, a float in (0, 1) is a share of its length
@@ -363,20 +365,19 @@ class DocumentRouter(TokenRouter):
         self._budget = value
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Score document tokens and, with a budget, drop the rest from the scoring mask."""
-        if task not in self.tasks or (self.budget is None and not self.training):
+        """Add ``routing_scores`` to documents, where a budget or training asks for them."""
+        if self.budget is None and not self.training:
             return features
-        features = super().forward(features, task=task)
-        if self.budget is not None:
-            scores = features["routing_scores"]
-            features["attention_mask"] = features["attention_mask"].bool() & self.keep(scores, self.budget)
-        return features
+        return super().forward(features, task=task)
 
-    @staticmethod
-    def keep(scores: Tensor, budget: float) -> Tensor:
-        """Mask (B, L) of the tokens a budget keeps from (B, L) scores."""
-        candidates = torch.isfinite(scores)
-        length = candidates.sum(dim=1)
-        limit = torch.full_like(length, int(budget)) if isinstance(budget, int) else (length * budget).ceil()
-        rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        return candidates & (rank < limit.clamp(min=1)[:, None])
+    def condense(self, features: dict[str, Any], task: str | None) -> dict[str, Any]:
+        """Spend the budget on documents whose token embeddings are made: the rest leaves the scoring mask.
+
+        See :mod:`fastlane_rag.model.stand_ins`.
+        """
+        if self.budget is not None and task in self.tasks:
+            rows, scores = features["token_embeddings"], features["routing_scores"]
+            kept, stored = stand_ins(rows, scores, self.budget)
+            features["token_embeddings"] = stored.to(rows.dtype)
+            features["attention_mask"] = features["attention_mask"].bool() & kept
+        return features

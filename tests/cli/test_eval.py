@@ -149,7 +149,7 @@ def test_judgements_of_another_corpus_are_noticed(dataset: Path) -> None:
 
 
 def test_a_document_budget_is_kept_from_the_rows_encoded_once(dataset: Path, tmp_path: Path) -> None:
-    """Half the tokens are stored, the same that a model with that budget gives, and no text is encoded again."""
+    """Half the tokens are stored, the rows that a model with that budget gives, and no text is encoded again."""
     sizes = []
     for more in ([], ["--document-budget", "0.5"]):
         out = tmp_path / "report.json"
@@ -162,7 +162,7 @@ def test_a_document_budget_is_kept_from_the_rows_encoded_once(dataset: Path, tmp
         sizes.append(json.loads(out.read_text())["datasets"][0]["methods"][1]["comparisons"])
     assert 0.45 < sizes[1] / sizes[0] < 0.55
     (folder,) = (tmp_path / "cache").iterdir()
-    (path,) = folder.glob("index-fp16-0.5-????????????????")
+    (path,) = folder.glob("index-fp16-0.5-stand-ins-????????????????")
     loaded = load_dataset(dataset)
     model = FastLaneModel.from_pretrained(document_budget=0.5)
     texts = [passage.content for passage in loaded.passages()]

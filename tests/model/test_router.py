@@ -91,15 +91,6 @@ def test_vocabulary_prior_grows_with_rank_and_ignores_marks() -> None:
     assert prior[[3, 4, 5, 7]].diff().min() > 0
 
 
-@pytest.mark.parametrize(("budget", "kept"), [(1, 1), (3, 3), (0.5, 5), (50, 9), (None, 9)])
-def test_a_document_budget_keeps_the_best_tokens(budget: float | None, kept: int) -> None:
-    """Counts, shares (rounded up) and budgets above the length."""
-    scores = torch.arange(10.0).masked_fill(torch.arange(10) == 9, NEVER)[None]
-    mask = DocumentRouter.keep(scores, budget) if budget is not None else torch.isfinite(scores)
-    assert int(mask.sum()) == kept
-    assert mask[0, 9 - kept : 9].all()
-
-
 @pytest.mark.parametrize("budget", [0, -1, 1.0, 1.5, True, "many"])
 def test_a_senseless_budget_is_refused(budget: object) -> None:
     """The message shows the value."""
@@ -108,7 +99,7 @@ def test_a_senseless_budget_is_refused(budget: object) -> None:
 
 
 def test_document_routing_shrinks_documents(model: FastLaneModel, passages: list[dict[str, str]]) -> None:
-    """Half the budget, about half the tokens, all of them among the unrouted ones."""
+    """Eight rows a document, which stand for all of its tokens, as eight in a row do not."""
     texts = [p["text"] for p in passages[:4]]
     whole = model.encode_documents(texts)
     router = model.encoder.document_router
@@ -119,4 +110,5 @@ def test_document_routing_shrinks_documents(model: FastLaneModel, passages: list
         router.budget = None
     for full, few in zip(whole, routed, strict=True):
         assert len(few) == min(8, len(full))
-        assert (few @ full.T).max(dim=1).values.min() > 0.99
+        first = full[:8]
+        assert (full @ few.T).max(1).values.mean() > (full @ first.T).max(1).values.mean() + 0.05

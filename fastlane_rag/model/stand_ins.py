@@ -1,0 +1,98 @@
+"""Few token embeddings that stand for all of a document.
+
+Keeping the tokens of highest score alone leaves holes: a query that asks for another token finds nothing near it.
+So a budget is spent on cover. With s the router's score in standard deviations of the document, a token weighs
+``w_i = exp(IMPORTANCE * s_i)``, and tokens are picked one after the other, each the one that adds most to
+
+    sum_i w_i max(0, max_{j picked} D_i . D_j)
+
+(the facility location function: submodular, so this greedy choice is within 1 - 1/e of the best; Nemhauser, Wolsey,
+Fisher 1978). Then every token joins the picked one most similar to it, and that one is stored as the weighted mean of
+its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["IMPORTANCE", "stand_ins"]
+
+# On dev queries of squad_dev and fairytaleqa, a third of the tokens: the best scores alone keep .89 and .61 of the
+# nDCG@10 of all tokens, cover with all tokens alike .98 and .93, with this weight .98 and .95.
+IMPORTANCE = 0.3
+_GPU_ELEMENTS = 1 << 26  # similarities held at once
+
+
+def stand_ins(rows: Tensor, scores: Tensor, budget: float) -> tuple[Tensor, Tensor]:
+    """Pick the tokens that a budget keeps, and let them stand for the others.
+
+    Args:
+        rows: (B, L, d) token embeddings.
+        scores: (B, L) of the document router; -inf for tokens that may not be picked, which are left out.
+        budget: a count of tokens, or, below 1, a share of those that may be picked (rounded up).
+
+    Returns:
+        (B, L) bool, the picked tokens: at least one of each document that has any; and (B, L, d) float32, in the
+        place of each picked one the L2-normalised row that stands for its group.
+    """
+    picked = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    stored = torch.nn.functional.normalize(rows.float(), dim=-1)
+    candidates = torch.isfinite(scores)
+    # On a CPU one document at a time stays in the cache, and has no padding.
+    size = 1 if rows.device.type == "cpu" else max(1, _GPU_ELEMENTS // max(1, rows.shape[1] ** 2))
+    for first in range(0, len(rows), size):
+        here = slice(first, first + size)
+        count = candidates[here].sum(1)
+        limit = torch.full_like(count, int(budget)) if isinstance(budget, int) else (count * budget).ceil().long()
+        limit = torch.minimum(limit.clamp(min=1), count)
+        columns = candidates[here].any(0).nonzero()[:, 0]
+        if not len(columns):
+            continue
+        some, weights = stored[here, columns], _weights(scores[here, columns])
+        similar = (some @ some.mT).clamp_(min=0)
+        mask = _cover(similar, weights, limit)
+        picked[here, columns] = mask
+        stored[here, columns] = _groups(some, similar, weights, mask)
+    return picked, stored
+
+
+def _weights(scores: Tensor) -> Tensor:
+    """(B, L): what each token counts for; 0 where it may not be picked."""
+    candidates = torch.isfinite(scores)
+    count = candidates.sum(1, keepdim=True).clamp(min=1)
+    finite = scores.float().masked_fill(~candidates, 0)
+    centred = (finite - finite.sum(1, keepdim=True) / count).masked_fill(~candidates, 0)
+    deviation = (centred.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+    return torch.exp(IMPORTANCE * centred / deviation).masked_fill(~candidates, 0)
+
+
+def _cover(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:
+    """The greedy choice: (B, L) bool, `limit` (B,) tokens each.
+
+    Args:
+        similar: (B, L, L), not negative.
+        weights: (B, L), 0 where a token may not be picked.
+        limit: (B,) tokens to pick, no more than may be.
+    """
+    picked = torch.zeros_like(weights, dtype=torch.bool)
+    covered = torch.zeros_like(weights)
+    room = torch.empty_like(similar)
+    documents = torch.arange(len(weights), device=weights.device)
+    for step in range(int(limit.max())):
+        torch.sub(similar, covered[:, :, None], out=room)
+        gain = (weights[:, None] @ room.clamp_(min=0))[:, 0]
+        best = gain.masked_fill_(picked | (weights == 0), -1).argmax(1)
+        active = step < limit
+        picked[documents, best] |= active
+        covered = torch.where(active[:, None], torch.maximum(covered, similar[documents, :, best]), covered)
+    return picked
+
+
+def _groups(rows: Tensor, similar: Tensor, weights: Tensor, picked: Tensor) -> Tensor:
+    """The rows, each picked one replaced by the mean of the tokens that are nearest to it."""
+    owners = similar.masked_fill(~picked[:, None], -1).argmax(2)
+    own = torch.arange(rows.shape[1], device=rows.device).expand_as(owners)
+    owners = torch.where(picked, own, owners)[..., None].expand_as(rows)
+    sums = torch.zeros_like(rows).scatter_add_(1, owners, rows * weights[..., None])
+    return torch.where(picked[..., None], torch.nn.functional.normalize(sums, dim=-1), rows)
