@@ -13,6 +13,7 @@ A hybrid search adds the documents of highest BM25 to the candidates, and ranks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -70,6 +71,8 @@ NPROBE = 4
 PROBES = 32
 DEPTH_FACTOR = 4
 DEPTH_LEAST = 128
+# Of the shortest documents, such as a budget leaves, more candidates than this changed nothing.
+DEPTH_MOST = 512
 REFINE_COMPARISONS = 1 << 20
 # A hybrid search adds this many times k documents, and at least that many: those of highest BM25.
 WORDS_FACTOR = 4
@@ -232,7 +235,7 @@ class _Plan:
             return max(self.k, self.depth)
         snapshot = self.view.snapshot
         one = -(-tokens // 8) * 8 * snapshot.tokens / max(snapshot.documents, 1)  # kernels take tokens by eights
-        return max(DEPTH_FACTOR * self.k, DEPTH_LEAST, int(REFINE_COMPARISONS / max(one, 1)))
+        return max(DEPTH_FACTOR * self.k, DEPTH_LEAST, min(DEPTH_MOST, int(REFINE_COMPARISONS / max(one, 1))))
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
@@ -368,7 +371,7 @@ def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
     found = query.embeddings.shape[-1]
     if found != dim:
         raise InvalidInputError(f"the query has {found} dimensions, the index {dim}")
-    if not bool(query.embeddings.isfinite().all()):
+    if not math.isfinite(float(query.embeddings.sum())):  # one NaN or infinity is enough, two may make a NaN
         raise InvalidInputError("the query's embeddings hold NaN or infinite values")
     if query.embeddings.device.type == "cpu":
         return query

@@ -111,7 +111,7 @@ def approximate(
     Args:
         snapshot: N documents.
         query: (L, dim) float32.
-        gathering: (k, dim) float32, the rows that gather.
+        gathering: (k, dim) float32, the rows that gather; `query` itself where no others score.
         positions: (k,) where they stand in the query; None where they are no rows of it.
         allowed: (N,) documents that may be found; None for all.
         nprobe: centroids whose documents are looked at, for each routed token.
@@ -163,6 +163,8 @@ def _in_code(
         every = np.sort(every[best(partial_scores, SIFT_FACTOR * depth)])
         partial_scores, tokens = _coded_scores(snapshot, few, every)
         gathered += tokens * len(gathering)
+        if query is gathering:
+            return Found(every, partial_scores, gathered, 0)
     chosen = np.sort(every[best(partial_scores, depth)])
     scores, tokens = _coded_scores(snapshot, ready, chosen)
     others = len(query) - (0 if positions is None else len(positions))
