@@ -22,6 +22,7 @@ class Query:
         text: what was asked, for engines that look at words.
         tokens: the L token strings.
         rows: (L, d) float32.
+        views: (L, d) float32, the same tokens in the context of the query, see `QueryRouter.views`.
         scores: (L,) float32 of the router.
         dense: (h,) float32, the mean-pooled vector of the same encoder.
     """
@@ -30,6 +31,7 @@ class Query:
     text: str
     tokens: list[str]
     rows: npt.NDArray[np.float32]
+    views: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     dense: npt.NDArray[np.float32]
 
@@ -76,6 +78,11 @@ class Corpus:
         return np.load(self.folder / "dense.npy")
 
     @cached_property
+    def token_scores(self) -> npt.NDArray[np.float32]:
+        """(T,) float32, what the document router says of each row."""
+        return np.load(self.folder / "token-scores.npy")
+
+    @cached_property
     def qrels(self) -> dict[str, dict[str, int]]:
         """Relevance by document id by query id."""
         return dict(json.loads((self.folder / "qrels.json").read_text()))
@@ -89,12 +96,12 @@ class Corpus:
         """All queries."""
         with np.load(self.folder / "queries.npz") as arrays:
             bounds = arrays["offsets"][1:-1]
-            rows, scores = np.split(arrays["rows"], bounds), np.split(arrays["scores"], bounds)
+            rows, views, scores = (np.split(arrays[name], bounds) for name in ("rows", "views", "scores"))
             dense = list(arrays["dense"])
         words = json.loads((self.folder / "queries.json").read_text())
         return [
             Query(one["id"], one["text"], one["tokens"], *arrays)
-            for one, *arrays in zip(words, rows, scores, dense, strict=True)
+            for one, *arrays in zip(words, rows, views, scores, dense, strict=True)
         ]
 
 
@@ -144,6 +151,7 @@ def write_queries(folder: Path, queries: list[Query], qrels: dict[str, dict[str,
     np.savez(
         folder / "queries.npz",
         rows=np.concatenate([one.rows for one in queries]),
+        views=np.concatenate([one.views for one in queries]),
         scores=np.concatenate([one.scores for one in queries]),
         offsets=np.cumsum([0, *(len(one.rows) for one in queries)], dtype=np.int64),
         dense=np.stack([one.dense for one in queries]),

@@ -61,6 +61,7 @@ ENGINES: dict[str, tuple[str, str | None, Role]] = {
     "dense HNSW + MaxSim": ("dense_rerank", None, "baseline"),
     "fastlane 4 bits": ("fastlane", None, "ours"),
     "fastlane 2 bits": ("fastlane_two_bits", None, "ours"),
+    "fastlane 4 bits, third": ("fastlane_third", None, "ours"),
 }
 """The first is the reference that all are judged by."""
 

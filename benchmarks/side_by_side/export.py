@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastlane_rag import FastLaneIndex, FastLaneModel
     from fastlane_rag.evaluation.cache import CorpusCache
     from fastlane_rag.evaluation.dataset import Dataset
+    from fastlane_rag.model import RoutedQuery
 
 SEED = 0
 
@@ -78,6 +79,8 @@ def export(
 def _write(
     dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path, folder: Path, documents: int | None
 ) -> None:
+    from fastlane_rag.evaluation.whole import text_key
+
     passages = [(passage.id, passage.content) for passage in part.passages()]
     with _index(dataset, part, model, cache) as index:
         ids = [id_ for id_, _ in passages]
@@ -85,6 +88,9 @@ def _write(
         entries = ((id_, text, one) for (id_, text), one in zip(passages, token_rows(index, ids), strict=True))
         write_documents(folder, entries, tokens, index.dim)
         dim = index.dim
+    known = _cache(dataset, part, model, cache).scores()
+    np.save(folder / "token-scores.npy", np.concatenate([known[text_key(text)] for _, text in passages]))
+    del known
     write_queries(folder, encode_queries(model, dataset.queries), dataset.qrels)
     facts = {
         "dataset": dataset.name,
@@ -106,9 +112,14 @@ def encode_queries(model: "FastLaneModel", queries: dict[str, str]) -> list[Quer
     texts = list(queries.values())
     dense = model.encode_dense_queries(texts)
     return [
-        Query(id_, text, one.tokens, one.embeddings.cpu().numpy(), one.scores.cpu().numpy(), vector)
+        Query(id_, text, one.tokens, *_arrays(one), vector)
         for id_, text, one, vector in zip(queries, texts, model.encode_routed(texts), dense, strict=True)
     ]
+
+
+def _arrays(query: "RoutedQuery") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = query.embeddings.cpu().numpy()
+    return rows, rows if query.views is None else query.views.cpu().numpy(), query.scores.cpu().numpy()
 
 
 def token_rows(index: "FastLaneIndex", ids: Iterable[str]) -> Iterator[Rows]:
@@ -141,9 +152,14 @@ def _part(dataset: "Dataset", chosen: set[str], folder: Path) -> "Dataset":
 
 
 def _index(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path) -> "FastLaneIndex":
-    """A half-precision index that holds the part: of the whole corpus, where that is encoded."""
+    """A half-precision index that holds the part."""
+    return _cache(dataset, part, model, cache).index()
+
+
+def _cache(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path) -> "CorpusCache":
+    """That of the whole corpus, where it is encoded, else the part's own."""
     whole, own = _caches(dataset, part, model, cache)
-    return (whole if (whole.folder / "index-is-complete").exists() else own).index()
+    return whole if (whole.folder / "index-is-complete").exists() else own
 
 
 def _dense(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path) -> np.ndarray:

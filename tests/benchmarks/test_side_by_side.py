@@ -46,10 +46,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     for n in range(4):
         near = unit(rows[n] + 0.1 * generator.standard_normal(rows[n].shape)).astype(np.float32)
         scores = np.arange(len(near), dtype=np.float32)
-        queries.append(Query(f"q{n}", TITLES[n], ["token"] * len(near), near, scores, near.mean(axis=0)))
+        queries.append(Query(f"q{n}", TITLES[n], ["token"] * len(near), near, -near, scores, near.mean(axis=0)))
     write_queries(folder, queries, {f"q{n}": {f"pep{n}": 1} for n in range(4)})
     facts = {"documents": len(TITLES), "tokens": sum(map(len, rows)), "dim": 16, "model": "m", "fingerprint": "f"}
     (folder / "facts.json").write_text(json.dumps(facts))
+    np.save(folder / "token-scores.npy", np.zeros(facts["tokens"], np.float32))
     return Corpus(folder)
 
 
@@ -71,6 +72,7 @@ def test_what_is_exported_is_read_back(corpus: Corpus) -> None:
     assert np.linalg.norm(documents[5], axis=1) == pytest.approx(1, abs=1e-3)
     assert [query.rows.shape for query in queries] == [(3, 16), (4, 16), (5, 16), (6, 16)]
     assert queries[2].text == TITLES[2]
+    assert np.array_equal(queries[3].views, -queries[3].rows)
     assert queries[3].scores.tolist() == [0, 1, 2, 3, 4, 5]
     assert queries[1].dense == pytest.approx(queries[1].rows.mean(axis=0))
 

@@ -11,13 +11,14 @@ import torch
 
 from fastlane_rag.index import FastLaneIndex, writing  # noqa: F401
 from fastlane_rag.model import RoutedQuery
+from fastlane_rag.model.stand_ins import stand_ins
 from fastlane_rag.search import search_many
 from fastlane_rag.types import Document
 from side_by_side.corpus import Corpus, Query
 from side_by_side.engine import K, Knobs
 from side_by_side.worker import folder_bytes
 
-ROUTE_KS = (1, 2, 4, 8, 16)
+ROUTE_KS = (1, 4, 8, 16)
 PROBES = (2, 4, 8)
 DEPTHS = (32, 64, 128, 256)
 
@@ -30,10 +31,10 @@ def engine() -> "FastLane":
 class Prepared:
     """Stands in for the model: hands over rows that are encoded already, in the order of the documents."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, budget: float | None = None) -> None:
         self.name, self.fingerprint = corpus.facts["model"], corpus.facts["fingerprint"]
         self.dim = corpus.facts["dim"]
-        self._rows = corpus.documents()
+        self._rows = corpus.documents() if budget is None else _condensed(corpus, budget)
 
     def encode_documents(self, texts: list[str], **_: Any) -> list[np.ndarray]:
         """The rows of the next documents."""
@@ -49,16 +50,17 @@ class FastLane:
 
     Args:
         codec: how it stores tokens.
+        budget: what the document router keeps of them; None for all. That it picks is part of the build.
     """
 
     packages = ("fastlane-rag", "numba", "faiss-cpu", "torch")
 
-    def __init__(self, codec: str) -> None:
-        self._codec = codec
+    def __init__(self, codec: str, budget: float | None = None) -> None:
+        self._codec, self._budget = codec, budget
 
     def build(self, corpus: Corpus, folder: Path) -> None:
         """Add everything, texts included, a few thousand documents a write."""
-        with FastLaneIndex.create(folder, model=Prepared(corpus), codec=self._codec) as index:
+        with FastLaneIndex.create(folder, model=Prepared(corpus, self._budget), codec=self._codec) as index:
             index.ingest(_documents(corpus), show_progress=False)
 
     def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
@@ -78,7 +80,8 @@ class FastLane:
 
     def prepare(self, query: Query) -> Any:
         """A `RoutedQuery`."""
-        return RoutedQuery(torch.from_numpy(query.rows), torch.from_numpy(query.scores), query.tokens)
+        rows, views, scores = map(torch.from_numpy, (query.rows, query.views, query.scores))
+        return RoutedQuery(rows, scores, query.tokens, views)
 
     def search(self, query: Any, knobs: Knobs) -> Any:
         """One query, from its embeddings to hits with text and metadata."""
@@ -92,6 +95,14 @@ class FastLane:
         """Segments; the catalogue holds texts and metadata, which no other engine keeps."""
         segments = folder_bytes(folder / "segments")
         return {"index": segments, "catalogue with texts": folder_bytes(folder) - segments}
+
+
+def _condensed(corpus: Corpus, budget: float) -> Iterator[np.ndarray]:
+    """The rows that a budget makes of each document's."""
+    for n, rows in enumerate(corpus.documents()):
+        scores = torch.from_numpy(corpus.token_scores[corpus.offsets[n] : corpus.offsets[n + 1]])
+        kept, stored = stand_ins(torch.from_numpy(rows)[None], scores[None], budget)
+        yield stored[0][kept[0]].numpy() if kept.any() else rows[:1]
 
 
 def _documents(corpus: Corpus) -> Iterator[Any]:
