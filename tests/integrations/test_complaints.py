@@ -1,0 +1,60 @@
+"""What users of such integrations complained about and no other test here holds: results that change when an index is
+reopened (ColBERT#261), padding that inflates scores (rerankers#75), gradients kept while ranking (AutoRAG#424)."""
+
+import pytest
+import torch
+from langchain_core.documents import Document
+from langchain_fastlane import FastLaneReranker, FastLaneRetriever, FastLaneVectorStore
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.retrievers.fastlane import FastLaneRerank
+
+from fastlane_rag import FastLaneIndex, scoring
+
+SHORT = "enum"
+LONG = "which operator multiplies matrices, and why was a new one added to the language instead of using a method?"
+
+
+def test_scores_are_the_same_after_reopening(model, corpus, tmp_path):
+    """To the last bit, before and after the store was closed."""
+    documents = [Document(id=passage.id, page_content=passage.text, metadata=passage.metadata) for passage in corpus]
+    with FastLaneIndex.create(tmp_path / "index", model=model) as index:
+        store = FastLaneVectorStore(index)
+        store.add_documents(documents)
+        before = [store.similarity_search_with_score(query, k=12) for query in (SHORT, LONG)]
+    with FastLaneIndex.open(tmp_path / "index", model=model) as index:
+        store = FastLaneVectorStore(index)
+        assert [store.similarity_search_with_score(query, k=12) for query in (SHORT, LONG)] == before
+
+
+def test_padding_beside_a_longer_text_inflates_no_score(model, corpus, index):
+    """A short query or passage scores the same alone and in a batch with long ones."""
+    retriever = FastLaneRetriever(index=index, k=3, score_key="score")
+    together = retriever.batch([SHORT, LONG])
+    for query, found in zip((SHORT, LONG), together, strict=True):
+        alone = retriever.invoke(query)
+        assert [one.id for one in found] == [one.id for one in alone]
+        assert [one.metadata["score"] for one in found] == pytest.approx(
+            [one.metadata["score"] for one in alone], abs=0.05
+        )
+    texts = [Document(page_content=SHORT), *(Document(page_content=passage.text) for passage in corpus)]
+    beside = FastLaneReranker(model=model, top_n=len(texts)).compress_documents(texts, LONG)
+    lonely = FastLaneReranker(model=model, top_n=1).compress_documents(texts[:1], LONG)
+    (short,) = [one for one in beside if one.page_content == SHORT]
+    assert short.metadata["relevance_score"] == pytest.approx(lonely[0].metadata["relevance_score"], abs=0.005)
+
+
+def test_ranking_keeps_no_gradients(model, corpus, monkeypatch):
+    """With gradients on for the whole process, no graph is built over what is scored."""
+    recorded = []
+    real = scoring.maxsim
+
+    def watching(*tensors, **options):
+        scores = real(*tensors, **options)
+        recorded.append(any(tensor.requires_grad for tensor in (*tensors, scores)) or torch.is_grad_enabled())
+        return scores
+
+    monkeypatch.setattr(scoring, "maxsim", watching)
+    nodes = [NodeWithScore(node=TextNode(text=passage.text)) for passage in corpus[:3]]
+    with torch.enable_grad():
+        FastLaneRerank(model, top_n=2).postprocess_nodes(nodes, query_str=LONG)
+    assert recorded == [False]
