@@ -14,6 +14,9 @@ DEFAULT = "fastlane k=16"
 FULL, PAPER = "full SumMaxSim", "fastlane k=1 gather, fp16"
 MAIN = ("dense", "bm25", FULL, "fastlane k=1", "fastlane k=4", DEFAULT, "hybrid")
 METRIC = "nDCG@10"
+_KEEPS = 0.995
+"""Of exhaustive nDCG@10, for a setting to be shown."""
+_SHOWN_MS = 0.05
 
 
 def main_table(results: Path) -> str:
@@ -317,6 +320,68 @@ def adapters(results: Path) -> str:
     )
 
 
+def peers(results: Path) -> str:
+    """Each engine at its fastest setting that keeps most of exhaustive nDCG@10, and what its index takes."""
+    parts = []
+    for path in sorted(results.glob("peers-*.json")):
+        report = json.loads(path.read_text())
+        rows, engines = report["settings"], report["engines"]
+        exact = rows[0][METRIC]  # the reference comes first
+        shown = []
+        for name, facts in engines.items():
+            mine = [row for row in rows if row["engine"] == name]
+            row = min((r for r in mine if r[METRIC] >= _KEEPS * exact), key=lambda r: r["p50_ms"], default=None)
+            reached = row is not None
+            row = row or max(mine, key=lambda r: r[METRIC])
+            shown.append(
+                [
+                    name,
+                    ", ".join(f"{knob}={value}" for knob, value in row["knobs"].items()) or "default",
+                    decimal(row[METRIC]) + ("" if reached else " (its best)"),
+                    decimal(row["recall@10_of_exhaustive"]),
+                    f"{row['p50_ms']:.1f} / {row['p95_ms']:.1f}",
+                    f"{facts['build_seconds']:.0f}",
+                    f"{facts['bytes']['index'] / 1e6:.0f}",
+                    f"{max(one['peak'] for one in facts['search_memory_bytes']) / 1e6:,.0f}",
+                ]
+            )
+        header = ["engine", "fastest setting", METRIC, "recall@10 of exhaustive", "ms p50 / p95", "build, s", "MB"]
+        corpus, where = report["corpus"], report["environment"]
+        asked_for = (
+            f"{corpus['dataset']}: {corpus['documents']:,} documents of {corpus['tokens']:,} tokens in {corpus['dim']} "
+            f"dimensions, {corpus['queries']} {corpus['split']} queries one a call, {report['threads']} thread(s), "
+            f"{report['repeats']} rounds."
+        )
+        missing = [f"Left out: {name}: {reason}" for name, reason in report["missing"].items()]
+        of_file = f"`{where['command']}`, {hardware(where)}, {path.name}"
+        parts += [table([*header, "peak MB"], shown), asked_for, *missing, of_file]
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
+def end_to_end(results: Path) -> str:
+    """One query from its text to ten texts, and where the time goes."""
+    parts = []
+    for path in sorted(results.glob("end-to-end-*.json")):
+        report = json.loads(path.read_text())
+        rows = [
+            [
+                one["method"],
+                f"{one['p50_ms']:.1f} / {one['p95_ms']:.1f}",
+                f"{one['p50 over dense']:.2f}",
+                decimal(one[METRIC]),
+                ", ".join(f"{stage} {ms:.1f}" for stage, ms in one["stages_ms"].items() if ms >= _SHOWN_MS),
+            ]
+            for one in report["methods"]
+        ]
+        corpus, where = report["corpus"], report["environment"]
+        header = ["method", "ms p50 / p95", "p50 over dense", METRIC, "where, ms"]
+        asked_for = (
+            f"{corpus['dataset']}: {corpus['documents']:,} documents, {corpus['queries']} {corpus['split']} queries."
+        )
+        parts += [table(header, rows), asked_for, f"`{where['command']}`, {hardware(where)}, {path.name}"]
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "main": main_table,
     "quality": quality,
@@ -326,5 +391,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "routing": routing,
     "robustness": robustness,
     "memory": memory,
+    "peers": peers,
+    "end-to-end": end_to_end,
     "adapters": adapters,
 }
