@@ -116,7 +116,7 @@ class CorpusCache:
         """The rows that a budget makes of those of the whole index."""
         import torch
 
-        from fastlane_rag.model.stand_ins import stand_ins
+        from fastlane_rag.model.stand_ins import condensed
 
         path = self._path("fp16", budget)
         if not _done(path).exists():
@@ -125,9 +125,8 @@ class CorpusCache:
                 for documents, rows in documents_with_rows(source):
                     kept = []
                     for one, whole in zip(documents, rows, strict=True):
-                        of_tokens = torch.from_numpy(scores[text_key(one.text)])[None]
-                        mask, stored = stand_ins(torch.from_numpy(whole)[None], of_tokens, budget)
-                        kept.append(stored[0][mask[0]] if mask.any() else torch.from_numpy(whole[:1]))
+                        of_tokens = torch.from_numpy(scores[text_key(one.text)])
+                        kept.append(condensed(torch.from_numpy(whole), of_tokens, budget))
                     ready.prepare([one.text for one in documents], kept)
                     target.ingest(documents, show_progress=False)
             _done(path).touch()

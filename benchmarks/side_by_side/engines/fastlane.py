@@ -11,7 +11,7 @@ import torch
 
 from fastlane_rag.index import FastLaneIndex, writing  # noqa: F401
 from fastlane_rag.model import RoutedQuery
-from fastlane_rag.model.stand_ins import stand_ins
+from fastlane_rag.model.stand_ins import condensed
 from fastlane_rag.search import search_many
 from fastlane_rag.types import Document
 from side_by_side.corpus import Corpus, Query
@@ -101,8 +101,7 @@ def _condensed(corpus: Corpus, budget: float) -> Iterator[np.ndarray]:
     """The rows that a budget makes of each document's."""
     for n, rows in enumerate(corpus.documents()):
         scores = torch.from_numpy(corpus.token_scores[corpus.offsets[n] : corpus.offsets[n + 1]])
-        kept, stored = stand_ins(torch.from_numpy(rows)[None], scores[None], budget)
-        yield stored[0][kept[0]].numpy() if kept.any() else rows[:1]
+        yield condensed(torch.from_numpy(rows), scores, budget).numpy()
 
 
 def _documents(corpus: Corpus) -> Iterator[Any]:
