@@ -61,25 +61,23 @@ DEFAULT_ROUTE_K: RouteK = 16
 # Candidates to refine: this many times k, and at least that many.
 GATHER_FACTOR = 10
 GATHER_LEAST = 256
-# The approximate lane: centroids each routed token probes, and candidates it refines.
-# Measured on training queries of scifact and nq_gold_mix (documents of 287 and 94 tokens, queries of 18 and 9): the
-# same work on the candidates, about a millisecond, keeps 99.5% of exhaustive search's nDCG@10 on both, which no fixed
-# number of them does. All are refined: stopping when a batch of 32 changes nothing among the best loses 1%.
+# The approximate lane: centroids each routed token probes.
 NPROBE = 4
 # Few tokens probe more centroids each, this many together: on dev queries of scifact and medquad one token finds .66
 # and .72 so instead of .58 and .68, two .70 and .76 instead of .69 and .75.
 PROBES = 32
+# Candidates it refines: this many times k, and at least that many, or of few tokens that many together, because they
+# sort less well. Measured on dev queries of scifact, medquad, nq_gold_mix, fairytaleqa and arxiv_title: 64 lose half a
+# point on scifact, and from 16 tokens more than 96 find nothing on any.
 DEPTH_FACTOR = 4
-DEPTH_LEAST = 128
-# Of the shortest documents, such as a budget leaves, more candidates than this changed nothing on dev queries of
-# nq_gold_mix; 512 cost short questions of medquad 0.7 points.
-DEPTH_MOST = 1024
-REFINE_COMPARISONS = 1 << 20
+DEPTH_LEAST = 96
+DEPTH_TOKENS = 256
 # A hybrid search adds this many times k documents, and at least that many: those of highest BM25.
 WORDS_FACTOR = 4
 WORDS_LEAST = 64
-# Fewer documents than this many times the candidates are scored exhaustively in less time.
-_WORTH_GATHERING = 4
+# So few documents, or so many times k, are scored exhaustively in less time.
+_WORTH_GATHERING = 512
+_WORTH_FACTOR = 4
 # Queries are gathered together, as many as keep their scores of every document within this many numbers.
 _BATCH_SCORES = 1 << 24
 _BATCH_MOST = 32
@@ -95,7 +93,7 @@ class SearchResult:
         selected: positions of the query tokens that gathered.
         candidates: documents that were refined, or would have been.
         gathered: comparisons of the gather. In the approximate lane these are comparisons of the routed tokens with
-            the codec's centroids, and of few routed tokens with those of the documents that they sift.
+            the codec's centroids, and with the document tokens near them.
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.
@@ -145,7 +143,7 @@ def search_many(
             are always gathered exhaustively, and so is everything where the approximate lane finds fewer than k.
         nprobe: centroids each routed token probes in the approximate lane; None for the default, at least 4 and more
             for few tokens.
-        depth: candidates to refine; None for the default, which grows with k and is more of shorter documents.
+        depth: candidates to refine; None for the default, which grows with k.
         hybrid: rank by words as well, see `FastLaneIndex.search`.
         texts: of queries that come encoded; a hybrid search needs them.
 
@@ -227,16 +225,8 @@ class _Plan:
     def _worth_gathering(self) -> bool:
         """Whether the approximate lane is faster, and what was asked for allows it."""
         coded = any(part.postings is not None for part in self.view.snapshot.parts)
-        enough = self.matching > _WORTH_GATHERING * max(self.k, self.depth or max(DEPTH_FACTOR * self.k, DEPTH_LEAST))
+        enough = self.matching > max(_WORTH_GATHERING, _WORTH_FACTOR * max(self.k, self.depth or 0))
         return coded and enough and self.route_k != "all" and can_gather()
-
-    def _candidates(self, tokens: int) -> int:
-        """How many documents to refine for a query of so many tokens."""
-        if self.depth is not None:
-            return max(self.k, self.depth)
-        snapshot = self.view.snapshot
-        one = -(-tokens // 8) * 8 * snapshot.tokens / max(snapshot.documents, 1)  # kernels take tokens by eights
-        return max(DEPTH_FACTOR * self.k, DEPTH_LEAST, min(DEPTH_MOST, int(REFINE_COMPARISONS / max(one, 1))))
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
@@ -245,7 +235,8 @@ class _Plan:
         positions: NDArray[np.int64] | None = np.arange(routed)
         if self.refine:
             positions = None if query.routed.in_context(routed) else query.selected.numpy()
-        knobs = {"nprobe": self.nprobe or max(NPROBE, PROBES // max(routed, 1)), "depth": self._candidates(len(rows))}
+        depth = max(self.k, self.depth or max(DEPTH_FACTOR * self.k, DEPTH_LEAST, DEPTH_TOKENS // max(routed, 1)))
+        knobs = {"nprobe": self.nprobe or max(NPROBE, PROBES // max(routed, 1)), "depth": depth}
         found = approximate(self.view.snapshot, rows, gathering, positions, self.allowed, **knobs)
         if len(found.numbers) < min(self.k, self.matching):
             return self._exhaustive([query])[0]

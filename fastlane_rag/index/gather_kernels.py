@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring.cpu_compile import compiled
 
-__all__ = ["gather"]
+__all__ = ["best_rows", "gather"]
 
 
-@njit(nogil=True)
-def _best_rows(
+@compiled
+def best_rows(
     products: NDArray[np.float32], tokens: NDArray[np.int64], rows: NDArray[np.int64], values: NDArray[np.float32]
 ) -> None:
     """Write each token's largest products, descending, and their rows: (k, n) both, n at most K."""
@@ -32,9 +31,8 @@ def _best_rows(
 
 @compiled
 def gather(
-    products: NDArray[np.float32],
-    tokens: NDArray[np.int64],
-    nprobe: int,
+    rows: NDArray[np.int64],
+    gains: NDArray[np.float32],
     documents: NDArray[np.uint32],
     lists: NDArray[np.int64],
     everything: bool,
@@ -42,36 +40,28 @@ def gather(
     scores: NDArray[np.float32],
     stamps: NDArray[np.uint16],
     found: NDArray[np.uint32],
-) -> tuple[int, float]:
+) -> int:
     """Walk the lists of the best centroids of each token; see `Postings.gather`.
 
     Args:
-        products: (K, L) of centroids and query tokens.
-        tokens: (k,) columns to gather with, fewer than 65,536.
-        nprobe: centroids a token.
+        rows: (k, n) centroids to probe for each token, best first; k below 65,536.
+        gains: (k, n) what each adds to a document's score.
         documents: (P,) postings.
         lists: (K + 1,) where each centroid's begin.
         everything: whether all documents are allowed.
         allowed: (N,) which are, else.
-        scores: (N,) written for the documents found: less than their score by the sum that is returned.
+        scores: (N,) written for the documents found.
         stamps: (N,) zeros; left at the last token that met each document found, counted from 1.
         found: (N,) written: the documents found.
 
     Returns:
-        How many were found, and what is missing in all their scores.
+        How many were found.
     """
-    nprobe = min(nprobe, len(lists) - 1)
-    shape = len(tokens), min(nprobe + 1, len(lists) - 1)
-    rows, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
-    _best_rows(products, tokens, rows, values)
-    count, total = 0, 0.0
-    for k in range(len(tokens)):
-        least = values[k, -1]
-        total += least
+    count = 0
+    for k in range(len(rows)):
         stamp = np.uint16(k + 1)
-        for i in range(nprobe):
+        for i in range(rows.shape[1]):
             # Descending: the first centroid that meets a document is its best.
-            gain = values[k, i] - least
             for p in range(lists[rows[k, i]], lists[rows[k, i] + 1]):
                 document = documents[p]
                 # A damaged file may name documents that do not exist.
@@ -83,6 +73,6 @@ def gather(
                     scores[document] = 0
                     found[count] = document
                     count += 1
-                scores[document] += gain
+                scores[document] += gains[k, i]
                 stamps[document] = stamp
-    return count, total
+    return count

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastlane_rag.index.postings import Probes, probe
 from fastlane_rag.index.snapshot import Mask, Part, Snapshot
 from fastlane_rag.scoring import Codes, maxsim
 from fastlane_rag.scoring.coded import CodedQuery
 
-# Up to so many routed tokens, this many times the depth is scored by them alone before the best are scored by all
-# tokens. It takes as long again twice; on dev queries of scifact one token finds .66 so instead of .56, four .69
-# instead of .65, and eight as much without.
-SIFTED_TOKENS = 4
-SIFT_FACTOR = 4
+# Of the documents found, those best by centroids alone are sifted: so many comparisons of a document with a routed
+# token, between the least and the most documents. On dev queries 1,024 of them keep what exhaustive search finds with
+# 16 tokens (scifact, nq_gold_mix, fairytaleqa and, at 100,000 documents, arxiv_title; medquad asks for 2,048 to lose
+# nothing), 4,096 with four.
+SIFT_COMPARISONS = 16_384
+SIFT_LEAST, SIFT_MOST = 1024, 4096
 
 __all__ = ["Found", "approximate", "best", "exhaustive", "rescore"]
 
@@ -142,34 +144,46 @@ def _in_code(
     depth: int,
 ) -> Found:
     """Candidates among segments of one codec."""
-    first = _codes(snapshot.parts[parts[0]])
-    ready = CodedQuery(query, first.codebook)
-    sifting = len(gathering) <= SIFTED_TOKENS
-    if positions is None or (sifting and len(positions) < len(query)):
-        few, at = CodedQuery(gathering, first.codebook), np.arange(len(gathering))
-    else:
-        few, at = ready, positions
+    book = _codes(snapshot.parts[parts[0]]).codebook
+    ready = CodedQuery(query, book)
+    routed = len(gathering)
+    few, at = (CodedQuery(gathering, book), np.arange(routed)) if positions is None else (ready, positions)
+    probes = probe(few.products, at, nprobe)
     numbers, partial = [], []
     for p in parts:
         postings = snapshot.parts[p].postings
         if postings is not None:
             mask = None if allowed is None else allowed[snapshot.starts[p] : snapshot.starts[p + 1]]
-            rows, scores = postings.gather(few.products, at, nprobe, mask)
+            rows, scores = postings.gather(probes, mask)
             numbers.append(rows + snapshot.starts[p])
             partial.append(scores)
-    every, partial_scores = np.concatenate(numbers), np.concatenate(partial)
-    gathered = len(first.codebook.centroids) * len(gathering)
-    if sifting and len(every) > depth:
-        # So few tokens leave many documents of one centroid with one score: the codes of more of them tell them apart.
-        every = np.sort(every[best(partial_scores, SIFT_FACTOR * depth)])
-        partial_scores, tokens = _coded_scores(snapshot, few, every)
-        gathered += tokens * len(gathering)
-        if query is gathering:
-            return Found(every, partial_scores, gathered, 0)
-    chosen = np.sort(every[best(partial_scores, depth)])
+    found, partial_scores = np.concatenate(numbers), np.concatenate(partial)
+    gathered = len(book.centroids) * routed
+    if len(found) > depth:
+        # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
+        most = max(depth, min(SIFT_MOST, max(SIFT_LEAST, SIFT_COMPARISONS // routed)))
+        found = np.sort(found[best(partial_scores, most)])
+        partial_scores, met = _near_scores(snapshot, few, found, at, probes)
+        gathered += met * routed
+    chosen = np.sort(found[best(partial_scores, depth)])
     scores, tokens = _coded_scores(snapshot, ready, chosen)
-    others = len(query) - (0 if positions is None else len(positions))
-    return Found(chosen, scores, gathered, len(first.codebook.centroids) * others + tokens * len(query))
+    others = len(query) - (0 if positions is None else routed)
+    return Found(chosen, scores, gathered, len(book.centroids) * others + tokens * len(query))
+
+
+def _near_scores(
+    snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64], tokens: NDArray[np.int64], probes: Probes
+) -> tuple[NDArray[np.float32], int]:
+    """Scores of query tokens with the document tokens near them, (C,) float32, and how many these are."""
+    scores = np.empty(len(numbers), np.float32)
+    near = np.zeros(len(query.products), np.bool_)
+    near[probes.centroids] = True
+    met = 0
+    for part, here, rows in snapshot.by_part(numbers):
+        if len(rows):
+            scores[here], found = query.near_scores(_codes(part), part.source.offsets, rows, tokens, near, probes.least)
+            met += found
+    return scores, met
 
 
 def _coded_scores(snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:

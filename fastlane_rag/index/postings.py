@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +12,43 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from fastlane_rag.index.snapshot import Mask
 
-__all__ = ["Postings", "build_postings", "can_gather"]
+__all__ = ["Postings", "Probes", "build_postings", "can_gather", "probe"]
 
 # Tokens whose postings are sorted at once, to bound the memory that takes.
 _BLOCK = 1 << 20
 _MOST = (1 << 16) - 1  # query tokens that the stamps of a gather tell apart
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """The centroids near some query tokens.
+
+    Attributes:
+        centroids: (k, n) int64 of each token, best first.
+        gains: (k, n) float32: by how much each is better than the best that is not probed.
+        least: (k,) float32: the product of that one; where all are probed, of the last.
+    """
+
+    centroids: NDArray[np.int64]
+    gains: NDArray[np.float32]
+    least: NDArray[np.float32]
+
+
+def probe(products: NDArray[np.float32], tokens: NDArray[np.int64], nprobe: int) -> Probes:
+    """The best centroids of some query tokens.
+
+    Args:
+        products: (K, L) of centroids and query tokens; a view with any strides.
+        tokens: (k,) the columns to gather with.
+        nprobe: centroids a token.
+    """
+    from fastlane_rag.index.gather_kernels import best_rows
+
+    tokens = tokens[:_MOST]
+    shape = len(tokens), min(nprobe + 1, len(products))
+    rows, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
+    best_rows(products, tokens, rows, values)
+    return Probes(rows[:, :nprobe], values[:, :nprobe] - values[:, -1:], values[:, -1])
 
 
 class Postings:
@@ -39,19 +72,14 @@ class Postings:
         # Room for one gather each; as many as there were gathers at one time.
         self._rooms: list[tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.uint32]]] = []
 
-    def gather(
-        self, products: NDArray[np.float32], tokens: NDArray[np.int64], nprobe: int, allowed: Mask | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def gather(self, probes: Probes, allowed: Mask | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Partial scores of the documents near some query tokens, from centroids alone.
 
-        Of each query token the `nprobe` best centroids are probed. A document's part of the score is that of
-        its best probed centroid; where it has none, that of the best centroid not probed stands in, for the
-        document can have no better (the idea is XTR's and WARP's).
+        A document's part of the score is that of its best probed centroid; where it has none, that of the best
+        centroid not probed stands in, for the document can have no better (the idea is XTR's and WARP's).
 
         Args:
-            products: (K, L) of centroids and query tokens; a view with any strides.
-            tokens: the columns to gather with.
-            nprobe: centroids a token.
+            probes: of the query tokens.
             allowed: (N,) documents that may be found; None for all.
 
         Returns:
@@ -67,10 +95,10 @@ class Postings:
         scores, stamps, found = room
         everything = allowed is None
         mask = np.ones(1, np.bool_) if allowed is None else allowed
-        lists = self._documents, self._lists
-        count, total = gather(products, tokens[:_MOST], nprobe, *lists, everything, mask, scores, stamps, found)
+        walked = probes.centroids, probes.gains, self._documents, self._lists
+        count = gather(*walked, everything, mask, scores, stamps, found)
         documents = found[:count].astype(np.int64)
-        gathered = scores[documents] + np.float32(total)
+        gathered = scores[documents] + probes.least.sum()
         stamps[documents] = 0
         self._rooms.append(room)
         return documents, gathered

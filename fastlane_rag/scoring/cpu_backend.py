@@ -20,6 +20,7 @@ __all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxi
 
 # Fewer multiply-adds than this take less time than handing them to another thread.
 _WORTH_A_THREAD = 4_000_000
+_FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 _TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
 
@@ -132,6 +133,7 @@ class CodedQuery:
         self._offsets = np.array([0, len(query)])
         self._weights = np.ones(len(query), np.float32)
         self._prepared = _in_bytes(tiles, book)
+        self._middle = np.float32((2**book.bits - 1) / 2)
         tables = self._prepared[1]
         self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
@@ -144,6 +146,34 @@ class CodedQuery:
             kernel = self._kernels.score_codes
             run_ranges(lambda first, last: kernel(first, last, *fixed), _split(lengths, self._size))
         return result.reshape(-1)
+
+    def near_scores(
+        self,
+        documents: Codes,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        near: NDArray[np.bool_],
+        least: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], int]:
+        """What `fastlane_rag.scoring.coded.CodedQuery.near_scores` says."""
+        result: NDArray[np.float32] = np.empty((1, len(starts)), np.float32)
+        met = np.zeros(len(starts), np.int64)
+        if len(starts):
+            marks = np.zeros(1 << 16, np.uint8)  # a damaged file may name centroids that do not exist
+            marks[: len(near)] = near
+            weights = np.zeros_like(self._weights)
+            weights[tokens] = 1
+            query_bytes, _, units = self._prepared
+            floors = np.zeros(units.size, np.float32)
+            # The tables, and so the least of them, are less by the middle level.
+            middle = self._middle * units * query_bytes.sum(axis=(1, 3), dtype=np.float32)
+            floors[tokens] = least + middle.ravel()[tokens]
+            outputs = self._offsets, weights, marks, floors.reshape(units.shape), result, met
+            fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
+            kernel = self._kernels.score_near
+            run_ranges(lambda first, last: kernel(first, last, *fixed), _split(lengths, self._size // _FEW_NEAR))
+        return result.reshape(-1), int(met.sum())
 
 
 def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:

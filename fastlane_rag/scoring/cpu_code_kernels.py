@@ -9,12 +9,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring import cpu_code_tile
-from fastlane_rag.scoring.cpu_code_tile import expand_8, expand_16, expand_byte
+from fastlane_rag.scoring.cpu_code_tile import expand_8, expand_16, expand_byte, prefetch_line
 from fastlane_rag.scoring.cpu_compile import compiled
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
 
-__all__ = ["match_codes", "score_codes"]
+__all__ = ["match_codes", "score_codes", "score_near"]
+
+_AHEAD = 16  # documents
 
 
 def _make_scan(tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
@@ -56,6 +58,20 @@ _scan_argmax = _make_scan(cpu_code_tile.code_tile_argmax, cpu_code_tile.code_row
 
 
 @njit(nogil=True)
+def _unpack_row(source: int, target: int, width: int, bits: int, dim: int) -> None:
+    """Write the levels of one row."""
+    mask = (1 << bits) - 1
+    for plane in range(8 // bits):
+        count = min(width, dim - plane * width)
+        if count >= 16:
+            expand_16(source, target + plane * width, count, plane * bits, mask)
+        elif count >= 8:
+            expand_8(source, target + plane * width, count, plane * bits, mask)
+        elif count > 0:
+            expand_byte(source, target + plane * width, count, plane * bits, mask)
+
+
+@njit(nogil=True)
 def _unpack(
     residuals: NDArray[np.uint8],
     ids: NDArray[np.uint16],
@@ -68,20 +84,11 @@ def _unpack(
     factors: NDArray[np.float32],
 ) -> bool:
     """Write the levels and scales of the rows from `first` on; false if a centroid does not exist."""
-    width, mask = residuals.shape[1], (1 << bits) - 1
     fits = True
     for r in range(len(levels)):
         fits &= ids[first + r] < centroids
         factors[r] = np.float32(scales[first + r] + 128) * np.float32(1 / 256)
-        source, target = residuals[first + r].ctypes.data, levels[r].ctypes.data
-        for plane in range(8 // bits):
-            count = min(width, dim - plane * width)
-            if count >= 16:
-                expand_16(source, target + plane * width, count, plane * bits, mask)
-            elif count >= 8:
-                expand_8(source, target + plane * width, count, plane * bits, mask)
-            elif count > 0:
-                expand_byte(source, target + plane * width, count, plane * bits, mask)
+        _unpack_row(residuals[first + r].ctypes.data, levels[r].ctypes.data, residuals.shape[1], bits, dim)
     return fits
 
 
@@ -143,6 +150,75 @@ def score_codes(
                 units[t].ctypes.data, best[t].ctypes.data, best[t].ctypes.data,
             )  # fmt: skip
         sum_queries(best.ravel(), query_offsets, weights, scores, n)
+
+
+@compiled
+def score_near(
+    first: int,
+    last: int,
+    granules: tuple[int, ...],
+    residuals: NDArray[np.uint8],
+    ids: NDArray[np.uint16],
+    scales: NDArray[np.uint8],
+    bits: int,
+    dim: int,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    query_bytes: NDArray[np.int8],
+    tables: NDArray[np.float32],
+    units: NDArray[np.float32],
+    query_offsets: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    near: NDArray[np.uint8],
+    floors: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    met: NDArray[np.int64],
+) -> None:
+    """Score queries against those rows of documents whose centroid is near.
+
+    Args as `score_codes`, and:
+        near: (65,536,) 1 at the centroids whose rows count, else 0.
+        floors: (tiles, C): what a token scores where no row gives it more.
+        met: (n,), written: rows of each document that are near.
+    """
+    tiles, words, width, _ = query_bytes.shape
+    best = np.empty((tiles, width), np.float32)
+    longest = max(lengths[first:last].max(), TILE_ROWS)
+    levels, factors = np.zeros((longest, words * 4), np.uint8), np.empty(longest, np.float32)
+    chosen, rows = np.empty(longest, np.uint16), np.empty(longest * _AHEAD + 1, np.int64)
+    for block in range(first, last, _AHEAD):
+        # Near rows lie far apart: those of a few documents are asked for before the first is read.
+        end, total = min(block + _AHEAD, last), 0
+        for n in range(end, min(end + _AHEAD, last)):
+            for r in range(starts[n], starts[n] + lengths[n], 32):
+                prefetch_line(ids.ctypes.data + 2 * r)
+        for n in range(block, end):
+            before = total
+            for r in range(starts[n], starts[n] + lengths[n]):  # without a branch: most rows are not near
+                rows[total] = r
+                total += near[ids[r]]
+            met[n] = total - before
+            for i in range(before, total):
+                prefetch_line(residuals.ctypes.data + rows[i] * residuals.shape[1])
+                prefetch_line(scales.ctypes.data + rows[i])
+        total = 0
+        for n in range(block, end):
+            # A tile takes about as long as two rows, so more than two are repeated to fill it.
+            count = max(met[n], TILE_ROWS) if met[n] > 2 else met[n]
+            for i in range(count):
+                r = rows[total + min(i, met[n] - 1)]
+                chosen[i] = ids[r]
+                factors[i] = np.float32(scales[r] + 128) * np.float32(1 / 256)
+                _unpack_row(residuals[r].ctypes.data, levels[i].ctypes.data, residuals.shape[1], bits, dim)
+            total += met[n]
+            best[:] = floors
+            for t in range(tiles):
+                _scan_max(
+                    granules, levels.ctypes.data, count, words, chosen.ctypes.data, factors.ctypes.data,
+                    query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
+                    best[t].ctypes.data, best[t].ctypes.data,
+                )  # fmt: skip
+            sum_queries(best.ravel(), query_offsets, weights, scores, n)
 
 
 @compiled

@@ -26,6 +26,7 @@ from fastlane_rag.scoring.cpu_ir import (
     Loop,
     load,
     multiply_add,
+    prefetch,
     raise_maximum,
     splat,
     store,
@@ -40,6 +41,7 @@ __all__ = [
     "expand_8",
     "expand_16",
     "expand_byte",
+    "prefetch_line",
 ]
 
 
@@ -178,6 +180,18 @@ def _make_expand(width: int) -> Callable[..., None]:
     return expand
 
 
+@intrinsic
+def _prefetch_line(typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, without waiting for it."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        prefetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+prefetch_line: Callable[..., None] = _prefetch_line
 code_tile_max = _make_tile(TILE_ROWS, locate=False)
 code_tile_argmax = _make_tile(TILE_ROWS, locate=True)
 code_row_max = _make_tile(1, locate=False)

@@ -131,7 +131,7 @@ def test_rows_that_were_left_out_are_noticed(coded: Callable[..., FastLaneIndex]
 
 
 def test_too_few_candidates_are_noticed(coded: Callable[..., FastLaneIndex], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("DEPTH_LEAST", 10), ("DEPTH_FACTOR", 1), ("REFINE_COMPARISONS", 1), ("DEFAULT_ROUTE_K", 1)):
+    for name, value in (("DEPTH_LEAST", 10), ("DEPTH_FACTOR", 1), ("DEPTH_TOKENS", 1), ("DEFAULT_ROUTE_K", 1)):
         monkeypatch.setattr(f"fastlane_rag.search.{name}", value)
     with coded(texts(1200)) as index:
         finding = findings(index)["candidates"]
