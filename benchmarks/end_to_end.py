@@ -35,7 +35,9 @@ WARM_UP = 20
 SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.select"),
     ("gather", "fastlane_rag.scoring.coded:CodedQuery.__init__"),
+    ("gather", "fastlane_rag.index.lanes:probe"),
     ("gather", "fastlane_rag.index.postings:Postings.gather"),
+    ("sift", "fastlane_rag.scoring.coded:CodedQuery.near_scores"),
     ("gather", "fastlane_rag.search:exhaustive"),
     ("refine", "fastlane_rag.scoring.coded:CodedQuery.scores"),
     ("refine", "fastlane_rag.search:rescore"),

@@ -25,12 +25,16 @@ _K = 10
 
 def write_queries(path: Path, queries: "Sequence[RoutedQuery]") -> None:
     """Encoded queries as a numpy archive."""
+    views = None
+    if all(query.views is not None for query in queries):
+        views = np.concatenate([query.views.cpu().numpy() for query in queries if query.views is not None])
     with path.open("wb") as file:
         np.savez(
             file,
             lengths=np.array([len(query.scores) for query in queries]),
             embeddings=np.concatenate([query.embeddings.cpu().numpy() for query in queries]),
             scores=np.concatenate([query.scores.cpu().numpy() for query in queries]),
+            **({} if views is None else {"views": views}),
         )
 
 
@@ -42,8 +46,10 @@ def read_queries(path: Path) -> "list[RoutedQuery]":
 
     with np.load(path, allow_pickle=False) as archive:
         ends = np.cumsum(archive["lengths"])[:-1]
-        parts = zip(np.split(archive["embeddings"], ends), np.split(archive["scores"], ends), strict=True)
-        return [RoutedQuery(torch.from_numpy(rows), torch.from_numpy(s), [""] * len(s)) for rows, s in parts]
+        names = [name for name in ("embeddings", "scores", "views") if name in archive]
+        parts = zip(*(np.split(archive[name], ends) for name in names), strict=True)
+        tensors = (dict(zip(names, map(torch.from_numpy, part), strict=True)) for part in parts)
+        return [RoutedQuery(**each, tokens=[""] * len(each["scores"])) for each in tensors]
 
 
 def resident(index: Path) -> dict[str, float]:
@@ -86,6 +92,7 @@ def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.search import search_many
 
+    index_path = index_path.resolve()  # as the system names what is mapped
     queries = read_queries(queries_path)
     with FastLaneIndex.open(index_path, read_only=True) as warm:  # imports and compiled kernels before the clock
         search_many(warm, queries[:1], _K, **options)

@@ -91,6 +91,7 @@ def test_routing_memory_and_robustness_have_their_figures(results: Path) -> None
     for one in steps(results, "memory").values():
         assert one["documents"] == 40
         assert one["index_bytes"] > 0
+        assert one["mib_index_mapped"] > 0
     kinds = {(one["kind"], one["value"]) for one in steps(results, "robustness").values()}
     assert {("passages", 16), ("passages", 512), ("typos", 0.0), ("typos", 0.4), ("queries", 3)} <= kinds
     assert list(results.glob("*.svg")) or list(results.glob("*.png"))
