@@ -61,6 +61,7 @@ class IndexStats:
         fingerprint: that model's fingerprint.
         filter_keys: metadata keys with an index of their own.
         commits: writes since the index was created.
+        document_budget: tokens kept of each document, or below 1 their share; None for all.
     """
 
     path: Path | None
@@ -76,6 +77,7 @@ class IndexStats:
     fingerprint: str
     filter_keys: tuple[str, ...]
     commits: int
+    document_budget: float | None = None
 
     @property
     def bytes_per_document(self) -> float:

@@ -34,7 +34,10 @@ _K = 10
 _LEAST_QUERIES = 10
 _WORDS = 12
 
-# From what level on a figure is worth a word. Healthy indexes of the bundled model are far on the other side.
+# From what level on a figure is worth a word. Indexes of the bundled model over scifact, squad_dev, nq_gold_mix,
+# medquad, fairytaleqa and arxiv_title, asked dev questions, are on the other side: cosine 0.996 in 4 bits and 0.93 in
+# one, which costs 1.5% of nDCG@10, overlap from 0.97 and 0.89, changed at most 0.017, exact from 0.975, the largest
+# centroid at most 0.002 and none empty. Only scifact and medquad are cut, 8% and 11% of their documents.
 CUT_WARNING, CUT_TROUBLE = 0.05, 0.5
 KEPT_WARNING = 0.15
 LARGEST_WARNING, EMPTY_WARNING, OUTGROWN_WARNING = 0.05, 0.3, 8

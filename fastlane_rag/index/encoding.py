@@ -26,14 +26,14 @@ MANY = 1000
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
-def open_model(model: Any) -> FastLaneModel:
+def open_model(model: Any, document_budget: float | None = None) -> FastLaneModel:
     """What users call a model as a model; an object that encodes documents and queries is taken as it is."""
     if hasattr(model, "encode_documents") and hasattr(model, "encode_routed"):
         encoder: FastLaneModel = model
         return encoder
     from fastlane_rag.model import FastLaneModel
 
-    return FastLaneModel.from_pretrained(model)
+    return FastLaneModel.from_pretrained(model, document_budget=document_budget)
 
 
 def encoded_documents(

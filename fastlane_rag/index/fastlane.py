@@ -102,6 +102,7 @@ class FastLaneIndex:
             "fingerprint": opened.fingerprint,
             "dim": opened.dim,
             "codec": stored,
+            "document_budget": str(_budget(opened) or ""),
         }
         directory = None if path is None else Path(path).absolute()
         index = cls(Storage.create(directory, meta, keys, overwrite=overwrite), model, read_only=False)
@@ -115,7 +116,8 @@ class FastLaneIndex:
         Args:
             path: the directory.
             model: the model the index was made with, as `create` takes it. None loads the bundled model when
-                a search or a write first needs it.
+                a search or a write first needs it. What is loaded here keeps as many tokens of a document as the
+                model that the index was made with did (`document_budget`).
             read_only: refuse writes; needed where the directory cannot be written.
 
         Raises:
@@ -158,7 +160,7 @@ class FastLaneIndex:
         """
         with self._model_lock:
             if self._model is None:
-                model = open_model(self._given_model)
+                model = open_model(self._given_model, self._storage.document_budget)
                 if model.fingerprint != self._storage.meta["fingerprint"]:
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
@@ -167,6 +169,20 @@ class FastLaneIndex:
                     )
                 self._model = model
             return self._model
+
+    def _encoder(self) -> FastLaneModel:
+        """The model, to encode documents that are to be stored beside those that are there.
+
+        Raises:
+            ModelMismatchError: it keeps another number of a document's tokens.
+        """
+        model, kept = self.model, self._storage.document_budget
+        if "document_budget" in self._storage.meta and _budget(model) != kept:
+            raise ModelMismatchError(
+                f"the index {self.path} was made with document_budget={kept}, the model that was given has "
+                f"{_budget(model)}; open the index without model=, or with a model of that document_budget"
+            )
+        return model
 
     def add(
         self,
@@ -205,7 +221,7 @@ class FastLaneIndex:
             writing.store_documents(
                 self._storage,
                 entries,
-                lambda new: encoded_documents(self.model, new, batch_size, show_progress) if new else iter(()),
+                lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
             )
             self._tidy()
         return final
@@ -523,3 +539,9 @@ reset_after_fork(_after_fork)
 def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:
     """What unpickling calls."""
     return FastLaneIndex.open(path, model=model, read_only=read_only)
+
+
+def _budget(model: Any) -> float | None:
+    """Tokens that a model keeps of a document, None for all; also of objects that only encode."""
+    budget = getattr(model, "document_budget", None)
+    return None if budget is None else float(budget)

@@ -193,6 +193,11 @@ class Storage:
                 infos = Reader(connection, self.catalogue.where).segments().values()
             self.store.sweep(info.name for info in infos)
 
+    @property
+    def document_budget(self) -> float | None:
+        """Tokens that are kept of a document, or their share; None for all, and in an index that does not say."""
+        return float(self.meta["document_budget"]) if self.meta.get("document_budget") else None
+
     def stats(self) -> IndexStats:
         """What the index holds and takes."""
         with self.view() as view:
@@ -213,6 +218,7 @@ class Storage:
             fingerprint=self.meta["fingerprint"],
             filter_keys=self.filter_keys,
             commits=snapshot.commits,
+            document_budget=self.document_budget,
         )
 
     def close(self) -> None:

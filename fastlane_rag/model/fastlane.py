@@ -213,6 +213,12 @@ class FastLaneModel:
         """Tokens a document may have; longer ones are cut."""
         return int(getattr(self.encoder.transformer, "document_length", None) or self.encoder.max_seq_length or 0)
 
+    @property
+    def document_budget(self) -> float | None:
+        """Tokens kept of each document, or below 1 their share; None keeps all."""
+        budget: float | None = self.encoder.document_router.budget
+        return budget
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over what decides an embedding: weights, lengths, prompts, vocabulary.

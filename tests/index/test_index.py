@@ -413,3 +413,42 @@ def test_readme_example_with_the_real_model(model, tmp_path):
         assert len(index.search(" ".join(["long"] * 5000), k=2)) == 2
     with FastLaneIndex.open(tmp_path / "index") as index:
         assert index.search("what moves the sea?", k=1)[0].metadata == {"topic": "sea"}
+
+
+class Budgeted(WordModel):
+    """Keeps some tokens of a document."""
+
+    document_budget = 3
+
+    def encode_documents(self, texts, **options):
+        return [rows[: self.document_budget] for rows in super().encode_documents(texts, **options)]
+
+
+def test_an_index_keeps_to_the_document_budget_it_was_made_with(tmp_path):
+    """A model that keeps another number of tokens searches, but writes nothing."""
+    with FastLaneIndex.create(tmp_path / "index", model=Budgeted()) as index:
+        index.add(["one two three four five"], ["a"])
+        assert (index.stats().document_budget, index.stats().tokens) == (3, 3)
+    with FastLaneIndex.open(tmp_path / "index", model=WordModel()) as index:
+        assert index.search("two", 1)[0].id == "a"
+        with pytest.raises(ModelMismatchError, match=r"made with document_budget=3\.0, .* given has None; open"):
+            index.add(["six seven eight nine"], ["b"])
+        assert index.ids() == ["a"]
+        index.add(["one two three four five"], ["a"])  # nothing to encode
+        index.delete(["a"])
+    with FastLaneIndex.open(tmp_path / "index", model=Budgeted()) as index:
+        index.add(["six seven eight nine"], ["b"])
+        assert index.stats().tokens == 3
+
+
+def test_the_bundled_model_is_loaded_with_the_budget_of_the_index(tmp_path):
+    from fastlane_rag import FastLaneModel
+
+    text = "The cat sat on the mat and watched the birds in the garden through the kitchen window."
+    with FastLaneIndex.create(tmp_path / "index", model=FastLaneModel.from_pretrained(document_budget=1 / 3)) as index:
+        index.add([text], ["a"])
+        tokens = index.stats().tokens
+    with FastLaneIndex.open(tmp_path / "index") as index:
+        index.add([text], ["b"])
+        assert index.model.document_budget == pytest.approx(1 / 3)
+        assert index.stats().tokens == 2 * tokens
