@@ -382,6 +382,70 @@ def end_to_end(results: Path) -> str:
     return "\n\n".join(parts) or NOT_MEASURED
 
 
+def growth(results: Path) -> str:
+    """What opening, searching and storing take as the corpus grows."""
+    path = results / "growth.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    rows, left_out = [], []
+    for size in report["sizes"]:
+        kept = size["tokens_kept_of_a_document"]
+        made = f", {size['synthetic_documents']:,} of them synthetic" if size["synthetic_documents"] else ""
+        name = f"{size['documents']:,}{made}"
+        if "left_out" in size:
+            left_out.append(f"Left out: {name}, {kept} tokens of each: {size['left_out']}.")
+            continue
+        default = next(one for one in size["settings"] if not one["knobs"])
+        rows.append(
+            [
+                name,
+                str(kept),
+                f"{size['tokens']:,}",
+                f"{size['open_ms']:.0f}",
+                f"{size['first_query_ms']:.0f}",
+                f"{default['p50_ms']:.1f} / {default['p95_ms']:.1f}",
+                count(size["bytes_per_document"]),
+                f"{size['memory_bytes']['of them not backed by a file'] / 2**20:,.0f}",
+                f"{size['build_seconds']:,.0f}",
+            ]
+        )
+    header = ["documents", "tokens kept of each", "tokens", "opening, ms", "first query, ms", "ms p50 / p95"]
+    header += ["bytes a document", "MiB not backed by a file", "build, s"]
+    where = report["environment"]
+    asked_for = (
+        f"{report['corpus']['dataset']}, {report['threads']} thread(s). Synthetic: real token rows, moved a little."
+    )
+    return "\n\n".join(
+        [table(header, rows), *left_out, asked_for, f"`{where['command']}`, {hardware(where)}, {path.name}"]
+    )
+
+
+def kernels(results: Path) -> str:
+    """SumMaxSim alone, by us and by others."""
+    parts = []
+    for path in sorted(results.glob("kernels*.json")):
+        report = json.loads(path.read_text())
+        shapes = report["shapes"]
+        names = list(dict.fromkeys(name for shape in shapes for name in shape["engines"]))
+        rows = [
+            [name, *(_milliseconds(shape["engines"].get(name, {}).get("median_ms")) for shape in shapes)]
+            for name in names
+        ]
+        header = ["median ms"]
+        for one in shapes:
+            tokens = one["document_tokens"] / one["documents"]
+            header.append(f"{one['queries']} x {one['documents']:,} of {tokens:.0f} x {one['dim']}")
+        where = report["environment"]
+        asked_for = f"Queries x documents of tokens x dimensions, {shapes[0]['query_tokens']} tokens a query."
+        parts += [table(header, rows), asked_for, f"`{where['command']}`, {hardware(where)}, {path.name}"]
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "main": main_table,
     "quality": quality,
@@ -393,5 +457,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "memory": memory,
     "peers": peers,
     "end-to-end": end_to_end,
+    "growth": growth,
+    "kernels": kernels,
     "adapters": adapters,
 }
