@@ -77,8 +77,13 @@ def environment() -> Environment:
         versions=versions(),
         threads=torch.get_num_threads(),
         commit=_commit(),
-        command=shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "fastlane"), *sys.argv[1:]]),
+        command=shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "fastlane"), *map(_portable, sys.argv[1:])]),
     )
+
+
+def _portable(argument: str) -> str:
+    """An argument without the folders of this machine."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def versions() -> dict[str, str]:

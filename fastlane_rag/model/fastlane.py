@@ -313,8 +313,27 @@ class FastLaneModel:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not texts:
             return []
+        if len(texts) <= size and task in self.encoder.prompts:
+            return self._one_pass(texts, task)
         rows: Any = encode(texts, batch_size=size, show_progress_bar=bool(show_progress), output_value=None)
         return list(rows)
+
+    def _one_pass(self, texts: Sequence[str], task: str) -> list[dict[str, Any]]:
+        """What `MultiVectorEncoder.encode` gives for one batch, without what it does around the forward pass.
+
+        For one query that walk over all modules takes as long as the search.
+        """
+        encoder, device = self.encoder, next(self.encoder.parameters()).device
+        if encoder.training:
+            encoder.eval()
+        features: dict[str, Any] = encoder.preprocess(list(texts), prompt=encoder.prompts[task], task=task)
+        features = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
+        with torch.inference_mode():
+            features = encoder(features, task=task)
+        batched = {
+            name for name, value in features.items() if isinstance(value, Tensor) and value.shape[:1] == (len(texts),)
+        }
+        return [{name: features[name][i] for name in batched} for i in range(len(texts))]
 
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
         texts = _checked(texts)
