@@ -19,8 +19,7 @@ __all__ = ["match_codes", "score_codes", "score_near"]
 _AHEAD = 16  # documents
 
 
-def _make_scan(tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
-    @njit(nogil=True)
+def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
     def scan(
         granules: tuple[int, ...],
         levels: int,
@@ -50,11 +49,15 @@ def _make_scan(tile: Callable[..., None], row: Callable[..., None]) -> Callable[
                 query, table, units, best, where, first,
             )  # fmt: skip
 
-    return scan
+    # Kernels kept on disk by different processes are told apart by names alone: a second function of this name could
+    # stand in for the first.
+    scan.__name__ = scan.__qualname__ = name
+    compiled_scan: Callable[..., None] = njit(nogil=True)(scan)
+    return compiled_scan
 
 
-_scan_max = _make_scan(cpu_code_tile.code_tile_max, cpu_code_tile.code_row_max)
-_scan_argmax = _make_scan(cpu_code_tile.code_tile_argmax, cpu_code_tile.code_row_argmax)
+_scan_max = _make_scan("scan_max", cpu_code_tile.code_tile_max, cpu_code_tile.code_row_max)
+_scan_argmax = _make_scan("scan_argmax", cpu_code_tile.code_tile_argmax, cpu_code_tile.code_row_argmax)
 
 
 @njit(nogil=True)

@@ -21,8 +21,7 @@ __all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "match_documents", "score_documents
 FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
 
 
-def _make_scan(tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
-    @njit(nogil=True)
+def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
     def scan(
         granules: tuple[int, ...],
         address: int,
@@ -60,11 +59,15 @@ def _make_scan(tile: Callable[..., None], row: Callable[..., None]) -> Callable[
                 ahead_bytes * TILE_ROWS,
             )
 
-    return scan
+    # Kernels kept on disk by different processes are told apart by names alone: a second function of this name could
+    # stand in for the first.
+    scan.__name__ = scan.__qualname__ = name
+    compiled_scan: Callable[..., None] = njit(nogil=True)(scan)
+    return compiled_scan
 
 
-_scan_max = _make_scan(cpu_tile.tile_max, cpu_tile.row_max)
-_scan_argmax = _make_scan(cpu_tile.tile_argmax, cpu_tile.row_argmax)
+_scan_max = _make_scan("scan_max", cpu_tile.tile_max, cpu_tile.row_max)
+_scan_argmax = _make_scan("scan_argmax", cpu_tile.tile_argmax, cpu_tile.row_argmax)
 
 
 @njit(nogil=True)
