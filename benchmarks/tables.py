@@ -308,14 +308,13 @@ def adapters(results: Path) -> str:
         [one["calls"], str(one["count"]), f"{one['sequential_s']:.2f}", f"{one['together_s']:.2f}"]
         for one in report["together"]
     ]
-    where = report["environment"]
     asked_for = f"{report['passages']:,} passages, {report['k']} hits, {report['reranked']} texts reranked."
     return "\n\n".join(
         [
             table(["adapter", "ms above the engine"], added),
             table(["calls", "number", "one after another, s", "together, s"], calls),
             asked_for,
-            f"`{where['command']}`, {hardware(where)}, {path.name}",
+            of_file(report, path),
         ]
     )
 
@@ -346,15 +345,14 @@ def peers(results: Path) -> str:
                 ]
             )
         header = ["engine", "fastest setting", METRIC, "recall@10 of exhaustive", "ms p50 / p95", "build, s", "MB"]
-        corpus, where = report["corpus"], report["environment"]
+        corpus = report["corpus"]
         asked_for = (
             f"{corpus['dataset']}: {corpus['documents']:,} documents of {corpus['tokens']:,} tokens in {corpus['dim']} "
             f"dimensions, {corpus['queries']} {corpus['split']} queries one a call, {report['threads']} thread(s), "
             f"{report['repeats']} rounds."
         )
         missing = [f"Left out: {name}: {reason}" for name, reason in report["missing"].items()]
-        of_file = f"`{where['command']}`, {hardware(where)}, {path.name}"
-        parts += [table([*header, "peak MB"], shown), asked_for, *missing, of_file]
+        parts += [table([*header, "peak MB"], shown), asked_for, *missing, of_file(report, path)]
     return "\n\n".join(parts) or NOT_MEASURED
 
 
@@ -373,12 +371,12 @@ def end_to_end(results: Path) -> str:
             ]
             for one in report["methods"]
         ]
-        corpus, where = report["corpus"], report["environment"]
+        corpus = report["corpus"]
         header = ["method", "ms p50 / p95", "p50 over dense", METRIC, "where, ms"]
         asked_for = (
             f"{corpus['dataset']}: {corpus['documents']:,} documents, {corpus['queries']} {corpus['split']} queries."
         )
-        parts += [table(header, rows), asked_for, f"`{where['command']}`, {hardware(where)}, {path.name}"]
+        parts += [table(header, rows), asked_for, of_file(report, path)]
     return "\n\n".join(parts) or NOT_MEASURED
 
 
@@ -412,13 +410,10 @@ def growth(results: Path) -> str:
         )
     header = ["documents", "tokens kept of each", "tokens", "opening, ms", "first query, ms", "ms p50 / p95"]
     header += ["bytes a document", "MiB not backed by a file", "build, s"]
-    where = report["environment"]
     asked_for = (
         f"{report['corpus']['dataset']}, {report['threads']} thread(s). Synthetic: real token rows, moved a little."
     )
-    return "\n\n".join(
-        [table(header, rows), *left_out, asked_for, f"`{where['command']}`, {hardware(where)}, {path.name}"]
-    )
+    return "\n\n".join([table(header, rows), *left_out, asked_for, of_file(report, path)])
 
 
 def kernels(results: Path) -> str:
@@ -436,10 +431,15 @@ def kernels(results: Path) -> str:
         for one in shapes:
             tokens = one["document_tokens"] / one["documents"]
             header.append(f"{one['queries']} x {one['documents']:,} of {tokens:.0f} x {one['dim']}")
-        where = report["environment"]
         asked_for = f"Queries x documents of tokens x dimensions, {shapes[0]['query_tokens']} tokens a query."
-        parts += [table(header, rows), asked_for, f"`{where['command']}`, {hardware(where)}, {path.name}"]
+        parts += [table(header, rows), asked_for, of_file(report, path)]
     return "\n\n".join(parts) or NOT_MEASURED
+
+
+def of_file(report: dict[str, Any], path: Path) -> str:
+    """The command that wrote a file of figures, and where it ran."""
+    where = report["environment"]
+    return f"`{where['command']}`, {hardware(where)}, {path.name}"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -323,28 +323,29 @@ class FastLaneModel:
 
         For one query that walk over all modules takes as long as the search.
         """
-        encoder, device = self.encoder, next(self.encoder.parameters()).device
-        if encoder.training:
-            encoder.eval()
-        features: dict[str, Any] = encoder.preprocess(list(texts), prompt=encoder.prompts[task], task=task)
-        features = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
+        if self.encoder.training:
+            self.encoder.eval()
         with torch.inference_mode():
-            features = encoder(features, task=task)
+            features = self.encoder(self._features(texts, task), task=task)
         batched = {
             name for name, value in features.items() if isinstance(value, Tensor) and value.shape[:1] == (len(texts),)
         }
         return [{name: features[name][i] for name in batched} for i in range(len(texts))]
 
+    def _features(self, texts: Sequence[str], task: str) -> dict[str, Any]:
+        """What the encoder takes of some texts, where it runs."""
+        device = next(self.encoder.parameters()).device  # `device` walks over all modules
+        features = self.encoder.preprocess(list(texts), prompt=self.encoder.prompts.get(task), task=task)
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
+
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
         texts = _checked(texts)
         size = batch_size or 32
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        prompt = self.encoder.prompts.get(task)
         out = np.zeros((len(texts), int(self.encoder.transformer.get_embedding_dimension())), dtype=np.float32)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            features = self.encoder.preprocess([texts[i] for i in rows], prompt=prompt, task=task)
-            features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
+            features = self._features([texts[i] for i in rows], task)
             mask = features["attention_mask"].bool()
             with torch.inference_mode():
                 states = self.encoder.transformer(features)["token_embeddings"].float()

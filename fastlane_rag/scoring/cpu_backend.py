@@ -115,7 +115,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        fixed = granules, *_arrays(rows), *place, *_in_bytes(tiles, rows.codebook), *outputs
+        fixed = granules, *_arrays(rows), *place, *_in_bytes(tiles, rows.codebook)[:3], *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
@@ -132,9 +132,8 @@ class CodedQuery:
         self._size = query.numel()
         self._offsets = np.array([0, len(query)])
         self._weights = np.ones(len(query), np.float32)
-        self._prepared = _in_bytes(tiles, book)
-        self._middle = np.float32((2**book.bits - 1) / 2)
-        tables = self._prepared[1]
+        in_bytes, tables, units, self._middle = _in_bytes(tiles, book)
+        self._prepared = in_bytes, tables, units
         self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
     def scores(self, documents: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -164,12 +163,10 @@ class CodedQuery:
             marks[: len(near)] = near
             weights = np.zeros_like(self._weights)
             weights[tokens] = 1
-            query_bytes, _, units = self._prepared
-            floors = np.zeros(units.size, np.float32)
+            floors = np.zeros(self._middle.size, np.float32)
             # The tables, and so the least of them, are less by the middle level.
-            middle = self._middle * units * query_bytes.sum(axis=(1, 3), dtype=np.float32)
-            floors[tokens] = least + middle.ravel()[tokens]
-            outputs = self._offsets, weights, marks, floors.reshape(units.shape), result, met
+            floors[tokens] = least + self._middle.ravel()[tokens]
+            outputs = self._offsets, weights, marks, floors.reshape(self._middle.shape), result, met
             fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
             kernel = self._kernels.score_near
             run_ranges(lambda first, last: kernel(first, last, *fixed), _split(lengths, self._size // _FEW_NEAR))
@@ -216,8 +213,11 @@ def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[i
 
 def _in_bytes(
     tiles: NDArray[np.float32], book: Codebook
-) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
-    """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C)."""
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C).
+
+    And the products with the middle level (tiles, C), by which the tables are less.
+    """
     count, dim, width = tiles.shape
     scaled = tiles * book.steps.numpy()[:, None]
     largest = np.abs(scaled).max(axis=1)
@@ -234,7 +234,7 @@ def _in_bytes(
     for t in range(count):
         torch.addmm(less[t], book.centroids, torch.from_numpy(tiles[t]), out=torch.from_numpy(tables[t]))
     in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
-    return np.ascontiguousarray(in_words), tables, units
+    return np.ascontiguousarray(in_words), tables, units, middle
 
 
 def _float32(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastlane_rag.scoring import cpu_code_tile
 from fastlane_rag.scoring.cpu_code_tile import expand_8, expand_16, expand_byte, prefetch_line
-from fastlane_rag.scoring.cpu_compile import compiled
+from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
 
@@ -20,6 +20,7 @@ _AHEAD = 16  # documents
 
 
 def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
+    @part(name)
     def scan(
         granules: tuple[int, ...],
         levels: int,
@@ -49,11 +50,7 @@ def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -
                 query, table, units, best, where, first,
             )  # fmt: skip
 
-    # Kernels kept on disk by different processes are told apart by names alone: a second function of this name could
-    # stand in for the first.
-    scan.__name__ = scan.__qualname__ = name
-    compiled_scan: Callable[..., None] = njit(nogil=True)(scan)
-    return compiled_scan
+    return scan
 
 
 _scan_max = _make_scan("scan_max", cpu_code_tile.code_tile_max, cpu_code_tile.code_row_max)

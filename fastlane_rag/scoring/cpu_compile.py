@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import njit
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "part"]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,6 +26,21 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         dispatcher.enable_caching()
     result: Callable[..., Any] = dispatcher
     return result
+
+
+def part(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a part of the kernels that is made several times, under a name of its own.
+
+    Kernels kept on disk by different processes are told apart by names alone: a second function of this name could
+    stand in for the first.
+    """
+
+    def compile_part(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__name__ = function.__qualname__ = name
+        result: Callable[..., Any] = njit(nogil=True)(function)
+        return result
+
+    return compile_part
 
 
 @cache

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring import cpu_tile
-from fastlane_rag.scoring.cpu_compile import compiled
+from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_tile import widen
 
@@ -22,6 +22,7 @@ FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
 
 
 def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
+    @part(name)
     def scan(
         granules: tuple[int, ...],
         address: int,
@@ -59,11 +60,7 @@ def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -
                 ahead_bytes * TILE_ROWS,
             )
 
-    # Kernels kept on disk by different processes are told apart by names alone: a second function of this name could
-    # stand in for the first.
-    scan.__name__ = scan.__qualname__ = name
-    compiled_scan: Callable[..., None] = njit(nogil=True)(scan)
-    return compiled_scan
+    return scan
 
 
 _scan_max = _make_scan("scan_max", cpu_tile.tile_max, cpu_tile.row_max)
