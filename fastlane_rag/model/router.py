@@ -373,9 +373,9 @@ class DocumentRouter(TokenRouter):
     def condense(self, features: dict[str, Any], task: str | None) -> dict[str, Any]:
         """Spend the budget on documents whose token embeddings are made: the rest leaves the scoring mask.
 
-        See :mod:`fastlane_rag.model.stand_ins`.
+        See :mod:`fastlane_rag.model.stand_ins`. In training all tokens stay: the loss does its own routing.
         """
-        if self.budget is not None and task in self.tasks:
+        if self.budget is not None and task in self.tasks and not self.training:
             rows, scores = features["token_embeddings"], features["routing_scores"]
             kept, stored = stand_ins(rows, scores, self.budget)
             features["token_embeddings"] = stored.to(rows.dtype)

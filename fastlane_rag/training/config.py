@@ -19,7 +19,8 @@ class _Strict(BaseModel):
 class Source(_Strict):
     """One training set: a BEIR folder with a qrels split, or a JSONL file of {query, pos} pairs.
 
-    Pairs may bring negatives of their own: {query, pos, neg: [...]}.
+    Pairs may bring negatives of their own, {query, pos, neg: [...]}, and with them what an outside teacher (a
+    cross-encoder, say) gave the positive and each negative, in this order: {..., scores: [...]}.
     """
 
     path: Path
@@ -61,6 +62,9 @@ class LossWeights(_Strict):
     the target is the full ranking instead of the label."""
     distill: float = 1.0
     """KL of the routed ranking from the full one."""
+    teacher: float = 1.0
+    """KL of the full ranking of a query's own passages from that of an outside teacher, for pairs that bring its
+    scores; they are taken as logits."""
     document: float = 0.5
     """KL of the ranking over routed documents from the full one."""
     document_alignment: float = 0.1

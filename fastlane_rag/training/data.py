@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +26,19 @@ __all__ = ["DevSet", "Pair", "file_hashes", "load_dev", "load_pairs"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query, a passage that answers it, and passages that look as if they did."""
+    """A query, a passage that answers it, and passages that look as if they did.
+
+    Attributes:
+        query: its text.
+        positive: text that answers it.
+        negatives: texts that do not.
+        scores: an outside teacher's, of the positive and then of each negative; None without one.
+    """
 
     query: str
     positive: str
     negatives: list[str]
+    scores: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ def load_pairs(
     Args:
         name: for messages.
         source: a BEIR folder or a JSONL file of {query, pos} or {query, pos, neg: [...]}, whose own negatives are
-            then taken.
+            then taken, with {..., scores: [...]} of a teacher if there are any.
         config: how many negatives, from which ranks.
         seed: decides the draw of pairs and of negatives.
         model: mines with its dense vectors beside BM25; None leaves that out.
@@ -163,8 +172,26 @@ def _given(source: Source, count: int) -> list[Pair] | None:
             return None
         if not isinstance(negatives, list) or len(negatives) < count or not all(isinstance(n, str) for n in negatives):
             raise DataError(f'{source.path}, line {number}: expected at least {count} strings in "neg"')
-        pairs.append(Pair(record["query"], record["pos"], negatives[:count]))
+        pair = Pair(record["query"], record["pos"], negatives[:count], _teacher(record, source, number, count))
+        if pairs and (pair.scores is None) != (pairs[0].scores is None):
+            raise DataError(f'{source.path}, line {number}: "scores" must be in every line or in none')
+        pairs.append(pair)
     return pairs or None
+
+
+def _teacher(record: dict[str, Any], source: Source, number: int, count: int) -> list[float] | None:
+    """Scores of the positive and of as many negatives as are taken."""
+    scores = record.get("scores")
+    if scores is None:
+        return None
+    wanted = 1 + len(record["neg"])
+    if (
+        not isinstance(scores, list)
+        or len(scores) != wanted
+        or not all(type(s) in (int, float) and math.isfinite(s) for s in scores)
+    ):
+        raise DataError(f'{source.path}, line {number}: expected {wanted} finite numbers in "scores", got {scores!r}')
+    return [float(s) for s in scores[: 1 + count]]
 
 
 def _bm25_miner(ids: list[str], texts: list[str]) -> _Miner:

@@ -66,6 +66,7 @@ class RoutedTerms:
         training: bool,
         anchor: tuple[Tensor, Tensor] | None = None,
         views: Tensor | None = None,
+        teacher: Tensor | None = None,
     ) -> Tensor:
         """The weighted sum of the terms.
 
@@ -77,6 +78,8 @@ class RoutedTerms:
             anchor: ``queries`` and ``documents`` as the model embeds them that the run started from.
             views: (B, Lq, d), the queries' tokens in context where the router has one. What is routed is then compared
                 by what search compares; see :meth:`RoutedQuery.compared`.
+            teacher: (B, 1 + n) an outside teacher's scores of each query's own documents, which are number b,
+                B + b, 2 B + b, ... of all: the positive, then the n negatives.
         """
         # The draws depend on the step alone, so a resumed run repeats them.
         draw = random.Random(f"{self.seed}-{self.step}") if training else random.Random(self.seed)
@@ -91,6 +94,10 @@ class RoutedTerms:
             terms |= _anchor_terms(
                 queries, query_mask, query_scores, documents, document_mask, full, anchor, self.scale
             )
+
+        if teacher is not None:
+            own = full.view(len(full), -1, len(full)).diagonal(dim1=0, dim2=2).T
+            terms["teacher"] = _divergence(own * self.scale, teacher.float())
 
         k = draw.choices(list(self.routing.k), weights=list(self.routing.k.values()))[0]
         z = gumbel_top_k(query_scores, k, self.temperature, noise=training)
@@ -177,10 +184,10 @@ class RoutedLoss(nn.Module):
         self._anchor = _hidden(anchor)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch; `labels` are an outside teacher's scores, (B, 1 + n), or None."""
         features = list(sentence_features)
         anchor = _anchor_embeddings(self._anchor, features)
-        return _batch_loss(self.terms, _embed_all(self.model, features), self.training, anchor)
+        return _batch_loss(self.terms, _embed_all(self.model, features), self.training, anchor, labels)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Settings for the model card."""
@@ -196,13 +203,15 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         super().__init__(model, mini_batch_size=mini_batch_size)
         self._anchor = _hidden(anchor)
         self._anchored: tuple[Tensor, Tensor] | None = None
+        self._teacher: Tensor | None = None
         self._routers = (model.query_router, model.document_router)
         self.terms = terms
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch; `labels` are an outside teacher's scores, (B, 1 + n), or None."""
         features = list(sentence_features)
         self._anchored = _anchor_embeddings(self._anchor, features, self.mini_batch_size)
+        self._teacher = labels
         return super().forward(features, labels)
 
     def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
@@ -235,7 +244,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
             if not columns and self._routers[0].context is not None:
                 rows, views = rows.chunk(2, dim=-1)
             columns.append((rows, mask, scores, views))
-        loss = _batch_loss(self.terms, columns, self.training, self._anchored)
+        loss = _batch_loss(self.terms, columns, self.training, self._anchored, self._teacher)
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach()
@@ -339,7 +348,11 @@ def _rows(features: dict[str, Any], first: int, count: int) -> dict[str, Any]:
 
 
 def _batch_loss(
-    terms: RoutedTerms, columns: list[_Column], training: bool, anchor: tuple[Tensor, Tensor] | None = None
+    terms: RoutedTerms,
+    columns: list[_Column],
+    training: bool,
+    anchor: tuple[Tensor, Tensor] | None = None,
+    teacher: Tensor | None = None,
 ) -> Tensor:
     (queries, query_mask, query_scores, views), *others = columns
     documents, document_mask = _pad_columns([c[0] for c in others], [c[1] for c in others])
@@ -357,6 +370,7 @@ def _batch_loss(
         training=training,
         anchor=anchor,
         views=None if views is None else views.float(),
+        teacher=teacher,
     )
 
 

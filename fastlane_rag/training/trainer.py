@@ -22,6 +22,7 @@ from fastlane_rag.model.fastlane import native_bfloat16
 from fastlane_rag.model.router import TokenRouter
 from fastlane_rag.training.config import TrainConfig
 from fastlane_rag.training.data import Pair, file_hashes, load_dev, load_pairs
+from fastlane_rag.training.frozen import remembered_states
 from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
 from fastlane_rag.training.monitor import CsvLog, DevEvaluator, RoutingMonitor
 from fastlane_rag.training.prepare import add_context, add_projection, corpus_idf, freeze
@@ -82,8 +83,10 @@ def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True
         evaluator=DevEvaluator(sets) if sets else None,
         callbacks=_callbacks(config, terms, bool(sets)),
     )
-    with _dropout_off(encoder) if config.routers_only else nullcontext():
+    with _frozen(encoder) if config.routers_only else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
+    # Mixed precision was put around the encoder's forward; what is returned computes as the saved model does.
+    trainer.accelerator.unwrap_model(encoder, keep_fp32_wrapper=False)
     if config.lora_rank:
         _merge_adapters(encoder)
     _finish(encoder, config)
@@ -184,9 +187,11 @@ def _datasets(pairs: dict[str, list[Pair]]) -> Any:
     from datasets import Dataset, DatasetDict
 
     def table(group: list[Pair]) -> Dataset:
-        columns = {"query": [p.query for p in group], "positive": [p.positive for p in group]}
+        columns: dict[str, list[Any]] = {"query": [p.query for p in group], "positive": [p.positive for p in group]}
         for i in range(len(group[0].negatives)):
             columns[f"negative_{i + 1}"] = [p.negatives[i] for p in group]
+        if group[0].scores is not None:
+            columns["scores"] = [p.scores for p in group]
         return Dataset.from_dict(columns)
 
     return DatasetDict({name: table(group) for name, group in pairs.items()})
@@ -210,14 +215,15 @@ def _merge_adapters(encoder: RoutedEncoder) -> None:
 
 
 @contextmanager
-def _dropout_off(encoder: RoutedEncoder) -> Iterator[None]:
-    """What is frozen gives the embeddings it gives in use."""
+def _frozen(encoder: RoutedEncoder) -> Iterator[None]:
+    """What is frozen gives the embeddings it gives in use, and is asked once a text."""
     modules = [m for m in encoder.modules() if isinstance(m, torch.nn.Dropout)]
     rates = [m.p for m in modules]
     for module in modules:
         module.p = 0.0
     try:
-        yield
+        with remembered_states(encoder.transformer):
+            yield
     finally:
         for module, rate in zip(modules, rates, strict=True):
             module.p = rate

@@ -2,17 +2,21 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from sentence_transformers.base.modules import Transformer
 
 from fastlane_rag import FastLaneModel
 from fastlane_rag.cli import main
 from fastlane_rag.data import Passage
 from fastlane_rag.errors import DataError
 from fastlane_rag.training import train_router
+from fastlane_rag.training.frozen import remembered_states
 from fastlane_rag.training.routers import draw_queries
 
 
@@ -32,6 +36,31 @@ def test_routers_move_and_embeddings_stay(model: FastLaneModel, corpus: list[Pas
     torch.testing.assert_close(trained.encode_queries(["how are type hints written?"])[0], before)
     assert trained.encoder.query_router.score.weight.abs().sum() > 0
     assert trained.encoder.document_router.score.weight.abs().sum() > 0
+
+
+def test_remembered_states_change_nothing_but_the_time(
+    model: FastLaneModel, corpus: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for all states, for a few and for none: the same routers, and the more room the fewer texts are encoded."""
+    trained, encoded = [], []
+    compute = Transformer.forward
+
+    def counting(self: Transformer, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        encoded[-1] += len(features["input_ids"])
+        return compute(self, features, **kwargs)
+
+    monkeypatch.setattr(Transformer, "forward", counting)
+    for room in (1 << 30, 1 << 22, 0):
+        remembering = partial(remembered_states, most_bytes=room)
+        monkeypatch.setattr("fastlane_rag.training.trainer.remembered_states", remembering)
+        start = FastLaneModel(copy.deepcopy(model.encoder).float())
+        encoded.append(0)
+        train_router(start, corpus[:25], tmp_path / str(room), steps=4, most_queries=30, batch_size=8, threads=1)
+        trained.append(start.encoder.query_router.state_dict() | start.encoder.document_router.state_dict())
+    assert encoded[0] < encoded[1] < encoded[2]
+    for other in trained[1:]:
+        for name, value in trained[0].items():
+            torch.testing.assert_close(other[name], value, rtol=0.05, atol=2e-3, msg=name)
 
 
 def test_the_ranking_is_full_sum_max_sim_and_is_kept(

@@ -20,6 +20,7 @@ from fastlane_rag.training.config import DataConfig, LossWeights, RoutingConfig,
 from fastlane_rag.training.data import load_dev, load_pairs
 from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
 from fastlane_rag.training.monitor import RoutingMonitor
+from fastlane_rag.training.trainer import train_from
 
 
 @pytest.fixture(scope="module")
@@ -169,19 +170,106 @@ def test_every_term_alone_has_a_gradient(encoder_path: Path, term: str) -> None:
     model.encoder.train()
     weights = LossWeights(**{name: float(name == term) for name in LossWeights.model_fields})
     terms = RoutedTerms(weights, RoutingConfig(), 20.0, seed=3)
-    RoutedLoss(model.encoder, terms, another(model) if term.startswith("anchor") else None)(batch(model)).backward()
+    teacher = None
+    features = batch(model)
+    if term == "teacher":
+        teacher = torch.tensor([[3.0, 0.0], [1.0, 2.0], [0.0, 0.5]])
+        features.append(
+            {**model.encoder.preprocess(["min()", "a law", "imports"], task="document"), "task": "document"}
+        )
+    anchor = another(model) if term.startswith("anchor") else None
+    RoutedLoss(model.encoder, terms, anchor)(features, teacher).backward()
     part = {
         "full": model.encoder.backbone,
         "anchor": model.encoder.backbone,
         "anchor_tokens": model.encoder.backbone,
         "expected": model.encoder.query_router,
         "routed": model.encoder.query_router,
+        "teacher": model.encoder.backbone,
         "distill": model.encoder.query_router,
         "document": model.encoder.document_router,
         "document_alignment": model.encoder.document_router,
         "collapse": model.encoder.query_router,
     }[term]
     assert sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) > 0
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_teacher_ranks_each_querys_own_passages(encoder_path: Path, cached: bool) -> None:
+    """The term is the divergence from the teacher's softmax, computed here by hand from MaxSim of single texts."""
+    model = FastLaneModel.from_pretrained(encoder_path, dtype="float32")
+    model.encoder.train()
+    for module in model.encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.encoder.backbone.config.attention_probs_dropout_prob = 0.0
+    columns = [["sort a list", "what is a PEP"], ["sort()", "a proposal for Python"], ["imports", "a law of men"]]
+    features = [
+        {**model.encoder.preprocess(texts, task=task), "task": task}
+        for texts, task in zip(columns, ("query", "document", "document"), strict=True)
+    ]
+    weights = LossWeights(**{name: float(name == "teacher") for name in LossWeights.model_fields})
+    terms = RoutedTerms(weights, RoutingConfig(), 20.0, seed=3)
+    loss = CachedRoutedLoss(model.encoder, terms, 1) if cached else RoutedLoss(model.encoder, terms)
+    teacher = torch.tensor([[2.0, -1.0], [0.0, 1.5]])
+    value = float(loss(features, teacher).detach())
+    model.encoder.eval()
+    wanted = 0.0
+    for i, (query, *passages) in enumerate(zip(*columns, strict=True)):
+        rows = model.encode_queries([query])[0]
+        own = torch.stack([(rows @ d.T).max(1).values.mean() for d in model.encode_documents(passages)]) * 20
+        p = torch.softmax(teacher[i], 0)
+        wanted += float((p * (p.log() - torch.log_softmax(own, 0))).sum()) / 2
+    assert value == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_run_learns_from_a_teacher(encoder_path: Path, dataset: Path, tmp_path: Path) -> None:
+    """Pairs that bring scores, mixed with some that do not; the term is in the log."""
+    config = settings(encoder_path, dataset, tmp_path / "run", max_steps=10, evaluate_every=10)
+    pairs = load_pairs("peps", config.data.train["peps"], config.data, seed=1)
+    file = tmp_path / "taught.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"query": p.query, "pos": p.positive, "neg": p.negatives, "scores": [4, -2.5]}) + "\n"
+            for p in pairs
+        )
+    )
+    data = config.data.model_copy(update={"train": {**config.data.train, "taught": Source(path=file)}})
+    train(config.model_copy(update={"data": data}))
+    with (tmp_path / "run" / "log.csv").open() as log:
+        assert any(row["name"] == "teacher" and float(row["value"]) > 0 for row in csv.DictReader(log))
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, "2"], 3, [True, 0.0]])
+def test_bad_teacher_scores_are_named(tmp_path: Path, scores: Any) -> None:
+    """With the line and the value."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"query": "q", "pos": "p", "neg": ["n"], "scores": scores}) + "\n")
+    with pytest.raises(DataError, match=r"line 1: expected 2 finite numbers in \"scores\""):
+        load_pairs("file", Source(path=file), DataConfig(train={}), seed=1)
+
+
+def test_teacher_scores_are_in_all_lines_or_none(tmp_path: Path) -> None:
+    """Half a teacher is a mistake in the file."""
+    rows: list[dict[str, Any]] = [{"query": f"q{i}", "pos": f"p{i}", "neg": ["n"]} for i in range(3)]
+    rows[0]["scores"] = [1, 0]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"line 2: .* in every line or in none"):
+        load_pairs("file", Source(path=file), DataConfig(train={}), seed=1)
+
+
+def test_a_model_trained_in_bfloat16_computes_as_the_saved_one(
+    encoder_path: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Mixed precision ends with the run, and does not trouble a document budget."""
+    start = FastLaneModel.from_pretrained(encoder_path, dtype="float32", document_budget=0.4)
+    config = settings(encoder_path, dataset, tmp_path / "run", precision="bfloat16", max_steps=2, evaluate_every=1)
+    trained = train_from(start, config)
+    again = FastLaneModel.from_pretrained(tmp_path / "run" / "model", dtype="float32")
+    texts = ["Decorators are applied from the bottom up.", "A list is mutable."]
+    for left, right in zip(trained.encode_documents(texts), again.encode_documents(texts), strict=True):
+        torch.testing.assert_close(left, right)
 
 
 def test_temperature_falls_geometrically() -> None:
