@@ -47,7 +47,7 @@ def passages(data: Path) -> list[str]:
     return texts
 
 
-def main(base: Path, data: Path, out: Path) -> None:
+def main(base: Path, data: Path, out: Path, dim: int = DIM) -> None:
     """Fit and pack."""
     torch.manual_seed(SEED)
     encoder = FastLaneModel.from_pretrained(base, dtype="float32", device="cpu").encoder
@@ -57,7 +57,7 @@ def main(base: Path, data: Path, out: Path) -> None:
     mask.resolve_with_tokenizer(encoder.tokenizer)
     texts = passages(data)
     print(f"{len(texts)} passages")
-    add_projection(encoder, DIM, texts[:1500])
+    add_projection(encoder, dim, texts[:1500])
     idf = corpus_idf(encoder, texts)
     encoder.query_router.set_prior(idf)
     encoder.document_router.set_prior(idf)
