@@ -436,6 +436,33 @@ def kernels(results: Path) -> str:
     return "\n\n".join(parts) or NOT_MEASURED
 
 
+def training(results: Path) -> str:
+    """What a term of the loss and a width bring, as the difference that leaving it out or changing it makes."""
+    path = results / "training.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    found = {name: step["results"] for name, step in report["steps"].items()}
+    recipe = found["recipe"]["average"]
+    rows = []
+    for name, one in found.items():
+        values = [one["average"][measure] for measure in recipe]
+        changed = name.startswith("without") or (name.endswith("dimensions") and not name.startswith("untrained"))
+        signs = [f" ({100 * (v - recipe[m]):+.1f})" if changed else "" for m, v in zip(recipe, values, strict=True)]
+        rows.append([name, str(one["dim"]), *(decimal(v) + sign for v, sign in zip(values, signs, strict=True))])
+    names = {"full": "full SumMaxSim", "full, third": "full SumMaxSim, third"}
+    header = ["run", "dimensions"] + [names.get(m, f"FastLane {m[0]}={m[1:]}, unrefined") for m in recipe]
+    dev = report["dev"]
+    asked_for = (
+        f"{METRIC}, mean of {', '.join(dev['sets'])}: {dev['queries']} dev queries and at least {dev['passages']} "
+        f"passages each, cut at {report['length']} tokens. Runs of {report['optimisation_steps']} steps of "
+        f"{report['batch']} queries, seed {report['seed']}. In brackets: points more or less than the recipe."
+    )
+    step = next(iter(report["steps"].values()))
+    places = list(dict.fromkeys(hardware(one["environment"]) for one in report["steps"].values()))
+    return "\n\n".join([table(header, rows), asked_for, f"`{step['environment']['command']}`, {'; '.join(places)}"])
+
+
 def of_file(report: dict[str, Any], path: Path) -> str:
     """The command that wrote a file of figures, and where it ran."""
     where = report["environment"]
@@ -455,6 +482,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "routing": routing,
     "robustness": robustness,
     "memory": memory,
+    "training": training,
     "peers": peers,
     "end-to-end": end_to_end,
     "growth": growth,
