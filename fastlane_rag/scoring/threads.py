@@ -37,7 +37,13 @@ def run_ranges(work: Callable[[int, int], None], bounds: list[int]) -> None:
 
     Everything has finished when this returns; an error in any range is raised.
     """
-    others = [_pool().submit(work, a, b) for a, b in pairwise(bounds[1:])]
+    inference = torch.is_inference_mode_enabled()  # of this thread: a tensor made in it is written only by others in it
+
+    def beside(first: int, last: int) -> None:
+        with torch.inference_mode(inference):
+            work(first, last)
+
+    others = [_pool().submit(beside, a, b) for a, b in pairwise(bounds[1:])]
     try:
         work(bounds[0], bounds[1])
     finally:

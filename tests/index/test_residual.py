@@ -75,6 +75,21 @@ def test_threads_change_no_bit(codec, threads):
     assert trained.name == codec.name
 
 
+def test_inference_mode_trains_and_encodes_the_same_in_threads():
+    """The mode belongs to a thread; those that help are in it as well."""
+    rows = draw(9000, seed=5)
+    outside = ResidualCodec.train(rows, 4)
+    set_threads(3)
+    try:
+        with torch.inference_mode():
+            inside = ResidualCodec.train(rows, 4)
+            arrays = inside.encode(rows)
+    finally:
+        set_threads(None)
+    for name, array in outside.encode(rows).items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
 def test_parameters_survive_being_written(codec):
     again = ResidualCodec.from_bytes(codec.to_bytes())
     assert again.name == codec.name
