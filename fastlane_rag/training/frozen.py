@@ -34,7 +34,8 @@ def remembered_states(transformer: Transformer, most_bytes: int = _MOST_BYTES) -
     def forward(features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         nonlocal held
         ids, mask = features["input_ids"], features["attention_mask"].bool()
-        keys = [row[kept].numpy().tobytes() for row, kept in zip(ids, mask, strict=True)]
+        task = str(kwargs.get("task", features.get("task"))).encode()  # some transformers have adapters by task
+        keys = [task + row[kept].numpy().tobytes() for row, kept in zip(ids, mask, strict=True)]
         states: dict[bytes, Tensor] = {key: known[key] for key in keys if key in known}
         new = {key: row for row, key in enumerate(keys) if key not in states}
         if new:

@@ -96,7 +96,7 @@ class RoutedTerms:
             )
 
         if teacher is not None:
-            own = full.view(len(full), -1, len(full)).diagonal(dim1=0, dim2=2).T
+            own = full.reshape(len(full), -1, len(full)).diagonal(dim1=0, dim2=2).T
             terms["teacher"] = _divergence(own * self.scale, teacher.float())
 
         k = draw.choices(list(self.routing.k), weights=list(self.routing.k.values()))[0]
