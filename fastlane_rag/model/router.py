@@ -377,7 +377,8 @@ class DocumentRouter(TokenRouter):
         """
         if self.budget is not None and task in self.tasks and not self.training:
             rows, scores = features["token_embeddings"], features["routing_scores"]
-            kept, stored = stand_ins(rows, scores, self.budget)
+            with torch.autocast(rows.device.type, enabled=False):  # the choice is made in full precision
+                kept, stored = stand_ins(rows, scores, self.budget)
             features["token_embeddings"] = stored.to(rows.dtype)
             features["attention_mask"] = features["attention_mask"].bool() & kept
         return features

@@ -27,8 +27,6 @@ IMPORTANCE = 0.3
 _GPU_ELEMENTS = 1 << 26  # similarities held at once
 
 
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
 def stand_ins(rows: Tensor, scores: Tensor, budget: float) -> tuple[Tensor, Tensor]:
     """Pick the tokens that a budget keeps, and let them stand for the others.
 
