@@ -26,9 +26,13 @@ def steps_of(results: Path, part: str) -> dict[str, Any]:
 
 
 def source(part: str, steps: dict[str, Any]) -> str:
+    """The command that measures a part, and where its steps were measured."""
+    return f"`make reproduce PARTS={part}`, `{part}.json`: {places(steps)}."
+
+
+def places(steps: dict[str, Any]) -> str:
     """Where steps were measured, each place once."""
-    places = list(dict.fromkeys(hardware(step["environment"]) for step in steps.values()))
-    return f"`make reproduce PARTS={part}`, `{part}.json`: {'; '.join(places)}."
+    return "; ".join(dict.fromkeys(hardware(step["environment"]) for step in steps.values()))
 
 
 def hardware(where: dict[str, Any]) -> str:

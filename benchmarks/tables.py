@@ -6,7 +6,20 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from markdown_parts import Method, asked, count, decimal, hardware, judged, label, method, source, steps_of, table
+from markdown_parts import (
+    Method,
+    asked,
+    count,
+    decimal,
+    hardware,
+    judged,
+    label,
+    method,
+    places,
+    source,
+    steps_of,
+    table,
+)
 
 NOT_MEASURED = "Not measured yet."
 DEFAULT = "fastlane k=16"
@@ -463,9 +476,8 @@ def training(results: Path) -> str:
         f"passages each, cut at {report['length']} tokens. Runs of {report['optimisation_steps']} steps of "
         f"{report['batch']} queries, seed {report['seed']}. In brackets: points more or less than the recipe."
     )
-    step = next(iter(report["steps"].values()))
-    places = list(dict.fromkeys(hardware(one["environment"]) for one in report["steps"].values()))
-    return "\n\n".join([table(header, rows), asked_for, f"`{step['environment']['command']}`, {'; '.join(places)}"])
+    command = report["steps"]["recipe"]["environment"]["command"]
+    return "\n\n".join([table(header, rows), asked_for, f"`{command}`, {places(report['steps'])}"])
 
 
 def of_file(report: dict[str, Any], path: Path) -> str:

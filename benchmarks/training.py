@@ -131,10 +131,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure runs that are in the results already")
     asked = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(asked.threads)
-    sys.path[:0] = [str(Path(__file__).parent), str(RECIPE.parent)]
+    sys.path.insert(0, str(RECIPE.parent))  # fit_default
 
     import torch
-    from reproduction.run import SEED, Results
+    from reproduction.run import FORMAT, SEED, VERSION, Results
 
     from fastlane_rag.training.data import load_dev
     from fastlane_rag.training.trainer import train_from
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     config = with_pairs(config, asked.work / "pairs")
     shape = {"optimisation_steps": asked.steps, "batch": asked.batch, "length": asked.length, "pairs": PAIRS}
-    header = {"format": "fastlane-figures", "version": 1, "part": "training", "seed": SEED, **shape}
+    header = {"format": FORMAT, "version": VERSION, "part": "training", "seed": SEED, **shape}
     header |= {"dev": {"queries": QUERIES, "passages": PASSAGES, "sets": [dev.name for dev in sets]}}
     command = f"benchmarks/training.py BASE --steps {asked.steps} --batch {asked.batch} --length {asked.length}"
     results = Results(asked.json, header, command, again=asked.again)

@@ -115,13 +115,23 @@ def test_adapters_are_merged_when_saved(encoder_path: Path, dataset: Path, tmp_p
     assert not [name for name, _ in opened.encoder.named_parameters() if "lora" in name]
 
 
-def batch(model: FastLaneModel) -> list[dict[str, Any]]:
-    columns = [["how to sort a list", "what is a PEP", "type hints"], ["sort()", "a proposal", "annotations"]]
+COLUMNS = [["how to sort a list", "what is a PEP", "type hints"], ["sort()", "a proposal", "annotations"]]
+
+
+def batch(model: FastLaneModel, columns: list[list[str]] = COLUMNS) -> list[dict[str, Any]]:
     features = []
     for position, texts in enumerate(columns):
         task = "query" if position == 0 else "document"
         features.append({**model.encoder.preprocess(texts, task=task), "task": task})
     return features
+
+
+def train_without_dropout(model: FastLaneModel) -> None:
+    model.encoder.train()
+    for module in model.encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.encoder.backbone.config.attention_probs_dropout_prob = 0.0
 
 
 def another(model: FastLaneModel) -> RoutedEncoder:
@@ -141,11 +151,7 @@ def test_caching_gradients_changes_neither_loss_nor_gradients(encoder_path: Path
         model = FastLaneModel.from_pretrained(encoder_path, dtype="float32")
         for router in (model.encoder.query_router, model.encoder.document_router):
             torch.nn.init.normal_(router.score.weight)
-        model.encoder.train()
-        for module in model.encoder.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        model.encoder.backbone.config.attention_probs_dropout_prob = 0.0
+        train_without_dropout(model)
         terms = RoutedTerms(LossWeights(anchor=1.0, anchor_tokens=1.0), RoutingConfig(), 20.0, seed=3)
         anchor = another(model)
         loss = CachedRoutedLoss(model.encoder, terms, 1, anchor) if cached else RoutedLoss(model.encoder, terms, anchor)
@@ -170,15 +176,12 @@ def test_every_term_alone_has_a_gradient(encoder_path: Path, term: str) -> None:
     model.encoder.train()
     weights = LossWeights(**{name: float(name == term) for name in LossWeights.model_fields})
     terms = RoutedTerms(weights, RoutingConfig(), 20.0, seed=3)
-    teacher = None
-    features = batch(model)
+    columns, teacher = COLUMNS, None
     if term == "teacher":
+        columns = [*COLUMNS, ["min()", "a law", "imports"]]
         teacher = torch.tensor([[3.0, 0.0], [1.0, 2.0], [0.0, 0.5]])
-        features.append(
-            {**model.encoder.preprocess(["min()", "a law", "imports"], task="document"), "task": "document"}
-        )
     anchor = another(model) if term.startswith("anchor") else None
-    RoutedLoss(model.encoder, terms, anchor)(features, teacher).backward()
+    RoutedLoss(model.encoder, terms, anchor)(batch(model, columns), teacher).backward()
     part = {
         "full": model.encoder.backbone,
         "anchor": model.encoder.backbone,
@@ -198,21 +201,13 @@ def test_every_term_alone_has_a_gradient(encoder_path: Path, term: str) -> None:
 def test_a_teacher_ranks_each_querys_own_passages(encoder_path: Path, cached: bool) -> None:
     """The term is the divergence from the teacher's softmax, computed here by hand from MaxSim of single texts."""
     model = FastLaneModel.from_pretrained(encoder_path, dtype="float32")
-    model.encoder.train()
-    for module in model.encoder.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model.encoder.backbone.config.attention_probs_dropout_prob = 0.0
+    train_without_dropout(model)
     columns = [["sort a list", "what is a PEP"], ["sort()", "a proposal for Python"], ["imports", "a law of men"]]
-    features = [
-        {**model.encoder.preprocess(texts, task=task), "task": task}
-        for texts, task in zip(columns, ("query", "document", "document"), strict=True)
-    ]
     weights = LossWeights(**{name: float(name == "teacher") for name in LossWeights.model_fields})
     terms = RoutedTerms(weights, RoutingConfig(), 20.0, seed=3)
     loss = CachedRoutedLoss(model.encoder, terms, 1) if cached else RoutedLoss(model.encoder, terms)
     teacher = torch.tensor([[2.0, -1.0], [0.0, 1.5]])
-    value = float(loss(features, teacher).detach())
+    value = float(loss(batch(model, columns), teacher).detach())
     model.encoder.eval()
     wanted = 0.0
     for i, (query, *passages) in enumerate(zip(*columns, strict=True)):
