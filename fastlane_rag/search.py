@@ -367,8 +367,8 @@ def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
         raise InvalidInputError("the query's embeddings hold NaN or infinite values")
     if query.embeddings.device.type == "cpu":
         return query
-    views = None if query.views is None else query.views.cpu()
-    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu(), views=views)
+    views = None if query.context is None else lambda: cast("torch.Tensor", query.views).cpu()
+    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu(), context=views)
 
 
 def _check_route_k(route_k: RouteK | None) -> None:

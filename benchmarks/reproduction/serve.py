@@ -34,7 +34,7 @@ def write_queries(path: Path, queries: "Sequence[RoutedQuery]") -> None:
             lengths=np.array([len(query.scores) for query in queries]),
             embeddings=np.concatenate([query.embeddings.cpu().numpy() for query in queries]),
             scores=np.concatenate([query.scores.cpu().numpy() for query in queries]),
-            **({} if views is None else {"views": views}),
+            **({} if views is None else {"context": views}),
         )
 
 
@@ -46,7 +46,7 @@ def read_queries(path: Path) -> "list[RoutedQuery]":
 
     with np.load(path, allow_pickle=False) as archive:
         ends = np.cumsum(archive["lengths"])[:-1]
-        names = [name for name in ("embeddings", "scores", "views") if name in archive]
+        names = [name for name in ("embeddings", "scores", "context") if name in archive]
         parts = zip(*(np.split(archive[name], ends) for name in names), strict=True)
         tensors = (dict(zip(names, map(torch.from_numpy, part), strict=True)) for part in parts)
         return [RoutedQuery(**each, tokens=[""] * len(each["scores"])) for each in tensors]

@@ -163,7 +163,7 @@ def route(router: QueryRouter, queries: list[dict[str, Tensor]]) -> tuple[Tensor
     rows, states, ids = (torch.nn.utils.rnn.pad_sequence([q[n] for q in queries], batch_first=True) for n in names)
     mask = torch.arange(rows.shape[1]) < torch.tensor([len(q["ids"]) for q in queries])[:, None]
     features = router({"token_embeddings": states.float(), "attention_mask": mask, "input_ids": ids}, task="query")
-    views = router.views(rows.float(), features["routing_weights"], features["routing_shifts"])
+    views = router.views(rows.float(), features)
     return rows.float(), mask, features["routing_scores"], views
 
 

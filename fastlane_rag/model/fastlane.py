@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,17 +42,26 @@ class RoutedQuery:
         embeddings: (Lq, dim) float32, L2-normalised token embeddings.
         scores: (Lq,) float32 router scores; ``-inf`` where a token may not be routed.
         tokens: the Lq token strings.
-        views: (Lq, dim) float32, L2-normalised contextual views of the tokens, for a router that has them.
+        context: what :attr:`views` gives, or makes it when it is first asked for; None for a router without.
     """
 
     embeddings: Tensor
     scores: Tensor
     tokens: list[str]
-    views: Tensor | None = None
+    context: Tensor | Callable[[], Tensor] | None = None
+
+    @property
+    def views(self) -> Tensor | None:
+        """(Lq, dim) float32, L2-normalised contextual views of the tokens, for a router that has them."""
+        return self.context() if callable(self.context) else self.context
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without the model that makes the views."""
+        return type(self), (self.embeddings, self.scores, self.tokens, self.views)
 
     def in_context(self, k: int) -> bool:
         """Whether k routed tokens are compared by other rows than their own embeddings."""
-        return self.views is not None and bool(takes_context(k, len(self.embeddings)))
+        return self.context is not None and bool(takes_context(k, len(self.embeddings)))
 
     def compared(self, selected: Tensor) -> Tensor:
         """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
@@ -64,9 +73,8 @@ class RoutedQuery:
             selected: (k,) int64 positions, as :meth:`select` gives them.
         """
         own = self.embeddings[selected]
-        if self.views is None or not self.in_context(len(selected)):
-            return own
-        return toward_views(own, self.views[selected], 1 / len(selected))
+        views = self.views if self.in_context(len(selected)) else None
+        return own if views is None else toward_views(own, views[selected], 1 / len(selected))
 
     def select(self, k: RouteK) -> Tensor:
         """Positions of the routed tokens, best first (int64).
@@ -268,13 +276,24 @@ class FastLaneModel:
             if not torch.isfinite(scores).any():
                 scores = torch.zeros_like(scores)
             tokens = self.encoder.tokenizer.convert_ids_to_tokens(row["input_ids"][mask].tolist())
-            embeddings, views = _unit(row["token_embeddings"][mask]), None
-            if "routing_weights" in row:
-                with torch.inference_mode():
-                    context = row["routing_weights"][mask], row["routing_shifts"][mask]
-                    views = self.encoder.query_router.views(embeddings, *context)
-            queries.append(RoutedQuery(embeddings, scores, tokens, views))
+            embeddings = _unit(row["token_embeddings"][mask])
+            queries.append(RoutedQuery(embeddings, scores, tokens, self._context(row, mask, embeddings)))
         return queries
+
+    def _context(self, row: dict[str, Any], mask: Tensor, embeddings: Tensor) -> Callable[[], Tensor] | None:
+        """Makes the contextual views of one query's scored tokens, once; None for a router without a context."""
+        if "routing_pooled" not in row:
+            return None
+        kept = {name: row[name][mask][None] for name in ("routing_attended", "input_ids")}
+        kept["routing_pooled"] = row["routing_pooled"][None].clone()  # a slice would keep its whole batch
+
+        @cache
+        @torch.inference_mode()
+        def views() -> Tensor:
+            features = {**kept, "attention_mask": torch.ones_like(kept["input_ids"])}
+            return self.encoder.query_router.views(embeddings[None], features)[0]
+
+        return views
 
     def route(self, texts: str | Sequence[str], k: RouteK = "auto") -> list[Route]:
         """Which tokens of each query are routed, and how the router scored all of them.

@@ -249,19 +249,18 @@ class QueryContext(nn.Module):
         for layer in (self.weight, self.token_out, self.query_out):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, attended: Tensor, states: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, attended: Tensor, pooled: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (B, L), which sum to 1 over the mask, and shifts (B, L, dim).
 
         Args:
             attended: (B, L, inner_size), the router's own view of the tokens.
-            states: (B, L, h); mask: (B, L) bool; prior: (B, L) of the tokens.
+            pooled: (B, h), the sum of the query's token states; mask: (B, L) bool; prior: (B, L) of the tokens.
         """
         logits = self.weight(attended).squeeze(-1).float() + self.prior_weight.float() * prior.float()
         anywhere = mask | ~mask.any(dim=1, keepdim=True)
         weights = torch.softmax(logits.masked_fill(~anywhere, float("-inf")), dim=1)
-        pooled = (states.to(self.query_in.weight.dtype) * mask[..., None]).sum(1)
         # At the scale of one token state, whatever the length: unit length times the root of the width.
-        pooled = nn.functional.normalize(pooled, dim=-1) * math.sqrt(states.shape[-1])
+        pooled = nn.functional.normalize(pooled, dim=-1) * math.sqrt(pooled.shape[-1])
         of_query = self.query_out(nn.functional.gelu(self.query_in(pooled)))
         of_token = self.token_out(nn.functional.gelu(self.token_in(attended)))
         return weights, (self.log_share.exp() * of_query[:, None] + of_token).float()
@@ -302,34 +301,39 @@ class QueryRouter(TokenRouter):
         self.context = QueryContext(self.hidden_size, self.inner_size, dim, rank).to(self.score.weight.device)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``routing_scores``, and what :meth:`views` takes as ``routing_weights`` and ``routing_shifts``."""
+        """Add ``routing_scores``, and with a context what :meth:`views` needs of the token states.
+
+        That is ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views themselves are
+        only made for who asks for them: where many tokens are routed nobody does.
+        """
         if task not in self.tasks:
             return features
-        states, mask = features["token_embeddings"], features["attention_mask"].bool()
-        ids = features.get("input_ids")
+        states, mask = features["token_embeddings"].to(self.score.weight.dtype), features["attention_mask"].bool()
         attended = self._attended(states, mask)
-        features["routing_scores"] = self._scores(attended, mask, ids)
+        features["routing_scores"] = self._scores(attended, mask, features.get("input_ids"))
         if self.context is not None:
-            known = self.vocabulary_size and ids is not None
-            prior = self.prior[ids] if known else torch.zeros(mask.shape, device=mask.device)
-            features["routing_weights"], features["routing_shifts"] = self.context(attended, states, mask, prior)
+            features["routing_attended"], features["routing_pooled"] = attended, (states * mask[..., None]).sum(1)
         return features
 
-    def views(self, embeddings: Tensor, weights: Tensor, shifts: Tensor) -> Tensor:
+    def views(self, embeddings: Tensor, features: dict[str, Any]) -> Tensor:
         """Contextual views of a query's tokens: ``normalise(Q_i + share * normalise(weights . Q) + shift_i)``.
 
         Args:
-            embeddings: (..., L, dim) L2-normalised; weights: (..., L); shifts: (..., L, dim), the last two as
-                :class:`QueryContext` gives them.
+            embeddings: (B, L, dim) L2-normalised.
+            features: as :meth:`forward` leaves them; weights and shifts are what :class:`QueryContext` makes of them.
 
         Returns:
-            (..., L, dim), L2-normalised.
+            (B, L, dim), L2-normalised.
 
         Raises:
             ValueError: this router has no context.
         """
         if self.context is None:
             raise ValueError("this router has no context: make it with context_dim")
+        mask, ids = features["attention_mask"].bool(), features.get("input_ids")
+        known = self.vocabulary_size and ids is not None
+        prior = self.prior[ids] if known else torch.zeros(mask.shape, device=mask.device)
+        weights, shifts = self.context(features["routing_attended"], features["routing_pooled"], mask, prior)
         mean = nn.functional.normalize((weights[..., None] * embeddings).sum(-2, keepdim=True), dim=-1)
         return nn.functional.normalize(embeddings + self.context.log_share.exp() * mean + shifts, dim=-1)
 

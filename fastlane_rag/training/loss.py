@@ -280,9 +280,9 @@ _Column = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 def _views(router: QueryRouter, embeddings: Tensor, features: dict[str, Any]) -> Tensor | None:
     """The contextual views of what was embedded, (B, L, d) float32; None of documents and without a context."""
-    if "routing_weights" not in features:
+    if "routing_pooled" not in features:
         return None
-    return router.views(embeddings.float(), features["routing_weights"], features["routing_shifts"])
+    return router.views(embeddings.float(), features)
 
 
 def _embed(model: RoutedEncoder, features: dict[str, Any], default_task: str) -> _Column:

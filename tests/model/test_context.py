@@ -1,6 +1,7 @@
 """Routed tokens in context: their views, what is compared, and what search makes of it."""
 
 import copy
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_views_equal_a_reference_in_double_precision() -> None:
     mask = torch.ones(1, 7, dtype=torch.bool)
     features = routed(router, states, mask, ids)
     with torch.inference_mode():
-        views = router.views(embeddings, features["routing_weights"], features["routing_shifts"])[0]
+        views = router.views(embeddings, features)[0]
 
     double = copy.deepcopy(router).double()
     c, gelu = double.context, torch.nn.functional.gelu
@@ -61,21 +62,21 @@ def test_views_equal_a_reference_in_double_precision() -> None:
             own = c.token_out.weight @ gelu(c.token_in.weight @ attended[token] + c.token_in.bias)
             view = embeddings[0, token].double() + share * mean / mean.norm() + share * shift + own
             torch.testing.assert_close(views[token].double(), view / view.norm(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(features["routing_weights"][0].double(), weights, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(views.norm(dim=1), torch.ones(7))
 
 
 def test_padding_leaks_into_no_view() -> None:
-    """Rows of whatever values behind the mask change neither weights nor shifts."""
+    """Rows of whatever values behind the mask change no view."""
     router = drawn_router(context_dim=16, context_rank=6)
     states, ids = torch.randn(1, 5, 24), torch.randint(0, 30, (1, 5))
     alone = routed(router, states, torch.ones(1, 5, dtype=torch.bool), ids)
     mask = torch.tensor([[True] * 5 + [False] * 4])
     padded = torch.cat([states, 50 * torch.randn(1, 4, 24)], 1)
     beside = routed(router, padded, mask, torch.cat([ids, torch.randint(0, 30, (1, 4))], 1))
-    torch.testing.assert_close(beside["routing_weights"][:, :5], alone["routing_weights"])
-    torch.testing.assert_close(beside["routing_shifts"][:, :5], alone["routing_shifts"])
-    assert not beside["routing_weights"][:, 5:].any()
+    embeddings = torch.nn.functional.normalize(torch.randn(1, 9, 16), dim=-1)
+    with torch.inference_mode():
+        views = router.views(embeddings, beside)[:, :5]
+        torch.testing.assert_close(views, router.views(embeddings[:, :5], alone))
 
 
 def test_the_bundled_model_views_a_query_alike_alone_and_in_a_batch() -> None:
@@ -99,7 +100,7 @@ def test_without_a_context_tokens_are_compared_as_they_are(checkpoints: dict[str
         selected = query.select(k)
         assert torch.equal(query.compared(selected), query.embeddings[selected])
     with pytest.raises(ValueError, match="no context: make it with context_dim"):
-        model.encoder.query_router.views(query.embeddings, torch.ones(1), query.embeddings)
+        model.encoder.query_router.views(query.embeddings[None], {})
 
 
 @pytest.mark.parametrize("k", [1, 2, CONTEXT_MOST, CONTEXT_MOST + 1])
@@ -112,6 +113,29 @@ def test_each_of_k_tokens_takes_a_kth_of_the_rest(model: FastLaneModel, k: int) 
     own, view = query.embeddings[selected].double(), query.views[selected].double()
     mixed = own * (1 - 1 / k) + view / k if k <= CONTEXT_MOST else own
     torch.testing.assert_close(query.compared(selected).double(), mixed / mixed.norm(dim=1, keepdim=True))
+
+
+def test_views_are_made_when_they_are_asked_for_and_once(model: FastLaneModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many routed tokens are compared as they are, and nothing is computed for them."""
+    router, made = model.encoder.query_router, []
+    views = router.views
+    monkeypatch.setattr(router, "views", lambda *args: made.append(1) or views(*args))
+    (query,) = model.encode_routed(QUESTIONS[:1])
+    query.compared(query.select(CONTEXT_MOST + 1))
+    assert not made
+    torch.testing.assert_close(query.compared(query.select(1)), query.views[query.select(1)])
+    assert made == [1]
+
+
+def test_a_query_is_pickled_with_its_views_and_without_the_model(model: FastLaneModel) -> None:
+    """For other processes, by numbers alone."""
+    (query,) = model.encode_routed(QUESTIONS[:1])
+    data = pickle.dumps(query)
+    again = pickle.loads(data)
+    assert again.tokens == query.tokens
+    for name in ("embeddings", "scores", "views"):
+        assert torch.equal(getattr(again, name), getattr(query, name))
+    assert len(data) < 100_000
 
 
 def test_a_saved_context_opens_again(tmp_path: Path) -> None:
