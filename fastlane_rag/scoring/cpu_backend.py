@@ -115,7 +115,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        fixed = granules, *_arrays(rows), *place, *_in_bytes(tiles, rows.codebook)[:3], *outputs
+        fixed = granules, *_arrays(rows), *place, *_in_bytes(granules, tiles, rows.codebook, kernels)[:3], *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
@@ -127,12 +127,12 @@ class CodedQuery:
     """What `fastlane_rag.scoring.coded.CodedQuery` keeps of a query for the compiled kernels."""
 
     def __init__(self, query: torch.Tensor, book: Codebook, modules: Modules) -> None:
-        geometry, _, self._kernels = modules
+        geometry, kernels, self._kernels = modules
         self._granules, tiles = _tiles(_float32(query), geometry.GRANULE, geometry.MAX_GRANULES)
         self._size = query.numel()
         self._offsets = np.array([0, len(query)])
         self._weights = np.ones(len(query), np.float32)
-        in_bytes, tables, units, self._middle = _in_bytes(tiles, book)
+        in_bytes, tables, units, self._middle = _in_bytes(self._granules, tiles, book, kernels)
         self._prepared = in_bytes, tables, units
         self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
@@ -186,11 +186,21 @@ def _arrays(codes: Codes) -> tuple[object, ...]:
     return *arrays, codes.codebook.bits, codes.shape[1]
 
 
+def _threads(rows: int, multiply_adds: int) -> int:
+    """How many threads are worth using for so many rows, of so many multiply-adds each."""
+    return max(1, min(get_threads(), rows * multiply_adds // _WORTH_A_THREAD))
+
+
+def _shares(rows: int, multiply_adds: int) -> list[int]:
+    """Bounds of about equal numbers of rows, one range for each thread worth using."""
+    threads = _threads(rows, multiply_adds)
+    return [rows * n // threads for n in range(threads + 1)]
+
+
 def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
     """Bounds of document ranges with about equal numbers of rows, one range for each thread worth using."""
     ends = np.cumsum(lengths)
-    worth = int(ends[-1]) * multiply_adds // _WORTH_A_THREAD
-    threads = max(1, min(get_threads(), len(lengths), worth))
+    threads = min(len(lengths), _threads(int(ends[-1]), multiply_adds))
     if threads == 1:
         return [0, len(lengths)]
     inner = np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads)
@@ -212,7 +222,7 @@ def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[i
 
 
 def _in_bytes(
-    tiles: NDArray[np.float32], book: Codebook
+    granules: tuple[int, ...], tiles: NDArray[np.float32], book: Codebook, kernels: ModuleType
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C).
 
@@ -229,10 +239,10 @@ def _in_bytes(
     # Levels are counted from 0, not from their middle; what that adds is a constant of the query token. Taken
     # from the rounded bytes it halves the error of rounding. A NaN in the query stays in the tables.
     middle = np.float32((2**book.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)
-    less = torch.from_numpy(-middle)
-    tables = np.empty((count, len(book.centroids), width), np.float32)
-    for t in range(count):
-        torch.addmm(less[t], book.centroids, torch.from_numpy(tiles[t]), out=torch.from_numpy(tables[t]))
+    centroids = _float32(book.centroids)
+    tables = np.empty((count, len(centroids), width), np.float32)
+    fixed = granules, centroids, tiles, -middle, tables
+    run_ranges(lambda first, last: kernels.multiply(first, last, *fixed), _shares(len(centroids), tiles.size))
     in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
     return np.ascontiguousarray(in_words), tables, units, middle
 

@@ -9,7 +9,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring import cpu_code_tile
-from fastlane_rag.scoring.cpu_code_tile import expand_8, expand_16, expand_byte, prefetch_line
+from fastlane_rag.scoring.cpu_code_tile import (
+    code_tile_each,
+    expand_8,
+    expand_16,
+    expand_32,
+    expand_64,
+    expand_byte,
+    prefetch_line,
+)
 from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
@@ -19,77 +27,99 @@ __all__ = ["match_codes", "score_codes", "score_near"]
 _AHEAD = 16  # documents
 
 
-def _make_scan(name: str, tile: Callable[..., None], row: Callable[..., None]) -> Callable[..., None]:
+@njit(nogil=True)
+def _unpack_rows(
+    packed: int, width: int, rows: int, bits: int, planes: int, dim: int, levels: int, padded: int
+) -> None:
+    """Write the levels of a tile's rows; `planes` is how many a byte holds, which takes a while to work out."""
+    mask = (1 << bits) - 1
+    for plane in range(planes):
+        start, shift = plane * width, plane * bits
+        count = min(width, dim - start)
+        if count >= 64:
+            expand_64(packed, width, rows, levels + start, padded, count, shift, mask)
+        elif count >= 32:
+            expand_32(packed, width, rows, levels + start, padded, count, shift, mask)
+        elif count >= 16:
+            expand_16(packed, width, rows, levels + start, padded, count, shift, mask)
+        elif count >= 8:
+            expand_8(packed, width, rows, levels + start, padded, count, shift, mask)
+        elif count > 0:
+            expand_byte(packed, width, rows, levels + start, padded, count, shift, mask)
+
+
+@njit(nogil=True)
+def _look_up(
+    rows: NDArray[np.int64],
+    first: int,
+    ids: NDArray[np.uint16],
+    scales: NDArray[np.uint8],
+    chosen: NDArray[np.uint16],
+    factors: NDArray[np.float32],
+) -> int:
+    """Write the centroids and scales of a tile's rows, and give the largest centroid."""
+    largest = 0
+    for i in range(TILE_ROWS):
+        r = np.uint64(rows[first + i])
+        chosen[i] = ids[r]
+        largest = max(largest, ids[r])
+        factors[i] = np.float32(scales[r] + 128) * np.float32(1 / 256)
+    return largest
+
+
+def _make_scan(name: str, tile: Callable[..., None]) -> Callable[..., None]:
     @part(name)
     def scan(
         granules: tuple[int, ...],
-        levels: int,
+        residuals: NDArray[np.uint8],
+        ids: NDArray[np.uint16],
+        scales: NDArray[np.uint8],
+        bits: int,
+        planes: int,
+        dim: int,
+        start: int,
         count: int,
-        words: int,
-        ids: int,
-        scales: int,
-        query: int,
-        table: int,
-        units: int,
-        best: int,
-        where: int,
-    ) -> None:
-        """Raise `best` over a document of `count` rows."""
-        if count < TILE_ROWS:
-            for r in range(count):
-                row(
-                    granules, levels + r * words * 4, words, ids + r * 2, scales + r * 4,
-                    query, table, units, best, where, r,
-                )  # fmt: skip
-            return
-        for r in range(0, count, TILE_ROWS):
-            # The last tile reaches back over rows already seen: a maximum does not mind.
-            first = min(r, count - TILE_ROWS)
-            tile(
-                granules, levels + first * words * 4, words, ids + first * 2, scales + first * 4,
-                query, table, units, best, where, first,
+        query_bytes: NDArray[np.int8],
+        tables: NDArray[np.float32],
+        units: NDArray[np.float32],
+        room: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32]],
+        best: NDArray[np.float32],
+        where: NDArray[np.int32],
+    ) -> bool:
+        """Raise `best` over a document of `count` rows from `start` on; false if a centroid does not exist."""
+        rows, levels, chosen, factors = room
+        words = query_bytes.shape[1]
+        for first in range(0, count, TILE_ROWS):
+            for i in range(TILE_ROWS):  # the last row fills the last tile: a maximum does not mind
+                rows[i] = start + min(first + i, count - 1)
+            if _look_up(rows, 0, ids, scales, chosen, factors) >= tables.shape[1]:
+                return False
+            _unpack_rows(
+                residuals.ctypes.data, residuals.shape[1], rows.ctypes.data, bits, planes, dim,
+                levels.ctypes.data, levels.shape[1],
             )  # fmt: skip
+            for t in range(len(tables)):
+                tile(
+                    granules, levels.ctypes.data, words, chosen.ctypes.data, factors.ctypes.data,
+                    query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
+                    best[t].ctypes.data, where[t].ctypes.data, first,
+                )  # fmt: skip
+        return True
 
     return scan
 
 
-_scan_max = _make_scan("scan_max", cpu_code_tile.code_tile_max, cpu_code_tile.code_row_max)
-_scan_argmax = _make_scan("scan_argmax", cpu_code_tile.code_tile_argmax, cpu_code_tile.code_row_argmax)
+_scan_max = _make_scan("scan_max", cpu_code_tile.code_tile_max)
+_scan_argmax = _make_scan("scan_argmax", cpu_code_tile.code_tile_argmax)
 
 
 @njit(nogil=True)
-def _unpack_row(source: int, target: int, width: int, bits: int, dim: int) -> None:
-    """Write the levels of one row."""
-    mask = (1 << bits) - 1
-    for plane in range(8 // bits):
-        count = min(width, dim - plane * width)
-        if count >= 16:
-            expand_16(source, target + plane * width, count, plane * bits, mask)
-        elif count >= 8:
-            expand_8(source, target + plane * width, count, plane * bits, mask)
-        elif count > 0:
-            expand_byte(source, target + plane * width, count, plane * bits, mask)
-
-
-@njit(nogil=True)
-def _unpack(
-    residuals: NDArray[np.uint8],
-    ids: NDArray[np.uint16],
-    scales: NDArray[np.uint8],
-    bits: int,
-    dim: int,
-    centroids: int,
-    first: int,
-    levels: NDArray[np.uint8],
-    factors: NDArray[np.float32],
-) -> bool:
-    """Write the levels and scales of the rows from `first` on; false if a centroid does not exist."""
-    fits = True
-    for r in range(len(levels)):
-        fits &= ids[first + r] < centroids
-        factors[r] = np.float32(scales[first + r] + 128) * np.float32(1 / 256)
-        _unpack_row(residuals[first + r].ctypes.data, levels[r].ctypes.data, residuals.shape[1], bits, dim)
-    return fits
+def _room(
+    rows: int, words: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32]]:
+    """For row numbers, and for the levels, centroids and scales of one tile."""
+    levels = np.zeros((TILE_ROWS, words * 4), np.uint8)  # no row writes what pads the last word
+    return np.empty(rows, np.int64), levels, np.empty(TILE_ROWS, np.uint16), np.empty(TILE_ROWS, np.float32)
 
 
 @compiled
@@ -132,24 +162,47 @@ def score_codes(
         scores: (Nq, n), written; NaN for a document with a centroid that does not exist.
     """
     tiles, words, width, _ = query_bytes.shape
-    best = np.empty((tiles, width), np.float32)
-    longest = lengths[first:last].max()
-    levels, factors = np.zeros((longest, words * 4), np.uint8), np.empty(longest, np.float32)
+    best, nowhere = np.empty((tiles, width), np.float32), np.empty((tiles, 0), np.int32)
+    room, planes = _room(TILE_ROWS, words), 8 // bits
     for n in range(first, last):
         if lengths[n] == 0:
             scores[:, n] = -np.inf
             continue
-        if not _unpack(residuals, ids, scales, bits, dim, tables.shape[1], starts[n], levels[: lengths[n]], factors):
-            scores[:, n] = np.nan
-            continue
         best[:] = -np.inf
-        for t in range(tiles):
-            _scan_max(
-                granules, levels.ctypes.data, lengths[n], words, ids[starts[n] :].ctypes.data,
-                factors.ctypes.data, query_bytes[t].ctypes.data, tables[t].ctypes.data,
-                units[t].ctypes.data, best[t].ctypes.data, best[t].ctypes.data,
-            )  # fmt: skip
-        sum_queries(best.ravel(), query_offsets, weights, scores, n)
+        if _scan_max(
+            granules, residuals, ids, scales, bits, planes, dim, starts[n], lengths[n],
+            query_bytes, tables, units, room, best, nowhere,
+        ):  # fmt: skip
+            sum_queries(best.ravel(), query_offsets, weights, scores, n)
+        else:
+            scores[:, n] = np.nan
+
+
+@njit(nogil=True)
+def _near_rows(
+    ids: NDArray[np.uint16], start: int, count: int, near: NDArray[np.uint8], rows: NDArray[np.int64], total: int
+) -> np.int64:
+    """Append the rows whose centroid is near to the first `total` of `rows`, and say how many these are.
+
+    Few rows are near: the others are passed over eight at a time. Numbers are unsigned, for a signed index is
+    checked for counting from the end.
+    """
+    r, last, found = np.uint64(start), np.uint64(start + count), np.uint64(total)
+    one, eight = np.uint64(1), np.uint64(8)
+    while r < last:
+        end = min(r + eight, last)
+        if end - r == eight:
+            some = near[ids[r]]
+            for i in range(1, 8):
+                some |= near[ids[r + np.uint64(i)]]
+            if not some:
+                r = end
+                continue
+        while r < end:
+            rows[found] = r
+            found += np.uint64(near[ids[r]])
+            r += one
+    return np.int64(found) - total
 
 
 @compiled
@@ -182,10 +235,10 @@ def score_near(
         met: (n,), written: rows of each document that are near.
     """
     tiles, words, width, _ = query_bytes.shape
-    best = np.empty((tiles, width), np.float32)
-    longest = max(lengths[first:last].max(), TILE_ROWS)
-    levels, factors = np.zeros((longest, words * 4), np.uint8), np.empty(longest, np.float32)
-    chosen, rows = np.empty(longest, np.uint16), np.empty(longest * _AHEAD + 1, np.int64)
+    best = np.empty((_AHEAD, tiles, width), np.float32)
+    most = lengths[first:last].max() * _AHEAD + TILE_ROWS
+    rows, levels, chosen, factors = _room(most, words)
+    owned, planes = np.empty((tiles, most), np.int64), 8 // bits
     for block in range(first, last, _AHEAD):
         # Near rows lie far apart: those of a few documents are asked for before the first is read.
         end, total = min(block + _AHEAD, last), 0
@@ -194,31 +247,33 @@ def score_near(
                 prefetch_line(ids.ctypes.data + 2 * r)
         for n in range(block, end):
             before = total
-            for r in range(starts[n], starts[n] + lengths[n]):  # without a branch: most rows are not near
-                rows[total] = r
-                total += near[ids[r]]
-            met[n] = total - before
+            met[n] = _near_rows(ids, starts[n], lengths[n], near, rows, total)
+            total += met[n]
             for i in range(before, total):
                 prefetch_line(residuals.ctypes.data + rows[i] * residuals.shape[1])
                 prefetch_line(scales.ctypes.data + rows[i])
-        total = 0
-        for n in range(block, end):
-            # A tile takes about as long as two rows, so more than two are repeated to fill it.
-            count = max(met[n], TILE_ROWS) if met[n] > 2 else met[n]
-            for i in range(count):
-                r = rows[total + min(i, met[n] - 1)]
-                chosen[i] = ids[r]
-                factors[i] = np.float32(scales[r] + 128) * np.float32(1 / 256)
-                _unpack_row(residuals[r].ctypes.data, levels[i].ctypes.data, residuals.shape[1], bits, dim)
-            total += met[n]
-            best[:] = floors
+            own = best.ctypes.data + (n - block) * tiles * width * 4
             for t in range(tiles):
-                _scan_max(
-                    granules, levels.ctypes.data, count, words, chosen.ctypes.data, factors.ctypes.data,
+                for i in range(before, total):
+                    owned[t, i] = own + t * width * 4
+        for i in range(total, -(-total // TILE_ROWS) * TILE_ROWS):  # the last row fills the last tile
+            rows[i] = rows[total - 1]
+            owned[:, i] = owned[:, total - 1]
+        best[:] = floors
+        for i in range(0, total, TILE_ROWS):
+            _look_up(rows, i, ids, scales, chosen, factors)
+            _unpack_rows(
+                residuals.ctypes.data, residuals.shape[1], rows.ctypes.data + 8 * i, bits, planes, dim,
+                levels.ctypes.data, levels.shape[1],
+            )  # fmt: skip
+            for t in range(tiles):
+                code_tile_each(
+                    granules, levels.ctypes.data, words, chosen.ctypes.data, factors.ctypes.data,
                     query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
-                    best[t].ctypes.data, best[t].ctypes.data,
+                    owned[t].ctypes.data + 8 * i, 0, 0,
                 )  # fmt: skip
-            sum_queries(best.ravel(), query_offsets, weights, scores, n)
+        for n in range(block, end):
+            sum_queries(best[n - block].ravel(), query_offsets, weights, scores, n)
 
 
 @compiled
@@ -250,24 +305,16 @@ def match_codes(
     """
     tiles, words, width, _ = query_bytes.shape
     best, where = np.empty((tiles, width), np.float32), np.empty((tiles, width), np.int32)
-    longest = lengths[first:last].max()
-    levels, factors = np.zeros((longest, words * 4), np.uint8), np.empty(longest, np.float32)
+    room, planes = _room(TILE_ROWS, words), 8 // bits
     for n in range(first, last):
-        empty = lengths[n] == 0
-        if empty or not _unpack(
-            residuals, ids, scales, bits, dim, tables.shape[1], starts[n], levels[: lengths[n]], factors
-        ):
-            scores[:, n] = -np.inf if empty else np.nan
-            values[n] = -np.inf if empty else np.nan
+        best[:] = -np.inf
+        if lengths[n] == 0 or not _scan_argmax(
+            granules, residuals, ids, scales, bits, planes, dim, starts[n], lengths[n],
+            query_bytes, tables, units, room, best, where,
+        ):  # fmt: skip
+            values[n] = scores[:, n] = -np.inf if lengths[n] == 0 else np.nan
             argmax[n] = -1
             continue
-        best[:] = -np.inf
-        for t in range(tiles):
-            _scan_argmax(
-                granules, levels.ctypes.data, lengths[n], words, ids[starts[n] :].ctypes.data,
-                factors.ctypes.data, query_bytes[t].ctypes.data, tables[t].ctypes.data,
-                units[t].ctypes.data, best[t].ctypes.data, where[t].ctypes.data,
-            )  # fmt: skip
         sum_queries(best.ravel(), query_offsets, weights, scores, n)
         for i in range(values.shape[1]):
             values[n, i] = best.ravel()[i]

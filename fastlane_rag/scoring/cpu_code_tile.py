@@ -10,7 +10,7 @@ as in float32, without being decoded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
@@ -34,19 +34,25 @@ from fastlane_rag.scoring.cpu_ir import (
 )
 
 __all__ = [
-    "code_row_argmax",
-    "code_row_max",
     "code_tile_argmax",
+    "code_tile_each",
     "code_tile_max",
     "expand_8",
     "expand_16",
+    "expand_32",
+    "expand_64",
     "expand_byte",
     "prefetch_line",
 ]
 
 
-def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
-    """A tile of `rows` rows; `locate` also keeps the number of the row with the maximum."""
+Keep = Literal["maximum", "position", "each"]
+"""What a tile keeps of its rows, which are of one document: the maximum, or also the row it comes from. In a tile of
+"each" the rows may be of several documents, and each has a maximum of its own to raise."""
+
+
+def _make_tile(keep: Keep) -> Callable[..., None]:
+    """A tile of TILE_ROWS rows."""
 
     @intrinsic
     def tile(
@@ -74,8 +80,8 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
             query: (words, tokens, 4) int8.
             table: (K, tokens) float32: each token's product with each centroid, less that with the middle.
             units: (tokens,) float32: what one step of a query byte is worth.
-            best: (tokens,) float32.
-            where: (tokens,) int32; row numbers, if the tile locates.
+            best: (tokens,) float32; of a tile of "each": (rows,) int64, the address of each row's.
+            where: (tokens,) int32; row numbers, if the tile keeps the position.
             number: of the first row.
         """
         if not isinstance(granules, types.UniTuple):
@@ -83,7 +89,7 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
         widths = vector_widths(len(granules) * GRANULE)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            _emit_tile(builder, rows, widths, locate, *arguments[1:])
+            _emit_tile(builder, widths, keep, *arguments[1:])
             return context.get_dummy_value()
 
         return types.void(granules, *[types.int64] * 10), generate
@@ -93,9 +99,8 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
 
 def _emit_tile(
     builder: ir.IRBuilder,
-    rows: int,
     widths: list[int],
-    locate: bool,
+    keep: Keep,
     levels: ir.Value,
     words: ir.Value,
     ids: ir.Value,
@@ -107,6 +112,7 @@ def _emit_tile(
     where: ir.Value,
     number: ir.Value,
 ) -> None:
+    rows = TILE_ROWS
     tokens = sum(widths)
     offsets = [4 * sum(widths[:v]) for v in range(len(widths))]
     integers = [ir.VectorType(INT32, width) for width in widths]
@@ -140,9 +146,13 @@ def _emit_tile(
             sums_of_levels = builder.sitofp(dots[r][v], floats)
             value = multiply_add(builder, sums_of_levels, unit, load(builder, looked_up[r], at, floats))
             values.append(builder.fmul(value, splat(builder, load(builder, scales, 4 * r, FLOAT), floats)))
-        raise_maximum(
-            builder, values, number if locate else None, builder.add(best, INT(at)), builder.add(where, INT(at))
-        )
+        if keep == "each":
+            for r, value in enumerate(values):
+                own = builder.add(load(builder, best, 8 * r, INT), INT(at))
+                raise_maximum(builder, [value], None, own, own)
+            continue
+        first = number if keep == "position" else None
+        raise_maximum(builder, values, first, builder.add(best, INT(at)), builder.add(where, INT(at)))
 
 
 def _dot_bytes(builder: ir.IRBuilder, total: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
@@ -156,26 +166,54 @@ def _dot_bytes(builder: ir.IRBuilder, total: ir.Value, unsigned: ir.Value, signe
 
 
 def _make_expand(width: int) -> Callable[..., None]:
-    """Take one plane's levels out of packed bytes, `width` at a time."""
+    """Take one plane's levels of TILE_ROWS rows out of packed bytes, `width` at a time."""
 
     @intrinsic
-    def expand(typing: Any, source: Any, target: Any, count: Any, shift: Any, mask: Any) -> Any:
-        """Write (source[i] >> shift) & mask to target[i] for i below count, which is at least `width`."""
+    def expand(
+        typing: Any,
+        packed: Any,
+        row_bytes: Any,
+        rows: Any,
+        target: Any,
+        target_bytes: Any,
+        count: Any,
+        shift: Any,
+        mask: Any,
+    ) -> Any:
+        """Write (packed byte >> shift) & mask for each of the first `count` bytes of each row.
+
+        Args:
+            packed: address of all rows.
+            row_bytes: from one of them to the next.
+            rows: address of (TILE_ROWS,) int64, their numbers.
+            target: address of the first row's levels.
+            target_bytes: from one to the next.
+            count: at least `width`.
+            shift: where the plane's bits are in a byte.
+            mask: as many ones as it has bits.
+        """
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            source, target, count, shift, mask = arguments
-            bytes_ = ir.VectorType(BYTE, width)
-            shifts, masks = (splat(builder, builder.trunc(x, BYTE), bytes_) for x in (shift, mask))
+            packed, row_bytes, rows, target, target_bytes, count, shift, mask = arguments
+            # Shifted in words of four bytes, where processors can: the mask clears what comes in from the next byte.
+            lane = INT32 if width >= 4 else BYTE
+            lanes = ir.VectorType(lane, width * BYTE.width // lane.width)
+            repeated = builder.mul(mask, INT(0x01010101))
+            shifts, masks = (splat(builder, builder.trunc(x, lane), lanes) for x in (shift, repeated))
             last = builder.sub(count, INT(width))
+            pairs = []
+            for r in range(TILE_ROWS):
+                row = builder.mul(load(builder, rows, 8 * r, INT), row_bytes)
+                pairs.append((builder.add(packed, row), builder.add(target, builder.mul(target_bytes, INT(r)))))
             with Loop(builder, INT(0), count, width) as loop:
                 # The last turn reaches back over bytes already written.
                 at = builder.select(builder.icmp_signed("<", loop.index, last), loop.index, last)
-                packed = load(builder, builder.add(source, at), 0, bytes_)
-                levels = builder.and_(builder.lshr(packed, shifts), masks)
-                store(builder, levels, builder.add(target, at), 0)
+                for source, levels in pairs:
+                    found = builder.lshr(load(builder, builder.add(source, at), 0, lanes), shifts)
+                    store(builder, builder.and_(found, masks), builder.add(levels, at), 0)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(*[types.int64] * 8), generate
 
     return expand
 
@@ -192,8 +230,5 @@ def _prefetch_line(typing: Any, address: Any) -> Any:
 
 
 prefetch_line: Callable[..., None] = _prefetch_line
-code_tile_max = _make_tile(TILE_ROWS, locate=False)
-code_tile_argmax = _make_tile(TILE_ROWS, locate=True)
-code_row_max = _make_tile(1, locate=False)
-code_row_argmax = _make_tile(1, locate=True)
-expand_16, expand_8, expand_byte = (_make_expand(width) for width in (16, 8, 1))
+code_tile_max, code_tile_argmax, code_tile_each = (_make_tile(keep) for keep in get_args(Keep))
+expand_64, expand_32, expand_16, expand_8, expand_byte = (_make_expand(width) for width in (64, 32, 16, 8, 1))

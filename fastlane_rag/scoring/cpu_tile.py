@@ -11,7 +11,7 @@ Addresses are plain integers, so kernels do not depend on who owns the arrays or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
@@ -34,11 +34,15 @@ from fastlane_rag.scoring.cpu_ir import (
     vector_widths,
 )
 
-__all__ = ["row_argmax", "row_max", "tile_argmax", "tile_max", "widen"]
+__all__ = ["row_argmax", "row_max", "row_products", "tile_argmax", "tile_max", "tile_products", "widen"]
 
 
-def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
-    """A tile of `rows` rows; `locate` also keeps the number of the row with the maximum."""
+Keep = Literal["maximum", "position", "products"]
+"""What a tile keeps: the maximum over its rows, or also the row it comes from, or all dot products."""
+
+
+def _make_tile(rows: int, keep: Keep) -> Callable[..., None]:
+    """A tile of `rows` rows."""
 
     @intrinsic
     def tile(
@@ -63,8 +67,9 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
             row_bytes: from one row to the next.
             query: address of (dim, tokens) float32.
             dim: at least 1.
-            best: address of (tokens,) float32.
-            where: address of (tokens,) int32; row numbers, if the tile locates.
+            best: address of (tokens,) float32; of (rows, tokens), written, if the tile keeps the products.
+            where: address of (tokens,) int32; row numbers, if the tile keeps the position. Of (tokens,) float32 to add
+                to the products, if it keeps them.
             number: of the first row.
             ahead: address to prefetch from.
             ahead_step: bytes to prefetch for each dimension.
@@ -74,7 +79,7 @@ def _make_tile(rows: int, locate: bool) -> Callable[..., None]:
         widths = vector_widths(len(granules) * GRANULE)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            _emit_tile(builder, rows, widths, locate, *arguments[1:])
+            _emit_tile(builder, rows, widths, keep, *arguments[1:])
             return context.get_dummy_value()
 
         return types.void(granules, *[types.int64] * 9), generate
@@ -86,7 +91,7 @@ def _emit_tile(
     builder: ir.IRBuilder,
     rows: int,
     widths: list[int],
-    locate: bool,
+    keep: Keep,
     address: ir.Value,
     row_bytes: ir.Value,
     query: ir.Value,
@@ -113,13 +118,14 @@ def _emit_tile(
                 loop.renew(total, dot)
         prefetch(builder, builder.add(ahead, builder.mul(loop.index, ahead_step)))
     for v, at in enumerate(offsets):
-        raise_maximum(
-            builder,
-            [row_dots[v] for row_dots in dots],
-            number if locate else None,
-            builder.add(best, INT(at)),
-            builder.add(where, INT(at)),
-        )
+        of_rows = [row_dots[v] for row_dots in dots]
+        if keep == "products":
+            more = load(builder, where, at, vectors[v])
+            for r, dot in enumerate(of_rows):
+                store(builder, builder.fadd(dot, more), best, 4 * sum(widths) * r + at)
+            continue
+        first = number if keep == "position" else None
+        raise_maximum(builder, of_rows, first, builder.add(best, INT(at)), builder.add(where, INT(at)))
 
 
 @intrinsic
@@ -148,8 +154,6 @@ def _emit_widen(
     store(builder, value, builder.add(target, builder.mul(i, INT(4))), 0)
 
 
-tile_max = _make_tile(TILE_ROWS, locate=False)
-tile_argmax = _make_tile(TILE_ROWS, locate=True)
-row_max = _make_tile(1, locate=False)
-row_argmax = _make_tile(1, locate=True)
+tile_max, tile_argmax, tile_products = (_make_tile(TILE_ROWS, keep) for keep in get_args(Keep))
+row_max, row_argmax, row_products = (_make_tile(1, keep) for keep in get_args(Keep))
 widen: Callable[..., None] = _widen
