@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import torch
+from threadpoolctl import threadpool_limits
 
 __all__ = ["get_threads", "run_ranges", "set_threads"]
 
@@ -56,7 +57,17 @@ def run_ranges(work: Callable[[int, int], None], bounds: list[int]) -> None:
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     # Threads start when work finds no idle one; any number of callers share them.
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fastlane-scoring")
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fastlane-scoring", initializer=_alone)
+
+
+def _alone() -> None:
+    """Keep torch from starting threads of its own beside this one.
+
+    Once OpenMP has more threads than there are processors its threads sleep between operations instead of waiting,
+    for good: encoding a query then takes half as long again.
+    """
+    torch.get_num_threads()  # a thread's first question sets its limit, so it is asked before
+    threadpool_limits(1, user_api="openmp")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has the pool object but not its threads

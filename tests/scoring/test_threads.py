@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastlane_rag.scoring import cpu_backend, get_threads, maxsim, set_threads
+from fastlane_rag.scoring.threads import run_ranges
 
 pytest.importorskip("numba", reason="only the compiled kernels start threads of their own")
 
@@ -47,6 +48,18 @@ def test_threads_follow_torch_unless_set():
     assert get_threads() == torch.get_num_threads()
     with pytest.raises(ValueError, match="at least 1, but is 0"):
         set_threads(0)
+
+
+def test_threads_beside_the_caller_start_none_of_torchs():
+    """Each would have OpenMP start a team of its own, and with more threads than processors encoding slows down."""
+    before, found = torch.get_num_threads(), {}
+    torch.set_num_threads(3)
+    try:
+        run_ranges(lambda first, _: found.update({first: torch.get_num_threads()}), [0, 1, 2, 3])
+        assert found == {0: 3, 1: 1, 2: 1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_callers_in_many_threads_do_not_disturb_each_other(problem):
