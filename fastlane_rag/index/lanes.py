@@ -20,6 +20,9 @@ from fastlane_rag.scoring.coded import CodedQuery
 # nothing), 4,096 with four.
 SIFT_COMPARISONS = 16_384
 SIFT_LEAST, SIFT_MOST = 1024, 4096
+# Fewer of them where fewer than this are refined: on 300 train queries of scifact, 48 of 512 find what 48 of 1,024
+# find, in four fifths of the time.
+SIFT_DEPTH = 96
 
 __all__ = ["Found", "approximate", "best", "exhaustive", "rescore"]
 
@@ -161,7 +164,8 @@ def _in_code(
     gathered = len(book.centroids) * routed
     if len(found) > depth:
         # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
-        most = max(depth, min(SIFT_MOST, max(SIFT_LEAST, SIFT_COMPARISONS // routed)))
+        most = min(SIFT_MOST, max(SIFT_LEAST, SIFT_COMPARISONS // routed))
+        most = max(depth, most * min(depth, SIFT_DEPTH) // SIFT_DEPTH)
         found = np.sort(found[best(partial_scores, most)])
         partial_scores, met = _near_scores(snapshot, few, found, at, probes)
         gathered += met * routed

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ Place = tuple[int, int]
 Condition = Compiled | Callable[[dict[str, Any]], bool] | None
 """Which documents: those that meet a compiled filter or a callable, or all."""
 _CHUNK = 500
+_T = TypeVar("_T")
 
 
 class Reader:
@@ -139,10 +140,19 @@ class Reader:
         query = "SELECT id FROM documents WHERE segment = ? AND row = ?"
         return [self._one(query, place)[0] for place in places]
 
-    def at(self, places: Iterable[Place]) -> list[Document]:
+    def at(self, places: Sequence[Place]) -> list[Document]:
         """The document at each place."""
-        query = "SELECT id, metadata, text, checksum FROM documents WHERE segment = ? AND row = ?"
-        return [self._document(*self._one(query, place)) for place in places]
+        found: dict[Place, Document] = {}
+        for chunk in _chunks(places):
+            values = ",".join(["(?, ?)"] * len(chunk))
+            query = (
+                "SELECT d.segment, d.row, id, metadata, text, checksum "
+                f"FROM (VALUES {values}) AS p CROSS JOIN documents AS d "
+                "ON d.segment = p.column1 AND d.row = p.column2"
+            )
+            for segment, row, *rest in self.connection.execute(query, [*chain.from_iterable(chunk)]):
+                found[segment, row] = self._document(*rest)
+        return [found.get(place) or self._missing(place) for place in places]
 
     def text_at(self, place: Place) -> str:
         """The text of the document at a place."""
@@ -200,11 +210,11 @@ class Reader:
             yield from self.connection.execute(query.format(_marks(chunk)), chunk)
 
     def _one(self, query: str, place: Place) -> Any:
-        row = self.connection.execute(query, place).fetchone()
-        if row is None:
-            segment, number = place
-            raise IndexFormatError(f"{self.where} is damaged: no document for row {number} of segment {segment}")
-        return row
+        return self.connection.execute(query, place).fetchone() or self._missing(place)
+
+    def _missing(self, place: Place) -> NoReturn:
+        segment, number = place
+        raise IndexFormatError(f"{self.where} is damaged: no document for row {number} of segment {segment}")
 
     def _text(self, row: int, text: Any) -> tuple[int, str]:
         if not isinstance(text, str):
@@ -339,9 +349,9 @@ def row_checksum(id_: str, text: str, metadata: str) -> int:
     return zlib.crc32(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(ids), _CHUNK):
-        yield ids[first : first + _CHUNK]
+def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for first in range(0, len(values), _CHUNK):
+        yield values[first : first + _CHUNK]
 
 
 def _marks(values: Sequence[Any]) -> str:

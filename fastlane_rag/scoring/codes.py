@@ -9,8 +9,11 @@ With the best steps this is also nearer to the row than one table of quantiles f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 __all__ = ["Codebook", "Codes", "pack_levels", "packed_width", "unpack_levels"]
 
@@ -97,6 +100,12 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.centroid_ids)
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.uint8]]:
+        """Residuals, centroids and scales for code that takes numpy's arrays, contiguous; on the CPU."""
+        residuals, ids, scales = (a.contiguous().numpy() for a in (self.residuals, self.centroid_ids, self.scales))
+        return residuals, ids, scales
 
     @property
     def shape(self) -> torch.Size:

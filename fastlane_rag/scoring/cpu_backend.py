@@ -18,8 +18,9 @@ from fastlane_rag.scoring.torch_backend import bag, query_blocks
 
 __all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxima"]
 
-# Fewer multiply-adds than this take less time than handing them to another thread.
-_WORTH_A_THREAD = 4_000_000
+# Fewer multiply-adds than this, a third of a millisecond in code and a whole one in floats, are not worth another
+# thread: handing over takes a tenth, and after a query was encoded torch's threads spin for a while where it would run.
+_WORTH_A_THREAD = 32_000_000
 _FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 _TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
@@ -182,8 +183,7 @@ def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:
 
 def _arrays(codes: Codes) -> tuple[object, ...]:
     """What the code kernels take of documents."""
-    arrays = (a.contiguous().numpy() for a in (codes.residuals, codes.centroid_ids, codes.scales))
-    return *arrays, codes.codebook.bits, codes.shape[1]
+    return *codes.arrays, codes.codebook.bits, codes.codebook.dim
 
 
 def _threads(rows: int, multiply_adds: int) -> int:

@@ -11,8 +11,8 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index import lanes, recoding, writing
 from fastlane_rag.index import postings as postings_module
-from fastlane_rag.index import recoding, writing
 from fastlane_rag.index.postings import Postings, build_postings, probe
 from fastlane_rag.search import DEPTH_FACTOR, DEPTH_LEAST, search_many
 
@@ -124,6 +124,17 @@ def test_the_report_counts_what_was_compared(index, queries):
     assert rest == 0
     assert 100 < sifted < 810 * 40 / 4
     assert result.refined == 8 * 40 * result.candidates + 6 * sum(lists)
+
+
+def test_fewer_to_refine_are_sifted_from_fewer(index, queries, monkeypatch):
+    """In proportion, up to the default depth."""
+    monkeypatch.setattr(lanes, "SIFT_LEAST", 200)
+    monkeypatch.setattr(lanes, "SIFT_COMPARISONS", 200)
+
+    def gathered(depth):
+        return search_many(index, queries[:1], 5, depth=depth, lane="approximate", nprobe=8)[0].gathered
+
+    assert gathered(16) < gathered(32) < gathered(64)
 
 
 def test_the_planner_chooses_by_what_there_is_to_rank(index, queries):

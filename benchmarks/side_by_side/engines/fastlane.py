@@ -20,7 +20,7 @@ from side_by_side.worker import folder_bytes
 
 ROUTE_KS = (1, 4, 8, 16)
 PROBES = (2, 4, 8)
-DEPTHS = (32, 64, 128, 256)
+DEPTHS = (32, 48, 96, 192)
 
 
 def engine() -> "FastLane":
