@@ -1,7 +1,7 @@
 """Lanes: ways to score the documents of a snapshot. MaxSim itself is `fastlane_rag.scoring`'s."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -71,16 +71,13 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
     Returns:
         (C,) float32 scores and the document tokens each query token met.
     """
-    scores = np.empty(len(numbers), np.float32)
-    met = 0
-    for part, here, chosen in snapshot.by_part(numbers):
-        if len(chosen):
-            rows, offsets = part.source.packed, part.offset_tensor
-            selection = torch.from_numpy(chosen)
-            found = maxsim(query, rows, document_offsets=offsets, selection=selection)
-            scores[here] = found[0].numpy()
-            met += part.tokens(chosen)
-    return scores, met
+
+    def score(part: Part, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        selection = torch.from_numpy(rows)
+        found = maxsim(query, part.source.packed, document_offsets=part.offset_tensor, selection=selection)
+        return found[0].numpy(), part.tokens(rows)
+
+    return _part_by_part(snapshot, numbers, score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,26 +176,37 @@ def _near_scores(
     snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64], tokens: NDArray[np.int64], probes: Probes
 ) -> tuple[NDArray[np.float32], int]:
     """Scores of query tokens with the document tokens near them, (C,) float32, and how many these are."""
-    scores = np.empty(len(numbers), np.float32)
     near = np.zeros(len(query.products), np.bool_)
     near[probes.centroids] = True
-    met = 0
-    for part, here, rows in snapshot.by_part(numbers):
-        if len(rows):
-            scores[here], found = query.near_scores(_codes(part), part.source.offsets, rows, tokens, near, probes.least)
-            met += found
-    return scores, met
+
+    def score(part: Part, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        return query.near_scores(_codes(part), part.source.offsets, rows, tokens, near, probes.least)
+
+    return _part_by_part(snapshot, numbers, score)
 
 
 def _coded_scores(snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
     """SumMaxSim with documents of one codec, (C,) float32, and how many tokens they have."""
+
+    def score(part: Part, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        return query.scores(_codes(part), part.source.offsets, rows), part.tokens(rows)
+
+    return _part_by_part(snapshot, numbers, score)
+
+
+def _part_by_part(
+    snapshot: Snapshot,
+    numbers: NDArray[np.int64],
+    score: Callable[[Part, NDArray[np.int64]], tuple[NDArray[np.float32], int]],
+) -> tuple[NDArray[np.float32], int]:
+    """Scores of documents, ascending, and the sum of what is counted for the parts that hold them."""
     scores = np.empty(len(numbers), np.float32)
-    tokens = 0
+    met = 0
     for part, here, rows in snapshot.by_part(numbers):
-        if len(rows):  # of the codec's own segments: nothing else was gathered
-            scores[here] = query.scores(_codes(part), part.source.offsets, rows)
-            tokens += part.tokens(rows)
-    return scores, tokens
+        if len(rows):
+            scores[here], counted = score(part, rows)
+            met += counted
+    return scores, met
 
 
 def _plain(

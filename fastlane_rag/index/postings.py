@@ -149,6 +149,6 @@ def build_postings(
 
 def can_gather() -> bool:
     """Whether the compiled kernel that gathers can run here."""
-    from importlib.util import find_spec
+    from fastlane_rag.scoring.numba_found import has_numba
 
-    return find_spec("numba") is not None
+    return has_numba()

@@ -13,11 +13,10 @@ its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
+
+from fastlane_rag.scoring.numba_found import has_numba
 
 __all__ = ["IMPORTANCE", "condensed", "stand_ins"]
 
@@ -54,7 +53,7 @@ def stand_ins(rows: Tensor, scores: Tensor, budget: float) -> tuple[Tensor, Tens
             continue
         some, weights = stored[here, columns], _weights(scores[here, columns])
         similar = (some @ some.mT).clamp_(min=0)
-        mask = _cover_one(similar, weights, limit) if size == 1 and _compiled() else _cover(similar, weights, limit)
+        mask = _cover_one(similar, weights, limit) if size == 1 and has_numba() else _cover(similar, weights, limit)
         picked[here, columns] = mask
         stored[here, columns] = _groups(some, similar, weights, mask)
     return picked, stored
@@ -77,11 +76,6 @@ def _weights(scores: Tensor) -> Tensor:
     centred = (finite - finite.sum(1, keepdim=True) / count).masked_fill(~candidates, 0)
     deviation = (centred.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
     return torch.exp(IMPORTANCE * centred / deviation).masked_fill(~candidates, 0)
-
-
-@cache
-def _compiled() -> bool:
-    return find_spec("numba") is not None
 
 
 def _cover_one(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:

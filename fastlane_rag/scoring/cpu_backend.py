@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from functools import cache
 from types import ModuleType
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastlane_rag.scoring.codes import Codebook, Codes
 from fastlane_rag.scoring.inputs import Packed, Rows
+from fastlane_rag.scoring.numba_found import has_numba
 from fastlane_rag.scoring.threads import get_threads, run_ranges
 from fastlane_rag.scoring.torch_backend import bag, query_blocks
 
@@ -32,13 +31,10 @@ Modules = tuple[ModuleType, ModuleType, ModuleType]
 @cache
 def _modules() -> Modules | None:
     """The tile geometry, the kernels for rows and those for codes; None where they cannot run."""
-    if importlib.util.find_spec("numba") is None:
+    if not has_numba():
         return None
-    try:
-        from fastlane_rag.scoring import cpu_code_kernels, cpu_ir, cpu_kernels
-    except ImportError as error:
-        warnings.warn(f"numba does not load ({error}); scoring uses torch, which is slower", stacklevel=2)
-        return None
+    from fastlane_rag.scoring import cpu_code_kernels, cpu_ir, cpu_kernels
+
     return (cpu_ir, cpu_kernels, cpu_code_kernels) if cpu_ir.can_widen_halfs() else None
 
 
