@@ -34,6 +34,7 @@ DENSE = "dense HNSW"
 WARM_UP = 20
 SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.select"),
+    ("route", "fastlane_rag.model:RoutedQuery.compared"),
     ("gather", "fastlane_rag.scoring.coded:CodedQuery.__init__"),
     ("gather", "fastlane_rag.index.lanes:probe"),
     ("gather", "fastlane_rag.index.postings:Postings.gather"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -367,8 +367,13 @@ def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
         raise InvalidInputError("the query's embeddings hold NaN or infinite values")
     if query.embeddings.device.type == "cpu":
         return query
-    views = None if query.context is None else lambda: cast("torch.Tensor", query.views).cpu()
-    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu(), context=views)
+    context = query.context
+    if callable(context):
+        make = context
+        context = cache(lambda: make().cpu())
+    elif context is not None:
+        context = context.cpu()
+    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu(), context=context)
 
 
 def _check_route_k(route_k: RouteK | None) -> None:

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,10 @@ def index_curve(
     from fastlane_rag.search import DEFAULT_ROUTE_K
 
     if not queries:
-        queries.update(zip(dataset.queries, run.model.encode_routed(list(dataset.queries.values())), strict=True))
+        encoded = run.model.encode_routed(list(dataset.queries.values()))
+        # Views are part of encoding: made here, and not for the first point that asks for them.
+        ready = (replace(query, context=query.views) for query in encoded)
+        queries.update(zip(dataset.queries, ready, strict=True))
     codec = "fp16" if bits == 16 else f"residual{bits}"
     ks = ROUTE_KS if bits in (4, 16) else (DEFAULT_ROUTE_K,)
     with run.corpus(dataset).coded(codec, budget) as index:

@@ -1,5 +1,6 @@
 """FastLane itself, as compared methods: routed at some k, refined or not, and with every token."""
 
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ from fastlane_rag.evaluation.method import Answer
 
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
+    from fastlane_rag.model import RoutedQuery
     from fastlane_rag.search import RouteK
 
 __all__ = ["FastLane", "Full", "Hybrid"]
@@ -39,7 +41,7 @@ class FastLane:
         from fastlane_rag.search import search_many
 
         start = perf_counter()
-        routed = self._index.model.encode_routed([query])
+        routed = [_with_views(one, self._route_k) for one in self._index.model.encode_routed([query])]
         encoded = perf_counter()
         (result,) = search_many(self._index, routed, depth, **self._options(query))
         ids = [hit.id for hit in result.hits]
@@ -47,6 +49,12 @@ class FastLane:
 
     def _options(self, query: str) -> dict[str, Any]:
         return {"route_k": self._route_k, "refine": self._refine}
+
+
+def _with_views(query: "RoutedQuery", route_k: "RouteK") -> "RoutedQuery":
+    """The query with its contextual views made, where so many routed tokens take them: they are part of encoding."""
+    few = isinstance(route_k, int) and query.in_context(len(query.select(route_k)))
+    return replace(query, context=query.views) if few else query
 
 
 class Full(FastLane):

@@ -15,13 +15,13 @@ from fastlane_rag.scoring import Codes, maxsim
 from fastlane_rag.scoring.coded import CodedQuery
 
 # Of the documents found, those best by centroids alone are sifted: so many comparisons of a document with a routed
-# token, between the least and the most documents. On dev queries 1,024 of them keep what exhaustive search finds with
-# 16 tokens (scifact, nq_gold_mix, fairytaleqa and, at 100,000 documents, arxiv_title; medquad asks for 2,048 to lose
-# nothing), 4,096 with four.
+# token, between the least and the most documents (SIFT_DEPTH says when fewer). On dev queries 1,024 of them keep what
+# exhaustive search finds with 16 tokens (scifact, nq_gold_mix, fairytaleqa and, at 100,000 documents, arxiv_title;
+# medquad asks for 2,048 to lose nothing), 4,096 with four.
 SIFT_COMPARISONS = 16_384
 SIFT_LEAST, SIFT_MOST = 1024, 4096
-# Fewer of them where fewer than this are refined: on 300 train queries of scifact, 48 of 512 find what 48 of 1,024
-# find, in four fifths of the time.
+# In proportion fewer where fewer than this, the least by default (search.DEPTH_LEAST), are refined: on 300 train
+# queries of scifact 48 of 512 find what 48 of 1,024 find, in four fifths of the time.
 SIFT_DEPTH = 96
 
 __all__ = ["Found", "approximate", "best", "exhaustive", "rescore"]

@@ -30,7 +30,7 @@ PENDING = 0
 Place = tuple[int, int]
 Condition = Compiled | Callable[[dict[str, Any]], bool] | None
 """Which documents: those that meet a compiled filter or a callable, or all."""
-_CHUNK = 500
+_CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
 
@@ -143,7 +143,7 @@ class Reader:
     def at(self, places: Sequence[Place]) -> list[Document]:
         """The document at each place."""
         found: dict[Place, Document] = {}
-        for chunk in _chunks(places):
+        for chunk in _chunks(places, _CHUNK // 2):
             values = ",".join(["(?, ?)"] * len(chunk))
             query = (
                 "SELECT d.segment, d.row, id, metadata, text, checksum "
@@ -349,9 +349,9 @@ def row_checksum(id_: str, text: str, metadata: str) -> int:
     return zlib.crc32(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
 
 
-def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for first in range(0, len(values), _CHUNK):
-        yield values[first : first + _CHUNK]
+def _chunks(values: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:
+    for first in range(0, len(values), size):
+        yield values[first : first + size]
 
 
 def _marks(values: Sequence[Any]) -> str:

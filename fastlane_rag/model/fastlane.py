@@ -42,7 +42,8 @@ class RoutedQuery:
         embeddings: (Lq, dim) float32, L2-normalised token embeddings.
         scores: (Lq,) float32 router scores; ``-inf`` where a token may not be routed.
         tokens: the Lq token strings.
-        context: what :attr:`views` gives, or makes it when it is first asked for; None for a router without.
+        context: what :attr:`views` gives, or makes it when it is first asked for, by the router as it is then; None
+            for a router without.
     """
 
     embeddings: Tensor
@@ -87,7 +88,7 @@ class RoutedQuery:
         Raises:
             ValueError: k is below 1 or of another kind.
         """
-        scores = self.scores.cpu().numpy()  # so few numbers take numpy less time than torch
+        scores = self.scores.detach().float().cpu().numpy()  # so few numbers take numpy less time than torch
         order = np.argsort(-scores, kind="stable")[: np.count_nonzero(np.isfinite(scores))]
         if k == "auto":
             # Routers differ in the scale of their scores, and a trained one's softmax is all on one token.
@@ -284,14 +285,17 @@ class FastLaneModel:
         """Makes the contextual views of one query's scored tokens, once; None for a router without a context."""
         if "routing_pooled" not in row:
             return None
+        router = self.encoder.query_router  # alone: a query keeps no transformer
         kept = {name: row[name][mask][None] for name in ("routing_attended", "input_ids")}
         kept["routing_pooled"] = row["routing_pooled"][None].clone()  # a slice would keep its whole batch
 
         @cache
         @torch.inference_mode()
         def views() -> Tensor:
-            features = {**kept, "attention_mask": torch.ones_like(kept["input_ids"])}
-            return self.encoder.query_router.views(embeddings[None], features)[0]
+            device = router.score.weight.device  # the model may have moved since
+            features = {name: value.to(device) for name, value in kept.items()}
+            features["attention_mask"] = torch.ones_like(features["input_ids"])
+            return router.views(embeddings[None].to(device), features)[0].to(embeddings.device)
 
         return views
 

@@ -31,7 +31,10 @@ _AHEAD = 16  # documents
 def _unpack_rows(
     packed: int, width: int, rows: int, bits: int, planes: int, dim: int, levels: int, padded: int
 ) -> None:
-    """Write the levels of a tile's rows; `planes` is how many a byte holds, which takes a while to work out."""
+    """Write the levels of a tile's rows.
+
+    `planes` is 8 // bits, worked out by the caller once: a division for every tile would show.
+    """
     mask = (1 << bits) - 1
     for plane in range(planes):
         start, shift = plane * width, plane * bits
@@ -261,7 +264,9 @@ def score_near(
             owned[:, i] = owned[:, total - 1]
         best[:] = floors
         for i in range(0, total, TILE_ROWS):
-            _look_up(rows, i, ids, scales, chosen, factors)
+            _look_up(
+                rows, i, ids, scales, chosen, factors
+            )  # near rows have centroids that exist: others are not marked
             _unpack_rows(
                 residuals.ctypes.data, residuals.shape[1], rows.ctypes.data + 8 * i, bits, planes, dim,
                 levels.ctypes.data, levels.shape[1],

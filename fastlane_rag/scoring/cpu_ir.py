@@ -72,8 +72,7 @@ def vector_widths(tokens: int) -> list[int]:
 class Loop:
     """A counted loop: for index in range(first, last, step). Use as a context manager around its body.
 
-    `carry` makes a value that lives across turns; `index` is the counter. The loop runs at least once, and may hold
-    others.
+    `carry` makes a value that lives across turns; `index` is the counter. The loop runs at least once.
     """
 
     def __init__(self, builder: ir.IRBuilder, first: ir.Value, last: ir.Value, step: int = 1) -> None:
@@ -84,7 +83,6 @@ class Loop:
         builder.position_at_end(self._body)
         self.index = builder.phi(INT)
         self.index.add_incoming(first, self._before)
-        self._renewed: list[tuple[ir.PhiInstr, ir.Value]] = []
 
     def carry(self, start: ir.Value) -> ir.PhiInstr:
         """A value that begins as `start`; give its next turn's value to `renew`."""
@@ -94,15 +92,14 @@ class Loop:
 
     def renew(self, carried: ir.PhiInstr, value: ir.Value) -> None:
         """Set what a carried value is in the next turn."""
-        self._renewed.append((carried, value))
+        carried.add_incoming(value, self._body)
 
     def __enter__(self) -> Loop:
         return self
 
     def __exit__(self, *unused: object) -> None:
         following = self._builder.add(self.index, INT(self._step))
-        for carried, value in [*self._renewed, (self.index, following)]:
-            carried.add_incoming(value, self._builder.block)
+        self.index.add_incoming(following, self._body)
         self._builder.cbranch(self._builder.icmp_signed("<", following, self._last), self._body, self._after)
         self._builder.position_at_end(self._after)
 

@@ -66,7 +66,7 @@ def _alone() -> None:
     Once OpenMP has more threads than there are processors its threads sleep between operations instead of waiting,
     for good: encoding a query then takes half as long again.
     """
-    torch.get_num_threads()  # a thread's first question sets its limit, so it is asked before
+    torch.get_num_threads()  # torch gives a thread its limit at the first call, which would undo the next line later
     threadpool_limits(1, user_api="openmp")
 
 

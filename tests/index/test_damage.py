@@ -190,6 +190,16 @@ def test_forged_text_and_pending_rows_are_not_served(damaged):
         assert index.get(["d8"])[0].id == "d8"
 
 
+def test_token_rows_without_a_document_are_named(damaged):
+    with sqlite3.connect(damaged / "catalogue.sqlite3", isolation_level=None) as connection:
+        connection.execute("UPDATE documents SET row = row + 1000")
+    with (
+        FastLaneIndex.open(damaged, model=WordModel(), read_only=True) as index,
+        pytest.raises(IndexFormatError, match=r"is damaged: no document for row \d+ of segment \d+"),
+    ):
+        index.search("word", k=3)
+
+
 def test_filters_name_damaged_metadata(damaged):
     with sqlite3.connect(damaged / "catalogue.sqlite3", isolation_level=None) as connection:
         connection.executescript("DELETE FROM filter_keys; UPDATE documents SET metadata = '{' WHERE id = 'd7'")

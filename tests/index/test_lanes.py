@@ -128,6 +128,7 @@ def test_the_report_counts_what_was_compared(index, queries):
 
 def test_fewer_to_refine_are_sifted_from_fewer(index, queries, monkeypatch):
     """In proportion, up to the default depth."""
+    assert lanes.SIFT_DEPTH == DEPTH_LEAST
     monkeypatch.setattr(lanes, "SIFT_LEAST", 200)
     monkeypatch.setattr(lanes, "SIFT_COMPARISONS", 200)
 

@@ -127,6 +127,18 @@ def test_views_are_made_when_they_are_asked_for_and_once(model: FastLaneModel, m
     assert made == [1]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_views_are_made_wherever_the_model_has_moved() -> None:
+    """Computed where the router is, and given where the query is."""
+    model = FastLaneModel.from_pretrained(device="cuda", dtype="float32")
+    query, other = (model.encode_routed(QUESTIONS[:1])[0] for _ in range(2))
+    expected = other.views
+    model.encoder.cpu()
+    assert query.views.device == query.embeddings.device == expected.device
+    torch.testing.assert_close(query.views, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_a_query_is_pickled_with_its_views_and_without_the_model(model: FastLaneModel) -> None:
     """For other processes, by numbers alone."""
     (query,) = model.encode_routed(QUESTIONS[:1])

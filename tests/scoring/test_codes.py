@@ -115,6 +115,18 @@ def test_a_centroid_that_does_not_exist_makes_its_document_nan(bits, draw_codes)
     assert token_maxima(torch.rand(3, 8), codes, offsets)[0].isnan().all(1).tolist() == [False, True]
 
 
+def test_a_centroid_that_does_not_exist_is_seen_behind_others_that_do(bits, draw_codes):
+    """In the last of several tiles, which is not full."""
+    codes = draw_codes(40, 8, bits)
+    codes.centroid_ids[38] = 37
+    offsets = torch.tensor([0, 20, 39, 40])
+    assert maxsim(torch.rand(3, 8), codes, document_offsets=offsets)[0].isnan().tolist() == [False, True, False]
+    values, rows = token_maxima(torch.rand(3, 8), codes, offsets)
+    assert values.isnan().all(1).tolist() == [False, True, False]
+    assert (rows[0] < 20).all()
+    assert (rows[2] == 39).all()
+
+
 def test_nan_queries_score_nan(bits, draw_codes):
     query = torch.rand(2, 3, 8)
     query[1, 2, 3] = torch.nan
