@@ -344,7 +344,7 @@ def peers(results: Path) -> str:
             mine = [row for row in rows if row["engine"] == name]
             row = min((r for r in mine if r[METRIC] >= _KEEPS * exact), key=lambda r: r["p50_ms"], default=None)
             reached = row is not None
-            row = row or max(mine, key=lambda r: r[METRIC])
+            row = row or max(mine, key=lambda r: (r[METRIC], -r["p50_ms"]))
             shown.append(_setting(row, facts, "" if reached else " (its best)"))
             if facts["role"] == "ours" and row["knobs"]:
                 shown += [_setting(other, facts) for other in mine if not other["knobs"]]
