@@ -318,7 +318,7 @@ class _Plan:
             return sorted(hits, key=lambda hit: (-hit.score, hit.id))
         ids = self.view.reader.ids_at(places)
         order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[: self.k]
-        documents = self.view.reader.at([places[i] for i in order])
+        documents = self.view.reader.at(places[i] for i in order)
         return [_hit(document, float(scores[i])) for i, document in zip(order, documents, strict=True)]
 
     def _result(

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from sqlite3 import Connection
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,26 +137,16 @@ class Reader:
 
     def ids_at(self, places: Iterable[Place]) -> list[str]:
         """The id of the document at each place."""
-        query = "SELECT id FROM documents WHERE segment = ? AND row = ?"
-        return [self._one(query, place)[0] for place in places]
+        return [id_ for (id_,) in self._at("id", places)]
 
-    def at(self, places: Sequence[Place]) -> list[Document]:
+    def at(self, places: Iterable[Place]) -> list[Document]:
         """The document at each place."""
-        found: dict[Place, Document] = {}
-        for chunk in _chunks(places, _CHUNK // 2):
-            values = ",".join(["(?, ?)"] * len(chunk))
-            query = (
-                "SELECT d.segment, d.row, id, metadata, text, checksum "
-                f"FROM (VALUES {values}) AS p CROSS JOIN documents AS d "
-                "ON d.segment = p.column1 AND d.row = p.column2"
-            )
-            for segment, row, *rest in self.connection.execute(query, [*chain.from_iterable(chunk)]):
-                found[segment, row] = self._document(*rest)
-        return [found.get(place) or self._missing(place) for place in places]
+        return [self._document(*row) for row in self._at("id, metadata, text, checksum", places)]
 
     def text_at(self, place: Place) -> str:
         """The text of the document at a place."""
-        return self._text(*self._one("SELECT row, text FROM documents WHERE segment = ? AND row = ?", place))[1]
+        [found] = self._at("row, text", [place])
+        return self._text(*found)[1]
 
     def texts(self, segment: int) -> dict[int, str]:
         """The text of each live row of a segment."""
@@ -209,12 +199,20 @@ class Reader:
         for chunk in _chunks(ids):
             yield from self.connection.execute(query.format(_marks(chunk)), chunk)
 
-    def _one(self, query: str, place: Place) -> Any:
-        return self.connection.execute(query, place).fetchone() or self._missing(place)
-
-    def _missing(self, place: Place) -> NoReturn:
-        segment, number = place
-        raise IndexFormatError(f"{self.where} is damaged: no document for row {number} of segment {segment}")
+    def _at(self, columns: str, places: Iterable[Place]) -> Iterator[list[Any]]:
+        """These columns of the document at each place."""
+        for chunk in _chunks(list(places), _CHUNK // 2):
+            values = ",".join(["(?, ?)"] * len(chunk))
+            query = (
+                f"SELECT d.segment, d.row, {columns} FROM (VALUES {values}) AS p CROSS JOIN documents AS d "
+                "ON d.segment = p.column1 AND d.row = p.column2"
+            )
+            rows = self.connection.execute(query, [*chain.from_iterable(chunk)])
+            found = {(segment, row): rest for segment, row, *rest in rows}
+            for segment, row in chunk:
+                if (segment, row) not in found:
+                    raise IndexFormatError(f"{self.where} is damaged: no document for row {row} of segment {segment}")
+                yield found[segment, row]
 
     def _text(self, row: int, text: Any) -> tuple[int, str]:
         if not isinstance(text, str):

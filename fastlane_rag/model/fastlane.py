@@ -276,17 +276,20 @@ class FastLaneModel:
             scores = row["routing_scores"][mask].float()
             if not torch.isfinite(scores).any():
                 scores = torch.zeros_like(scores)
-            tokens = self.encoder.tokenizer.convert_ids_to_tokens(row["input_ids"][mask].tolist())
+            ids = row["input_ids"][mask]
+            tokens = self.encoder.tokenizer.convert_ids_to_tokens(ids.tolist())
             embeddings = _unit(row["token_embeddings"][mask])
-            queries.append(RoutedQuery(embeddings, scores, tokens, self._context(row, mask, embeddings)))
+            queries.append(RoutedQuery(embeddings, scores, tokens, self._context(row, mask, ids, embeddings)))
         return queries
 
-    def _context(self, row: dict[str, Any], mask: Tensor, embeddings: Tensor) -> Callable[[], Tensor] | None:
+    def _context(
+        self, row: dict[str, Any], mask: Tensor, ids: Tensor, embeddings: Tensor
+    ) -> Callable[[], Tensor] | None:
         """Makes the contextual views of one query's scored tokens, once; None for a router without a context."""
         if "routing_pooled" not in row:
             return None
         router = self.encoder.query_router  # alone: a query keeps no transformer
-        kept = {name: row[name][mask][None] for name in ("routing_attended", "input_ids")}
+        kept = {"routing_attended": row["routing_attended"][mask][None], "input_ids": ids[None]}
         kept["routing_pooled"] = row["routing_pooled"][None].clone()  # a slice would keep its whole batch
 
         @cache

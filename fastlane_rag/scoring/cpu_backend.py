@@ -189,7 +189,7 @@ def _threads(rows: int, multiply_adds: int) -> int:
 
 def _shares(rows: int, multiply_adds: int) -> list[int]:
     """Bounds of about equal numbers of rows, one range for each thread worth using."""
-    threads = max(1, min(rows, _threads(rows, multiply_adds)))
+    threads = min(rows, _threads(rows, multiply_adds))
     return [rows * n // threads for n in range(threads + 1)]
 
 

@@ -264,9 +264,8 @@ def score_near(
             owned[:, i] = owned[:, total - 1]
         best[:] = floors
         for i in range(0, total, TILE_ROWS):
-            _look_up(
-                rows, i, ids, scales, chosen, factors
-            )  # near rows have centroids that exist: others are not marked
+            # Near rows have centroids that exist: others are not marked.
+            _look_up(rows, i, ids, scales, chosen, factors)
             _unpack_rows(
                 residuals.ctypes.data, residuals.shape[1], rows.ctypes.data + 8 * i, bits, planes, dim,
                 levels.ctypes.data, levels.shape[1],

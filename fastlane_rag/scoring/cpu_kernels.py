@@ -123,6 +123,7 @@ def multiply(
     """
     tiles, dim, width = query_tiles.shape
     row_bytes = dim * 4
+    tile_bytes = row_bytes * TILE_ROWS
     for t in range(tiles):
         query, add = query_tiles[t].ctypes.data, more[t].ctypes.data
         source, target = rows.ctypes.data, products[t].ctypes.data
@@ -134,7 +135,7 @@ def multiply(
         for r in range(first, last, TILE_ROWS):
             start = min(r, last - TILE_ROWS)  # the last tile writes some rows again
             address, to = source + start * row_bytes, target + start * width * 4
-            tile_products(granules, address, row_bytes, query, dim, to, add, 0, address + TILE_ROWS * row_bytes, 32)
+            tile_products(granules, address, row_bytes, query, dim, to, add, 0, address + tile_bytes, 4 * TILE_ROWS)
 
 
 @compiled

@@ -46,6 +46,7 @@ def test_views_equal_a_reference_in_double_precision() -> None:
     features = routed(router, states, mask, ids)
     with torch.inference_mode():
         views = router.views(embeddings, features)[0]
+        found, _ = router.context(features["routing_attended"], features["routing_pooled"], mask, router.prior[ids])
 
     double = copy.deepcopy(router).double()
     c, gelu = double.context, torch.nn.functional.gelu
@@ -62,17 +63,30 @@ def test_views_equal_a_reference_in_double_precision() -> None:
             own = c.token_out.weight @ gelu(c.token_in.weight @ attended[token] + c.token_in.bias)
             view = embeddings[0, token].double() + share * mean / mean.norm() + share * shift + own
             torch.testing.assert_close(views[token].double(), view / view.norm(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0].double(), weights, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(views.norm(dim=1), torch.ones(7))
 
 
 def test_padding_leaks_into_no_view() -> None:
-    """Rows of whatever values behind the mask change no view."""
+    """Rows of whatever values behind the mask change neither weights nor shifts, and no view."""
     router = drawn_router(context_dim=16, context_rank=6)
     states, ids = torch.randn(1, 5, 24), torch.randint(0, 30, (1, 5))
     alone = routed(router, states, torch.ones(1, 5, dtype=torch.bool), ids)
     mask = torch.tensor([[True] * 5 + [False] * 4])
     padded = torch.cat([states, 50 * torch.randn(1, 4, 24)], 1)
-    beside = routed(router, padded, mask, torch.cat([ids, torch.randint(0, 30, (1, 4))], 1))
+    more = torch.cat([ids, torch.randint(0, 30, (1, 4))], 1)
+    beside = routed(router, padded, mask, more)
+
+    def context(features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        prior = router.prior[features["input_ids"]]
+        known = features["routing_attended"], features["routing_pooled"], features["attention_mask"], prior
+        with torch.inference_mode():
+            return router.context(*known)
+
+    (weights, shifts), (own_weights, own_shifts) = context(beside), context(alone)
+    torch.testing.assert_close(weights[:, :5], own_weights)
+    torch.testing.assert_close(shifts[:, :5], own_shifts)
+    assert not weights[:, 5:].any()
     embeddings = torch.nn.functional.normalize(torch.randn(1, 9, 16), dim=-1)
     with torch.inference_mode():
         views = router.views(embeddings, beside)[:, :5]
