@@ -1,7 +1,8 @@
 """Which codec a new segment gets, and training it.
 
 Documents are first stored in half precision, exact and at once. Once there are enough tokens to train a codec on,
-`tidy` writes them again in code; from then on every segment that is merged is written in the newest codec.
+`tidy` writes them again in code. An index that has grown gets a codec with more centroids, and `tidy` brings every
+segment into it: one codec is searched in half the time of two.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from fastlane_rag.index.codec import Codec, HalfCodec
 from fastlane_rag.index.rows import PENDING, Reader
-from fastlane_rag.index.segment import Segment
 from fastlane_rag.index.snapshot import Part, Snapshot
 from fastlane_rag.index.storage import Storage
 
@@ -32,16 +32,22 @@ class CodecPlan:
     Attributes:
         codec: the codec; None for one that is yet to be trained.
         bits: of the codec to train.
+        newest: the codec before that one, if there is any.
     """
 
     codec: Codec | None
-    bits: int
+    bits: int = 0
+    newest: Codec | None = None
 
 
 def to_recode(storage: Storage, reader: Reader, snapshot: Snapshot) -> list[int]:
-    """The segments in half precision that are to be written in code now."""
-    plain = [part for part in snapshot.parts if part.segment != PENDING and _plain(part)]
-    return [part.segment for part in plain] if choose(storage, reader, snapshot, plain).codec is not _HALF else []
+    """The segments to write in code now: all that are in half precision, or one of an older codec."""
+    parts = [part for part in snapshot.parts if part.segment != PENDING]
+    plain = [part for part in parts if part.codec == HalfCodec.name]
+    if choose(storage, reader, snapshot, plain).codec is not _HALF:
+        return [part.segment for part in plain]
+    current = {HalfCodec.name, *list(reader.codecs())[-1:]}
+    return [part.segment for part in parts if part.codec not in current][:1]
 
 
 def choose(
@@ -50,31 +56,32 @@ def choose(
     """What the live rows of these parts, merged, are to be written in."""
     bits = storage.bits
     if bits is None or not parts:
-        return CodecPlan(_HALF, 0)
+        return CodecPlan(_HALF)
     codecs = reader.codecs()
     if not codecs:
         enough = sum(part.live_tokens for part in parts) >= TRAIN_TOKENS
-        return CodecPlan(None, bits) if enough else CodecPlan(_HALF, 0)
-    newest, tokens = list(codecs.items())[-1]
+        return CodecPlan(None, bits) if enough else CodecPlan(_HALF)
+    name, tokens = list(codecs.items())[-1]
+    newest = storage.codec(reader, name)
     if retrain or snapshot.tokens > GROWTH * tokens:
-        return CodecPlan(None, bits)
-    return CodecPlan(storage.codec(reader, newest), bits)
+        return CodecPlan(None, bits, newest)
+    return CodecPlan(newest)
 
 
-def train(snapshot: Snapshot, bits: int) -> Codec:
-    """A codec trained on a sample of all live rows; the same rows give the same codec."""
+def train(snapshot: Snapshot, bits: int, newest: Codec | None) -> Codec:
+    """A codec trained on a sample of all live rows, those in the newest codec included.
+
+    The same rows give the same codec.
+    """
     from fastlane_rag.index.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
     sample = _sample(snapshot, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
-    return ResidualCodec.train(sample, bits, centroids=centroids)
+    like = newest if isinstance(newest, ResidualCodec) else None
+    return ResidualCodec.train(sample, bits, centroids=centroids, like=like)
 
 
 _HALF = HalfCodec()
-
-
-def _plain(part: Part) -> bool:
-    return isinstance(part.source, Segment) and part.source.codec.lists == 0
 
 
 def _sample(snapshot: Snapshot, count: int) -> NDArray[np.float32]:

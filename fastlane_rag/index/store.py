@@ -87,8 +87,9 @@ class DirectoryStore:
         found = path.stat().st_size
         if found != size:
             raise IndexFormatError(f"{path} is damaged: it has {found} bytes instead of {size}")
-        # Copy-on-write gives arrays that torch takes without a warning; nothing ever writes to them.
-        return np.memmap(path, np.uint8, mode="c")
+        # Copy-on-write gives arrays that torch takes without a warning; nothing ever writes to them. As a plain array,
+        # for parts of a memmap take five times as long to cut.
+        return np.asarray(np.memmap(path, np.uint8, mode="c"))
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; on Windows, one that is still mapped stays until a later sweep."""

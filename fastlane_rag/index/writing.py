@@ -165,7 +165,7 @@ def _merge(storage: Storage, segments: list[int], *, retrain: bool = False) -> N
         lexicons = {segment: lexicon_of(view.reader, part) for segment, part in parts.items()}
     if placed:
         check_rows(parts.values())
-        codec = plan.codec or train(snapshot, plan.bits)
+        codec = plan.codec or train(snapshot, plan.bits, plan.newest)
         with new_segment(storage, codec) as writer:
             copy_rows(placed, parts, writer)
             info = writer.finish(merged_lexicon(lexicons, parts, placed))

@@ -95,7 +95,8 @@ class CodedQuery:
         """The first row of each document, and how many it has."""
         if documents.codebook is not self._codebook:
             raise ValueError("the documents' codebook is not the one that the query was made ready for")
-        starts, ends = offsets[selection], offsets[selection + 1]
-        if (len(starts) and not 0 <= starts.min() <= ends.max() <= len(documents)) or (starts > ends).any():
+        starts = offsets[selection]
+        lengths = offsets[selection + 1] - starts
+        if len(starts) and (starts.min() < 0 or lengths.min() < 0 or (starts + lengths).max() > len(documents)):
             raise ValueError(f"the offsets of the documents do not divide their {len(documents)} rows")
-        return starts, ends - starts
+        return starts, lengths

@@ -38,6 +38,9 @@ def run_ranges(work: Callable[[int, int], None], bounds: list[int]) -> None:
 
     Everything has finished when this returns; an error in any range is raised.
     """
+    if len(bounds) == 2:
+        work(*bounds)
+        return
     inference = torch.is_inference_mode_enabled()  # of this thread: a tensor made in it is written only by others in it
 
     def beside(first: int, last: int) -> None:

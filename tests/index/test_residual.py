@@ -133,6 +133,36 @@ def test_bad_rows_are_refused(codec):
         ResidualCodec.train(draw(9), 3)
 
 
+def loss(rows, decoded):
+    return np.square(decoded - rows).sum(1).mean()
+
+
+def through(codec, rows):
+    return codec.decode(codec.encode(rows))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rows_in_code_are_recoded_without_being_rounded_again(bits):
+    """With more centroids and the steps of the codec they are in they lose what lies beyond the levels, no more."""
+    rows, sample = draw(600, seed=1), draw(6000)
+    few = ResidualCodec.train(sample, bits, centroids=40)
+    coded = through(few, rows)
+    recoded, rounded = (
+        through(ResidualCodec.train(through(few, sample), bits, centroids=64, like=like), coded) for like in (few, None)
+    )
+    once = loss(rows, coded)
+    assert loss(rows, recoded) - once < 0.2 * (loss(rows, rounded) - once)
+
+
+def test_steps_that_no_longer_fit_are_not_kept():
+    """An index may begin with texts that are all the same, and go on with others."""
+    same = np.repeat(draw(1), 400, axis=0)
+    first = ResidualCodec.train(same, 4, centroids=4)
+    later = ResidualCodec.train(draw(3000), 4, like=first)
+    rows = draw(500, seed=1)
+    assert loss(rows, through(later, rows)) < 0.006
+
+
 def test_tiny_and_flat_samples_still_make_a_codec():
     """One row, and rows that are all the same: no residual is left to measure."""
     rows = np.repeat(draw(1), 5, axis=0)

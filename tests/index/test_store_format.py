@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from stopped import before_recoding
 from word_model import DIM, WordModel, embed
 
 from fastlane_rag import FastLaneIndex
@@ -217,6 +218,7 @@ def test_an_index_in_code_is_read_by_the_page_alone(path, passages, monkeypatch,
     texts = [passage["text"] for passage in passages[:120]]
     with FastLaneIndex.create(path, model=WordModel(), codec=f"residual{bits}") as index:
         index.add(texts[:20])
+        before_recoding(monkeypatch)
         index.add(texts[20:90])
         monkeypatch.setattr(writing, "tidy", lambda _: None)
         index.add(texts[90:119])
