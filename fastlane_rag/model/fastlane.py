@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -272,25 +273,25 @@ class FastLaneModel:
         """Queries with embeddings, router scores and token strings, from one forward pass."""
         queries = []
         for row in self._encode(texts, "query", batch_size, show_progress):
-            mask = _scored(row)
-            scores = row["routing_scores"][mask].float()
-            if not torch.isfinite(scores).any():
+            scored = _scored(row)
+            scores = _copied(row["routing_scores"], scored).float()
+            if not math.isfinite(float(scores.max())):
                 scores = torch.zeros_like(scores)
-            ids = row["input_ids"][mask]
+            ids = _copied(row["input_ids"], scored)
             tokens = self.encoder.tokenizer.convert_ids_to_tokens(ids.tolist())
-            embeddings = _unit(row["token_embeddings"][mask])
-            queries.append(RoutedQuery(embeddings, scores, tokens, self._context(row, mask, ids, embeddings)))
+            embeddings = _unit(row["token_embeddings"][scored])
+            queries.append(RoutedQuery(embeddings, scores, tokens, self._context(row, scored, ids, embeddings)))
         return queries
 
     def _context(
-        self, row: dict[str, Any], mask: Tensor, ids: Tensor, embeddings: Tensor
+        self, row: dict[str, Any], scored: Tensor | slice, ids: Tensor, embeddings: Tensor
     ) -> Callable[[], Tensor] | None:
         """Makes the contextual views of one query's scored tokens, once; None for a router without a context."""
         if "routing_pooled" not in row:
             return None
         router = self.encoder.query_router  # alone: a query keeps no transformer
-        kept = {"routing_attended": row["routing_attended"][mask][None], "input_ids": ids[None]}
-        kept["routing_pooled"] = row["routing_pooled"][None].clone()  # a slice would keep its whole batch
+        kept = {"routing_attended": _copied(row["routing_attended"], scored)[None], "input_ids": ids[None]}
+        kept["routing_pooled"] = row["routing_pooled"][None].clone()
 
         @cache
         @torch.inference_mode()
@@ -403,17 +404,25 @@ def _checked(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def _scored(row: dict[str, Any]) -> Tensor:
+def _scored(row: dict[str, Any]) -> Tensor | slice:
+    """Which tokens of a text are scored; all of them as a slice, which takes no work to apply."""
     mask: Tensor = row["attention_mask"].bool()
+    if mask.all():
+        return slice(None)
     if not mask.any():
         mask = mask.clone()
         mask[0] = True
     return mask
 
 
+def _copied(tensor: Tensor, scored: Tensor | slice) -> Tensor:
+    """The scored tokens' part; a copy, so that it does not keep its whole batch in memory."""
+    return tensor[scored].clone() if isinstance(scored, slice) else tensor[scored]
+
+
 def _unit(embeddings: Tensor) -> Tensor:
-    """Float32 and L2-normalised; a copy, so that a slice does not keep its whole batch in memory."""
-    return torch.nn.functional.normalize(embeddings.float(), dim=-1).clone()
+    """Float32 and L2-normalised; a copy."""
+    return torch.nn.functional.normalize(embeddings.float(), dim=-1)
 
 
 def _token_spans(tokenizer: Any, prompt: str, text: str, tokens: list[str]) -> list[tuple[int, int]]:
