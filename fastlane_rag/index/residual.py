@@ -166,7 +166,8 @@ class ResidualCodec:
 
         self._check_dim(tokens.shape[1])
         rows = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.float32))
-        if not bool(rows.isfinite().all()):
+        # The sum first: it takes a tenth of the time, and is finite where all rows are, but for huge numbers.
+        if not math.isfinite(float(rows.sum())) and not bool(rows.isfinite().all()):
             bad = int((~rows.isfinite().all(1)).sum())
             raise ValueError(f"{bad} of {len(rows)} token embeddings hold NaN or infinity")
         book = self.codebook
@@ -287,9 +288,11 @@ def _nearest(rows: torch.Tensor, centroids: Rows) -> torch.Tensor:
 
     def find(first: int, last: int) -> None:
         for start in range(first, last, _BLOCK):
-            block = rows[start : min(start + _BLOCK, last)]
-            query = torch.cat([block, torch.ones(len(block), 1)], dim=1)
-            nearest[start : start + len(block)] = token_maxima(query, centroids, one)[1][0]
+            block = slice(start, min(start + _BLOCK, last))
+            # By numpy: torch would share this out, and wait for a thread that the other ranges keep busy.
+            query = np.ones((block.stop - start, rows.shape[1] + 1), np.float32)
+            query[:, :-1] = rows[block].numpy()
+            nearest[block] = token_maxima(torch.from_numpy(query), centroids, one)[1][0]
 
     blocks = -(-len(rows) // _BLOCK)
     threads = min(get_threads(), blocks)
