@@ -167,8 +167,7 @@ class ResidualCodec:
         self._check_dim(tokens.shape[1])
         rows = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.float32))
         # The sum first: it takes a tenth of the time, and is finite where all rows are, but for huge numbers.
-        if not math.isfinite(float(rows.sum())) and not bool(rows.isfinite().all()):
-            bad = int((~rows.isfinite().all(1)).sum())
+        if not math.isfinite(float(rows.sum())) and (bad := int((~rows.isfinite().all(1)).sum())):
             raise ValueError(f"{bad} of {len(rows)} token embeddings hold NaN or infinity")
         book = self.codebook
         ids = _nearest(rows, self._lookup)
