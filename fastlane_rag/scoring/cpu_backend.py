@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,30 +13,35 @@ from numpy.typing import NDArray
 from fastlane_rag.scoring.codes import Codebook, Codes
 from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.numba_found import has_numba
-from fastlane_rag.scoring.threads import get_threads, run_ranges
+from fastlane_rag.scoring.threads import get_threads
 from fastlane_rag.scoring.torch_backend import bag, query_blocks
 
 __all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxima"]
 
-# Fewer multiply-adds than this, a third of a millisecond in code and a whole one in floats, are not worth another
-# thread: handing over takes a tenth, and after a query was encoded torch's threads spin for a while where it would run.
-_WORTH_A_THREAD = 32_000_000
+_WORTH_A_THREAD = 8_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
+_RANGES = 4  # that each thread takes one after the other, for one that is woken begins late
 _FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 _TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
 
 
-Modules = tuple[ModuleType, ModuleType, ModuleType]
+class _Modules(NamedTuple):
+    """The tile geometry, the kernels for rows and those for codes, and the threads they run in."""
+
+    geometry: ModuleType
+    kernels: ModuleType
+    code_kernels: ModuleType
+    team: ModuleType
 
 
 @cache
-def _modules() -> Modules | None:
-    """The tile geometry, the kernels for rows and those for codes; None where they cannot run."""
+def _modules() -> _Modules | None:
+    """What needs numba; None where it cannot run."""
     if not has_numba():
         return None
-    from fastlane_rag.scoring import cpu_code_kernels, cpu_ir, cpu_kernels
+    from fastlane_rag.scoring import cpu_code_kernels, cpu_ir, cpu_kernels, cpu_team
 
-    return (cpu_ir, cpu_kernels, cpu_code_kernels) if cpu_ir.can_widen_halfs() else None
+    return _Modules(cpu_ir, cpu_kernels, cpu_code_kernels, cpu_team) if cpu_ir.can_widen_halfs() else None
 
 
 def supports(queries: torch.Tensor, documents: Rows) -> bool:
@@ -45,7 +51,7 @@ def supports(queries: torch.Tensor, documents: Rows) -> bool:
     modules = _modules()
     if modules is None:
         return False
-    return bool(modules[0].has_byte_dot()) if isinstance(documents, Codes) else documents.dtype in _DTYPES
+    return bool(modules.geometry.has_byte_dot()) if isinstance(documents, Codes) else documents.dtype in _DTYPES
 
 
 def scores(
@@ -106,30 +112,31 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     modules = _modules()
     if len(documents) == 0 or modules is None:
         return
-    geometry, kernels, code_kernels = modules
+    geometry, kernels, code_kernels, team = modules
     match = len(outputs) == 5
     rows, place = documents.rows, (documents.starts.numpy(), documents.lengths.numpy())
     granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        fixed = granules, *_arrays(rows), *place, *_in_bytes(granules, tiles, rows.codebook, kernels)[:3], *outputs
+        fixed = granules, *_arrays(rows), *place, *_in_bytes(granules, tiles, rows.codebook, modules)[:3], *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
         fixed = granules, rows.data_ptr(), _DTYPES.index(rows.dtype), *place, tiles, *outputs
-    run_ranges(lambda first, last: kernel(first, last, *fixed), _split(place[1], query.size))
+    team.run(kernel, *_split(place[1], query.size), fixed)
 
 
 class CodedQuery:
     """What `fastlane_rag.scoring.coded.CodedQuery` keeps of a query for the compiled kernels."""
 
-    def __init__(self, query: torch.Tensor, book: Codebook, modules: Modules) -> None:
-        geometry, kernels, self._kernels = modules
+    def __init__(self, query: torch.Tensor, book: Codebook, modules: _Modules) -> None:
+        self._kernels, self._team = modules.code_kernels, modules.team
+        geometry = modules.geometry
         self._granules, tiles = _tiles(_float32(query), geometry.GRANULE, geometry.MAX_GRANULES)
         self._size = query.numel()
         self._offsets = np.array([0, len(query)])
         self._weights = np.ones(len(query), np.float32)
-        in_bytes, tables, units, self._middle = _in_bytes(self._granules, tiles, book, kernels)
+        in_bytes, tables, units, self._middle = _in_bytes(self._granules, tiles, book, modules)
         self._prepared = in_bytes, tables, units
         self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
@@ -139,8 +146,7 @@ class CodedQuery:
         if len(starts):
             outputs = self._offsets, self._weights, result
             fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
-            kernel = self._kernels.score_codes
-            run_ranges(lambda first, last: kernel(first, last, *fixed), _split(lengths, self._size))
+            self._team.run(self._kernels.score_codes, *_split(lengths, self._size), fixed)
         return result.reshape(-1)
 
     def near_scores(
@@ -165,16 +171,17 @@ class CodedQuery:
             floors[tokens] = least + self._middle.ravel()[tokens]
             outputs = self._offsets, weights, marks, floors.reshape(self._middle.shape), result, met
             fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
-            kernel = self._kernels.score_near
-            run_ranges(lambda first, last: kernel(first, last, *fixed), _split(lengths, self._size // _FEW_NEAR))
+            self._team.run(self._kernels.score_near, *_split(lengths, self._size // _FEW_NEAR), fixed)
         return result.reshape(-1), int(met.sum())
 
 
 def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:
     """The query made ready for documents of this codebook; None where the kernels for codes cannot run."""
     modules = _modules()
+    if modules is None or not modules.geometry.has_byte_dot():
+        return None
     fits = query.dtype in _DTYPES and query.device.type == "cpu" and book.dim > 0
-    return CodedQuery(query, book, modules) if fits and modules is not None and modules[0].has_byte_dot() else None
+    return CodedQuery(query, book, modules) if fits else None
 
 
 def _arrays(codes: Codes) -> tuple[object, ...]:
@@ -187,21 +194,23 @@ def _threads(rows: int, multiply_adds: int) -> int:
     return max(1, min(get_threads(), rows * multiply_adds // _WORTH_A_THREAD))
 
 
-def _shares(rows: int, multiply_adds: int) -> list[int]:
-    """Bounds of about equal numbers of rows, one range for each thread worth using."""
-    threads = min(rows, _threads(rows, multiply_adds))
-    return [rows * n // threads for n in range(threads + 1)]
+def _shares(rows: int, multiply_adds: int) -> tuple[list[int], int]:
+    """Bounds of ranges with about equal numbers of rows, and how many threads are worth sharing them."""
+    threads = _threads(rows, multiply_adds)
+    ranges = min(rows, threads * _RANGES) if threads > 1 else 1
+    return [rows * n // ranges for n in range(ranges + 1)], threads
 
 
-def _split(lengths: NDArray[np.int64], multiply_adds: int) -> list[int]:
-    """Bounds of document ranges with about equal numbers of rows, one range for each thread worth using."""
+def _split(lengths: NDArray[np.int64], multiply_adds: int) -> tuple[list[int], int]:
+    """Bounds of document ranges with about equal numbers of rows, and how many threads are worth sharing them."""
     ends = np.cumsum(lengths)
     threads = min(len(lengths), _threads(int(ends[-1]), multiply_adds))
     if threads == 1:
-        return [0, len(lengths)]
-    inner = np.searchsorted(ends, ends[-1] * np.arange(1, threads) / threads)
+        return [0, len(lengths)], 1
+    ranges = threads * _RANGES
+    inner = np.searchsorted(ends, ends[-1] * np.arange(1, ranges) / ranges)
     bounds: list[int] = np.unique([0, *inner, len(lengths)]).tolist()
-    return bounds
+    return bounds, threads
 
 
 def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[int, ...], NDArray[np.float32]]:
@@ -218,7 +227,7 @@ def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[i
 
 
 def _in_bytes(
-    granules: tuple[int, ...], tiles: NDArray[np.float32], book: Codebook, kernels: ModuleType
+    granules: tuple[int, ...], tiles: NDArray[np.float32], book: Codebook, modules: _Modules
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C).
 
@@ -238,7 +247,7 @@ def _in_bytes(
     centroids = _float32(book.centroids)
     tables = np.empty((count, len(centroids), width), np.float32)
     fixed = granules, centroids, tiles, -middle, tables
-    run_ranges(lambda first, last: kernels.multiply(first, last, *fixed), _shares(len(centroids), tiles.size))
+    modules.team.run(modules.kernels.multiply, *_shares(len(centroids), tiles.size), fixed)
     in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
     return np.ascontiguousarray(in_words), tables, units, middle
 
