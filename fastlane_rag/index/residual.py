@@ -320,10 +320,9 @@ def _in_bytes(rows: torch.Tensor) -> Codes:
     import torch
 
     from fastlane_rag.scoring import Codebook, Codes
+    from fastlane_rag.scoring.codes import to_bytes
 
-    least, most = rows.min(0).values, rows.max(0).values
-    steps = ((most - least) / 255).clamp(min=1e-9)
-    levels = ((rows - least) / steps).round_().clamp_(0, 255).to(torch.uint8)
-    book = Codebook(((least + most) / 2)[None].contiguous(), steps, 8)
+    levels, center, steps = to_bytes(rows)
+    book = Codebook(center[None].contiguous(), steps, 8)
     scales = torch.full((len(rows),), 128, dtype=torch.uint8)
     return Codes(book, torch.zeros(len(rows), dtype=torch.int16).view(torch.uint16), scales, levels)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Codebook", "Codes", "pack_levels", "packed_width", "unpack_levels"]
+__all__ = ["Codebook", "Codes", "pack_levels", "packed_width", "to_bytes", "unpack_levels"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,17 @@ class Codebook:
     def width(self) -> int:
         """Bytes of a row's levels."""
         return packed_width(self.dim, self.bits)
+
+    @cached_property
+    def in_bytes(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+        """The centroids rounded by `to_bytes`, in rows that zeros fill up to words of four; for kernels on the CPU.
+
+        A query meets them in a quarter of the memory, four numbers an instruction.
+        """
+        levels, center, steps = to_bytes(self.centroids.cpu())
+        padded = np.zeros((len(levels), -(-self.dim // 4) * 4), np.uint8)
+        padded[:, : self.dim] = levels.numpy()
+        return padded, center.numpy(), steps.numpy()
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,21 @@ class Codes:
         levels = unpack_levels(self.residuals[rows], book.bits, book.dim)
         scales = ((self.scales[rows].float() + 128) / 256).masked_fill(ids >= len(book.base), torch.nan)
         return scales[:, None] * (book.base[ids.clamp(max=len(book.base) - 1)] + book.steps * levels)
+
+
+def to_bytes(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round rows to 256 levels a dimension, between its extremes: center + steps * (level - 127.5).
+
+    Args:
+        rows: (T, d) float32, finite.
+
+    Returns:
+        (T, d) uint8 levels, (d,) center and (d,) steps.
+    """
+    least, most = rows.min(0).values, rows.max(0).values
+    steps = ((most - least) / 255).clamp(min=1e-9)
+    levels = ((rows - least) / steps).round_().clamp_(0, 255).to(torch.uint8)
+    return levels, (least + most) / 2, steps
 
 
 def packed_width(dim: int, bits: int) -> int:

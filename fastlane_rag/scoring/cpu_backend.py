@@ -19,7 +19,7 @@ from fastlane_rag.scoring.torch_backend import bag, query_blocks
 __all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxima"]
 
 _WORTH_A_THREAD = 8_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
-_RANGES = 4  # that each thread takes one after the other, for one that is woken begins late
+_RANGES = 4  # a thread, which takes the next one when it is done: documents differ, and a thread may wake late
 _FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 _TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
@@ -32,6 +32,24 @@ class _Modules(NamedTuple):
     kernels: ModuleType
     code_kernels: ModuleType
     team: ModuleType
+
+
+class _InBytes(NamedTuple):
+    """A query as the code kernels take it.
+
+    Attributes:
+        granules: of a tile, C tokens.
+        numbers: (tiles, words, C, 4) int8: query times steps, in units of the token.
+        tables: (tiles, K, C): query times centroid, less query times steps times the middle level.
+        units: (tiles, C): what one step of a number is worth.
+        middle: (tiles, C): query times steps times the middle level.
+    """
+
+    granules: tuple[int, ...]
+    numbers: NDArray[np.int8]
+    tables: NDArray[np.float32]
+    units: NDArray[np.float32]
+    middle: NDArray[np.float32]
 
 
 @cache
@@ -115,15 +133,16 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     geometry, kernels, code_kernels, team = modules
     match = len(outputs) == 5
     rows, place = documents.rows, (documents.starts.numpy(), documents.lengths.numpy())
-    granules, tiles = _tiles(query, geometry.GRANULE, geometry.MAX_GRANULES)
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        fixed = granules, *_arrays(rows), *place, *_in_bytes(granules, tiles, rows.codebook, modules)[:3], *outputs
+        prepared = _in_bytes(query, rows.codebook, modules)
+        fixed = prepared.granules, *_arrays(rows), *place, *prepared[1:4], *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
+        granules, tiles = _tiles(query, geometry)
         fixed = granules, rows.data_ptr(), _DTYPES.index(rows.dtype), *place, tiles, *outputs
-    team.run(kernel, *_split(place[1], query.size), fixed)
+    team.run(kernel, *_shares(len(documents), int(place[1].sum()), query.size), fixed)
 
 
 class CodedQuery:
@@ -131,13 +150,11 @@ class CodedQuery:
 
     def __init__(self, query: torch.Tensor, book: Codebook, modules: _Modules) -> None:
         self._kernels, self._team = modules.code_kernels, modules.team
-        geometry = modules.geometry
-        self._granules, tiles = _tiles(_float32(query), geometry.GRANULE, geometry.MAX_GRANULES)
         self._size = query.numel()
         self._offsets = np.array([0, len(query)])
         self._weights = np.ones(len(query), np.float32)
-        in_bytes, tables, units, self._middle = _in_bytes(self._granules, tiles, book, modules)
-        self._prepared = in_bytes, tables, units
+        self._query = _in_bytes(_float32(query), book, modules)
+        tables = self._query.tables
         self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
     def scores(self, documents: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -145,8 +162,8 @@ class CodedQuery:
         result: NDArray[np.float32] = np.empty((1, len(starts)), np.float32)
         if len(starts):
             outputs = self._offsets, self._weights, result
-            fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
-            self._team.run(self._kernels.score_codes, *_split(lengths, self._size), fixed)
+            fixed = self._query.granules, *_arrays(documents), starts, lengths, *self._query[1:4], *outputs
+            self._team.run(self._kernels.score_codes, *_shares(len(lengths), int(lengths.sum()), self._size), fixed)
         return result.reshape(-1)
 
     def near_scores(
@@ -166,12 +183,13 @@ class CodedQuery:
             marks[: len(near)] = near
             weights = np.zeros_like(self._weights)
             weights[tokens] = 1
-            floors = np.zeros(self._middle.size, np.float32)
+            floors = np.zeros(self._query.middle.size, np.float32)
             # The tables, and so the least of them, are less by the middle level.
-            floors[tokens] = least + self._middle.ravel()[tokens]
-            outputs = self._offsets, weights, marks, floors.reshape(self._middle.shape), result, met
-            fixed = self._granules, *_arrays(documents), starts, lengths, *self._prepared, *outputs
-            self._team.run(self._kernels.score_near, *_split(lengths, self._size // _FEW_NEAR), fixed)
+            floors[tokens] = least + self._query.middle.ravel()[tokens]
+            outputs = self._offsets, weights, marks, floors.reshape(self._query.middle.shape), result, met
+            fixed = self._query.granules, *_arrays(documents), starts, lengths, *self._query[1:4], *outputs
+            shares = _shares(len(lengths), int(lengths.sum()), self._size // _FEW_NEAR)
+            self._team.run(self._kernels.score_near, *shares, fixed)
         return result.reshape(-1), int(met.sum())
 
 
@@ -189,67 +207,61 @@ def _arrays(codes: Codes) -> tuple[object, ...]:
     return *codes.arrays, codes.codebook.bits, codes.codebook.dim
 
 
-def _threads(rows: int, multiply_adds: int) -> int:
-    """How many threads are worth using for so many rows, of so many multiply-adds each."""
-    return max(1, min(get_threads(), rows * multiply_adds // _WORTH_A_THREAD))
+def _shares(count: int, rows: int, multiply_adds: int) -> tuple[list[int], int]:
+    """Ranges to share among the threads that are worth using, and how many these are.
+
+    Args:
+        count: of what is shared.
+        rows: of all of it.
+        multiply_adds: of a row.
+    """
+    threads = max(1, min(get_threads(), count, rows * multiply_adds // _WORTH_A_THREAD))
+    ranges = min(count, threads * _RANGES) if threads > 1 else 1
+    return [count * n // ranges for n in range(ranges + 1)], threads
 
 
-def _shares(rows: int, multiply_adds: int) -> tuple[list[int], int]:
-    """Bounds of ranges with about equal numbers of rows, and how many threads are worth sharing them."""
-    threads = _threads(rows, multiply_adds)
-    ranges = min(rows, threads * _RANGES) if threads > 1 else 1
-    return [rows * n // ranges for n in range(ranges + 1)], threads
+def _geometry(tokens: int, geometry: ModuleType) -> tuple[int, tuple[int, ...]]:
+    """How many equal tiles so many query tokens fill, and the granules of one."""
+    count = -(-tokens // (geometry.GRANULE * geometry.MAX_GRANULES))
+    granules = -(-tokens // (geometry.GRANULE * max(count, 1)))
+    return count, (0,) * max(granules, 1)
 
 
-def _split(lengths: NDArray[np.int64], multiply_adds: int) -> tuple[list[int], int]:
-    """Bounds of document ranges with about equal numbers of rows, and how many threads are worth sharing them."""
-    ends = np.cumsum(lengths)
-    threads = min(len(lengths), _threads(int(ends[-1]), multiply_adds))
-    if threads == 1:
-        return [0, len(lengths)], 1
-    ranges = threads * _RANGES
-    inner = np.searchsorted(ends, ends[-1] * np.arange(1, ranges) / ranges)
-    bounds: list[int] = np.unique([0, *inner, len(lengths)]).tolist()
-    return bounds, threads
-
-
-def _tiles(query: NDArray[np.float32], granule: int, most: int) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-    """Cut (Tq, dim) query tokens into equal tiles (tiles, dim, C), padded with zeros, and C in granules."""
-    tokens, dim = query.shape
-    count = -(-tokens // (granule * most))
-    granules = -(-tokens // (granule * max(count, 1)))
-    width = granules * granule
-    tiles = np.zeros((count, dim, width), np.float32)
+def _tiles(query: NDArray[np.float32], geometry: ModuleType) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+    """Cut (Tq, dim) query tokens into granules and tiles (tiles, dim, C), padded with zeros."""
+    count, granules = _geometry(len(query), geometry)
+    width = len(granules) * geometry.GRANULE
+    tiles = np.zeros((count, query.shape[1], width), np.float32)
     for t in range(count):
         part = query[t * width : (t + 1) * width]
         tiles[t, :, : len(part)] = part.T
-    return (0,) * max(granules, 1), tiles
+    return granules, tiles
 
 
-def _in_bytes(
-    granules: tuple[int, ...], tiles: NDArray[np.float32], book: Codebook, modules: _Modules
-) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Query tiles for the code kernels: bytes (tiles, words, C, 4), tables (tiles, K, C), units (tiles, C).
+def _in_bytes(query: NDArray[np.float32], book: Codebook, modules: _Modules) -> _InBytes:
+    """Round a query for the code kernels, and multiply it with the centroids."""
+    count, granules = _geometry(len(query), modules.geometry)
+    width = len(granules) * modules.geometry.GRANULE
 
-    And the products with the middle level (tiles, C), by which the tables are less.
-    """
-    count, dim, width = tiles.shape
-    scaled = tiles * book.steps.numpy()[:, None]
-    largest = np.abs(scaled).max(axis=1)
-    units = np.asarray(np.where(largest > 0, largest, 1) / 127, np.float32)
-    words = -(-dim // 4)
-    padded = np.zeros((count, words * 4, width), np.int8)
-    with np.errstate(invalid="ignore"):
-        np.rint(scaled / units[:, None], out=padded[:, :dim], casting="unsafe")
-    # Levels are counted from 0, not from their middle; what that adds is a constant of the query token. Taken
-    # from the rounded bytes it halves the error of rounding. A NaN in the query stays in the tables.
-    middle = np.float32((2**book.bits - 1) / 2) * units * padded.sum(axis=1, dtype=np.float32)
-    centroids = _float32(book.centroids)
+    def rounded(
+        numbers: int, center: NDArray[np.float32], steps: NDArray[np.float32], levels: int
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+        found = np.zeros((numbers, count, -(-book.dim // 4), width, 4), np.int8)
+        units, rest = np.zeros((numbers, count, width), np.float32), np.zeros((count, width), np.float32)
+        modules.code_kernels.to_bytes(query, center, steps, (levels - 1) / 2, found, units, rest)
+        return found, units, rest
+
+    [of_levels], [units], rest = rounded(1, np.zeros(book.dim, np.float32), book.steps.numpy(), 2**book.bits)
+    centroids, center, steps = book.in_bytes
+    # Two bytes: centroids come in steps as wide as many of a residual's.
+    *of_centroids, centroid_rest = rounded(2, center, steps, 256)
+    rows = len(centroids)
+    if rows < modules.geometry.TILE_ROWS:
+        centroids = np.resize(centroids, (modules.geometry.TILE_ROWS, centroids.shape[1]))
     tables = np.empty((count, len(centroids), width), np.float32)
-    fixed = granules, centroids, tiles, -middle, tables
-    modules.team.run(modules.kernels.multiply, *_shares(len(centroids), tiles.size), fixed)
-    in_words = padded.reshape(count, words, 4, width).transpose(0, 1, 3, 2)
-    return np.ascontiguousarray(in_words), tables, units, middle
+    fixed = granules, centroids, *of_centroids, centroid_rest + rest, tables
+    modules.team.run(modules.code_kernels.multiply, *_shares(len(centroids), len(centroids), query.size), fixed)
+    return _InBytes(granules, of_levels, np.ascontiguousarray(tables[:, :rows]), units, -rest)
 
 
 def _float32(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastlane_rag.scoring import cpu_code_tile
 from fastlane_rag.scoring.cpu_code_tile import (
     code_tile_each,
+    code_tile_products,
     expand_8,
     expand_16,
     expand_32,
@@ -22,9 +23,92 @@ from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
 
-__all__ = ["match_codes", "score_codes", "score_near"]
+__all__ = ["match_codes", "multiply", "score_codes", "score_near", "to_bytes"]
 
 _AHEAD = 16  # documents
+
+
+@compiled
+def to_bytes(
+    query: NDArray[np.float32],
+    center: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    middle: float,
+    numbers: NDArray[np.int8],
+    units: NDArray[np.float32],
+    rest: NDArray[np.float32],
+) -> None:
+    """Round query times steps to a few bytes a dimension. Then query . (center + steps * (levels - middle)) is
+
+        sum over p of units[p] * (numbers[p] . levels), + rest
+
+    Taking the middle from the rounded bytes halves the error of rounding. A NaN in the query stays in the rest.
+
+    Args:
+        query: (Tq, dim).
+        center: (dim,).
+        steps: (dim,).
+        middle: level.
+        numbers: (P, tiles, words, C, 4), zeros; written for the tokens there are, the highest byte first.
+        units: (P, tiles, C), zeros; written: what one step of a token's bytes is worth.
+        rest: (tiles, C), zeros; written.
+    """
+    width = numbers.shape[3]
+    scaled = np.empty(len(steps), np.float32)
+    for i in range(len(query)):
+        tile, column = i // width, i % width
+        largest, product = np.float32(0), np.float32(0)
+        for d in range(len(steps)):
+            scaled[d] = query[i, d] * steps[d]
+            largest = max(largest, abs(scaled[d]))
+            product += query[i, d] * center[d]
+        unit = (largest if largest > 0 else np.float32(1)) / np.float32(127)
+        for p in range(len(numbers)):
+            total = 0
+            for d in range(len(steps)):
+                number = int(np.rint(scaled[d] / unit))
+                numbers[p, tile, d // 4, column, d % 4] = number
+                scaled[d] -= np.float32(number) * unit
+                total += number
+            units[p, tile, column] = unit
+            product -= np.float32(middle) * unit * np.float32(total)
+            unit /= np.float32(254)  # what is left is half a unit at most
+        rest[tile, column] = product
+
+
+@compiled
+def multiply(
+    first: int,
+    last: int,
+    granules: tuple[int, ...],
+    levels: NDArray[np.uint8],
+    numbers: NDArray[np.int8],
+    units: NDArray[np.float32],
+    rest: NDArray[np.float32],
+    products: NDArray[np.float32],
+) -> None:
+    """Write the products of rows of bytes with query tokens.
+
+    Args:
+        first: number of the first row.
+        last: number after the last one.
+        granules: its length times GRANULE is C, the tokens of a query tile.
+        levels: (K, 4 * words), K at least TILE_ROWS.
+        numbers: (P, tiles, words, C, 4), as `to_bytes` gives them.
+        units: (P, tiles, C), as well.
+        rest: (tiles, C), added to all products of a token.
+        products: (tiles, K, C), written.
+    """
+    tiles, words, width = numbers.shape[1:4]
+    for t in range(tiles):
+        for r in range(first, last, TILE_ROWS):
+            start = max(0, min(r, last - TILE_ROWS))  # the last tile writes some rows again
+            rows, target = levels[start].ctypes.data, products[t, start].ctypes.data
+            more, more_step = rest[t].ctypes.data, 0
+            for p in range(len(numbers)):
+                query, unit = numbers[p, t].ctypes.data, units[p, t].ctypes.data
+                code_tile_products(granules, rows, words, 0, 0, query, more, unit, target, more_step, 0)
+                more, more_step = target, width * 4
 
 
 @njit(nogil=True)

@@ -37,6 +37,7 @@ __all__ = [
     "code_tile_argmax",
     "code_tile_each",
     "code_tile_max",
+    "code_tile_products",
     "expand_8",
     "expand_16",
     "expand_32",
@@ -46,9 +47,10 @@ __all__ = [
 ]
 
 
-Keep = Literal["maximum", "position", "each"]
+Keep = Literal["maximum", "position", "each", "products"]
 """What a tile keeps of its rows, which are of one document: the maximum, or also the row it comes from. In a tile of
-"each" the rows may be of several documents, and each has a maximum of its own to raise."""
+"each" the rows may be of several documents, and each has a maximum of its own to raise. A tile of "products" has rows
+without centroids and keeps what it makes of each."""
 
 
 def _make_tile(keep: Keep) -> Callable[..., None]:
@@ -75,13 +77,16 @@ def _make_tile(keep: Keep) -> Callable[..., None]:
             granules: a tuple; its length says how many times GRANULE query tokens the tile has.
             levels: (rows, 4 * words) uint8.
             words: groups of four dimensions.
-            ids: (rows,) uint16, inside the table.
-            scales: (rows,) float32.
+            ids: (rows,) uint16, inside the table; not read for products.
+            scales: (rows,) float32; not read for products.
             query: (words, tokens, 4) int8.
-            table: (K, tokens) float32: each token's product with each centroid, less that with the middle.
+            table: (K, tokens) float32: each token's product with each centroid, less that with the middle; for
+                products (tokens,) to add to those of the first row.
             units: (tokens,) float32: what one step of a query byte is worth.
-            best: (tokens,) float32; of a tile of "each": (rows,) int64, the address of each row's.
-            where: (tokens,) int32; row numbers, if the tile keeps the position.
+            best: (tokens,) float32; of a tile of "each": (rows,) int64, the address of each row's; of products: (rows,
+                tokens), written.
+            where: (tokens,) int32; row numbers, if the tile keeps the position. For products a number: how many bytes
+                after those of one row lies what is added to the next.
             number: of the first row.
         """
         if not isinstance(granules, types.UniTuple):
@@ -135,12 +140,18 @@ def _emit_tile(
                 loop.renew(total, dot)
 
     looked_up = []
-    for r in range(rows):
+    for r in range(rows if keep != "products" else 0):
         centroid = builder.zext(load(builder, ids, 2 * r, ir.IntType(16)), INT)
         looked_up.append(builder.add(table, builder.mul(centroid, INT(4 * tokens))))
     for v, at in enumerate(offsets):
         floats = ir.VectorType(FLOAT, widths[v])
         unit = load(builder, units, at, floats)
+        if keep == "products":
+            for r in range(rows):
+                more = load(builder, builder.add(table, builder.mul(where, INT(r))), at, floats)
+                value = multiply_add(builder, builder.sitofp(dots[r][v], floats), unit, more)
+                store(builder, value, best, 4 * tokens * r + at)
+            continue
         values = []
         for r in range(rows):
             sums_of_levels = builder.sitofp(dots[r][v], floats)
@@ -230,5 +241,5 @@ def _prefetch_line(typing: Any, address: Any) -> Any:
 
 
 prefetch_line: Callable[..., None] = _prefetch_line
-code_tile_max, code_tile_argmax, code_tile_each = (_make_tile(keep) for keep in get_args(Keep))
+code_tile_max, code_tile_argmax, code_tile_each, code_tile_products = (_make_tile(keep) for keep in get_args(Keep))
 expand_64, expand_32, expand_16, expand_8, expand_byte = (_make_expand(width) for width in (64, 32, 16, 8, 1))

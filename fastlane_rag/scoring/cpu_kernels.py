@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fastlane_rag.scoring import cpu_tile
 from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
-from fastlane_rag.scoring.cpu_tile import row_products, tile_products, widen
+from fastlane_rag.scoring.cpu_tile import widen
 
-__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "match_documents", "multiply", "score_documents", "sum_queries"]
+__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "match_documents", "score_documents", "sum_queries"]
 
 FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
 
@@ -98,44 +98,6 @@ def sum_queries(
         for i in range(query_offsets[q], query_offsets[q + 1]):
             total += best[i] * weights[i]
         scores[q, n] = total
-
-
-@compiled
-def multiply(
-    first: int,
-    last: int,
-    granules: tuple[int, ...],
-    rows: NDArray[np.float32],
-    query_tiles: NDArray[np.float32],
-    more: NDArray[np.float32],
-    products: NDArray[np.float32],
-) -> None:
-    """Write the dot products of rows and query tokens.
-
-    Args:
-        first: number of the first row.
-        last: number after the last one.
-        granules: its length times GRANULE is C, the tokens of a query tile.
-        rows: (K, dim), contiguous.
-        query_tiles: (tiles, dim, C).
-        more: (tiles, C), added to all products of a token.
-        products: (tiles, K, C), written.
-    """
-    tiles, dim, width = query_tiles.shape
-    row_bytes = dim * 4
-    tile_bytes = row_bytes * TILE_ROWS
-    for t in range(tiles):
-        query, add = query_tiles[t].ctypes.data, more[t].ctypes.data
-        source, target = rows.ctypes.data, products[t].ctypes.data
-        if last - first < TILE_ROWS:
-            for r in range(first, last):
-                address, to = source + r * row_bytes, target + r * width * 4
-                row_products(granules, address, row_bytes, query, dim, to, add, 0, address, 0)
-            continue
-        for r in range(first, last, TILE_ROWS):
-            start = min(r, last - TILE_ROWS)  # the last tile writes some rows again
-            address, to = source + start * row_bytes, target + start * width * 4
-            tile_products(granules, address, row_bytes, query, dim, to, add, 0, address + tile_bytes, 4 * TILE_ROWS)
 
 
 @compiled

@@ -76,8 +76,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@intrinsic
-def _add_one(typing: Any, address: Any) -> Any:
+def _count_up(typing: Any, address: Any) -> Any:
     """Add one to an int64 that several threads count with, and give what it was."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -85,6 +84,9 @@ def _add_one(typing: Any, address: Any) -> Any:
         return builder.atomic_rmw("add", counter, INT(1), "seq_cst")
 
     return types.int64(types.int64), generate
+
+
+_add_one: Any = intrinsic(_count_up)
 
 
 def _make_in_team(kernel: Callable[..., None]) -> Callable[..., None]:
@@ -105,8 +107,9 @@ def _make_in_team(kernel: Callable[..., None]) -> Callable[..., None]:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, given: Any) -> Any:
             team, threads, *rest = given
             compiled_work = context.compile_subroutine(builder, work, worker)
-            packed = context.make_tuple(builder, types.Tuple(worker.args), rest)
-            data = builder.bitcast(cgutils.alloca_once_value(builder, packed), _POINTER)
+            packed = context.make_tuple(builder, types.Tuple(worker.args), rest)  # type: ignore[no-untyped-call]
+            slot = cgutils.alloca_once_value(builder, packed)  # type: ignore[no-untyped-call]
+            data = builder.bitcast(slot, _POINTER)
 
             kind = ir.FunctionType(ir.VoidType(), [_POINTER])
             body = ir.Function(builder.module, kind, builder.function.name + ".body")

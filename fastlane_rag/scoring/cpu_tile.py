@@ -34,11 +34,11 @@ from fastlane_rag.scoring.cpu_ir import (
     vector_widths,
 )
 
-__all__ = ["row_argmax", "row_max", "row_products", "tile_argmax", "tile_max", "tile_products", "widen"]
+__all__ = ["row_argmax", "row_max", "tile_argmax", "tile_max", "widen"]
 
 
-Keep = Literal["maximum", "position", "products"]
-"""What a tile keeps: the maximum over its rows, or also the row it comes from, or all dot products."""
+Keep = Literal["maximum", "position"]
+"""What a tile keeps: the maximum over its rows, or also the row it comes from."""
 
 
 def _make_tile(rows: int, keep: Keep) -> Callable[..., None]:
@@ -67,9 +67,8 @@ def _make_tile(rows: int, keep: Keep) -> Callable[..., None]:
             row_bytes: from one row to the next.
             query: address of (dim, tokens) float32.
             dim: at least 1.
-            best: address of (tokens,) float32; of (rows, tokens), written, if the tile keeps the products.
-            where: address of (tokens,) int32; row numbers, if the tile keeps the position. Of (tokens,) float32 to add
-                to the products, if it keeps them.
+            best: address of (tokens,) float32.
+            where: address of (tokens,) int32; row numbers, if the tile keeps the position.
             number: of the first row.
             ahead: address to prefetch from.
             ahead_step: bytes to prefetch for each dimension.
@@ -119,11 +118,6 @@ def _emit_tile(
         prefetch(builder, builder.add(ahead, builder.mul(loop.index, ahead_step)))
     for v, at in enumerate(offsets):
         of_rows = [row_dots[v] for row_dots in dots]
-        if keep == "products":
-            more = load(builder, where, at, vectors[v])
-            for r, dot in enumerate(of_rows):
-                store(builder, builder.fadd(dot, more), best, 4 * sum(widths) * r + at)
-            continue
         first = number if keep == "position" else None
         raise_maximum(builder, of_rows, first, builder.add(best, INT(at)), builder.add(where, INT(at)))
 
@@ -154,6 +148,6 @@ def _emit_widen(
     store(builder, value, builder.add(target, builder.mul(i, INT(4))), 0)
 
 
-tile_max, tile_argmax, tile_products = (_make_tile(TILE_ROWS, keep) for keep in get_args(Keep))
-row_max, row_argmax, row_products = (_make_tile(1, keep) for keep in get_args(Keep))
+tile_max, tile_argmax = (_make_tile(TILE_ROWS, keep) for keep in get_args(Keep))
+row_max, row_argmax = (_make_tile(1, keep) for keep in get_args(Keep))
 widen: Callable[..., None] = _widen
