@@ -37,7 +37,7 @@ SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.compared"),
     ("gather", "fastlane_rag.scoring.coded:CodedQuery.__init__"),
     ("gather", "fastlane_rag.index.lanes:probe"),
-    ("gather", "fastlane_rag.index.postings:Postings.gather"),
+    ("gather", "fastlane_rag.index.postings:Gatherer.gather"),
     ("sift", "fastlane_rag.scoring.coded:CodedQuery.near_scores"),
     ("gather", "fastlane_rag.search:exhaustive"),
     ("refine", "fastlane_rag.scoring.coded:CodedQuery.scores"),

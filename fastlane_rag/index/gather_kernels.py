@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from fastlane_rag.scoring.cpu_code_tile import load_2, load_4, load_8
 from fastlane_rag.scoring.cpu_compile import compiled
 
 __all__ = ["best_rows", "gather"]
@@ -31,48 +33,74 @@ def best_rows(
 
 @compiled
 def gather(
+    first: int,
+    last: int,
+    blocks: NDArray[np.int64],
     rows: NDArray[np.int64],
     gains: NDArray[np.float32],
-    documents: NDArray[np.uint32],
-    lists: NDArray[np.int64],
     everything: bool,
     allowed: NDArray[np.bool_],
     scores: NDArray[np.float32],
     stamps: NDArray[np.uint16],
-    found: NDArray[np.uint32],
-) -> int:
-    """Walk the lists of the best centroids of each token; see `Postings.gather`.
+    found: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Walk the lists of the best centroids of each token, in blocks of documents; see `Gatherer`.
 
     Args:
+        first: number of the first block to walk.
+        last: number after the last one.
+        blocks: (B, 7): of each the address of its segment's postings, how many bytes one has, the address of the int64
+            bounds of the lists, the segment's first document by number, the first and the last + 1 of the block as the
+            postings name them, and where what is found goes.
         rows: (k, n) centroids to probe for each token, best first; k below 65,536.
         gains: (k, n) what each adds to a document's score.
-        documents: (P,) postings.
-        lists: (K + 1,) where each centroid's begin.
         everything: whether all documents are allowed.
         allowed: (N,) which are, else.
         scores: (N,) written for the documents found.
         stamps: (N,) zeros; left at the last token that met each document found, counted from 1.
-        found: (N,) written: the documents found.
-
-    Returns:
-        How many were found.
+        found: (N,) written: the documents found in each block, from where the block says.
+        counts: (B,) written: how many these are.
     """
-    count = 0
-    for k in range(len(rows)):
-        stamp = np.uint16(k + 1)
-        for i in range(rows.shape[1]):
-            # Descending: the first centroid that meets a document is its best.
-            for p in range(lists[rows[k, i]], lists[rows[k, i] + 1]):
-                document = documents[p]
-                # A damaged file may name documents that do not exist.
-                if document >= len(stamps) or stamps[document] == stamp:
-                    continue
-                if stamps[document] == 0:
-                    if not everything and not allowed[document]:
+    for b in range(first, last):
+        block = blocks[b]
+        postings, size, lists, base = block[0], block[1], block[2], block[3]
+        start, end, to = block[4], block[5], block[6]
+        count = 0
+        for k in range(len(rows)):
+            stamp = np.uint16(k + 1)
+            for i in range(rows.shape[1]):
+                p, stop = load_8(lists + 8 * rows[k, i]), load_8(lists + 8 * rows[k, i] + 8)
+                if start > 0:
+                    p = _first_not_below(postings, size, p, stop, start)
+                # Descending: the first centroid that meets a document is its best.
+                while p < stop:
+                    document = load_2(postings + 2 * p) if size == 2 else load_4(postings + 4 * p)
+                    p += 1
+                    if document >= end:
+                        break
+                    number = base + document
+                    # A damaged file may have lists out of order.
+                    if document < start or stamps[number] == stamp:
                         continue
-                    scores[document] = 0
-                    found[count] = document
-                    count += 1
-                scores[document] += gains[k, i]
-                stamps[document] = stamp
-    return count
+                    if stamps[number] == 0:
+                        if not everything and not allowed[number]:
+                            continue
+                        scores[number] = 0
+                        found[to + count] = number
+                        count += 1
+                    scores[number] += gains[k, i]
+                    stamps[number] = stamp
+        counts[b] = count
+
+
+@njit(nogil=True)
+def _first_not_below(postings: int, size: int, first: int, last: int, document: int) -> int:
+    """Where the first posting that is not below a document stands, in an ascending list."""
+    while first < last:
+        middle = (first + last) // 2
+        if (load_2(postings + 2 * middle) if size == 2 else load_4(postings + 4 * middle)) < document:
+            first = middle + 1
+        else:
+            last = middle
+    return first

@@ -1,17 +1,15 @@
 """Lanes: ways to score the documents of a snapshot. MaxSim itself is `fastlane_rag.scoring`'s."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.index.postings import Probes, probe
-from fastlane_rag.index.snapshot import Mask, Part, Snapshot
-from fastlane_rag.scoring import Codes, maxsim
+from fastlane_rag.index.postings import probe
+from fastlane_rag.index.snapshot import Coded, Mask, Snapshot
+from fastlane_rag.scoring import maxsim
 from fastlane_rag.scoring.coded import CodedQuery
 
 # Of the documents found, those best by centroids alone are sifted: so many comparisons of a document with a routed
@@ -71,13 +69,15 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
     Returns:
         (C,) float32 scores and the document tokens each query token met.
     """
-
-    def score(part: Part, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
-        selection = torch.from_numpy(rows)
-        found = maxsim(query, part.source.packed, document_offsets=part.offset_tensor, selection=selection)
-        return found[0].numpy(), part.tokens(rows)
-
-    return _part_by_part(snapshot, numbers, score)
+    scores = np.empty(len(numbers), np.float32)
+    met = 0
+    for part, here, rows in snapshot.by_part(numbers):
+        if len(rows):
+            selection = torch.from_numpy(rows)
+            found = maxsim(query, part.source.packed, document_offsets=part.offset_tensor, selection=selection)
+            scores[here] = found[0].numpy()
+            met += part.tokens(rows)
+    return scores, met
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +120,10 @@ def approximate(
         nprobe: centroids whose documents are looked at, for each routed token.
         depth: candidates, of the documents of each codec and of those without.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for p, part in enumerate(snapshot.parts):
-        groups[part.codec].append(p)
     found = []
-    for parts in groups.values():
-        gather = _in_code if snapshot.parts[parts[0]].postings is not None else _plain
-        found.append(gather(snapshot, parts, query, gathering, positions, allowed, nprobe, depth))
+    if snapshot.plain:
+        found.append(_plain(snapshot, query, gathering, allowed, depth))
+    found += [_in_code(coded, query, gathering, positions, allowed, nprobe, depth) for coded in snapshot.coded]
     numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
     scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
     order = np.argsort(numbers)
@@ -134,8 +131,7 @@ def approximate(
 
 
 def _in_code(
-    snapshot: Snapshot,
-    parts: list[int],
+    coded: Coded,
     query: torch.Tensor,
     gathering: torch.Tensor,
     positions: NDArray[np.int64] | None,
@@ -143,85 +139,33 @@ def _in_code(
     nprobe: int,
     depth: int,
 ) -> Found:
-    """Candidates among segments of one codec."""
-    book = _codes(snapshot.parts[parts[0]]).codebook
+    """Candidates among documents of one codec."""
+    book = coded.documents.codebook
     ready = CodedQuery(query, book)
     routed = len(gathering)
     few, at = (CodedQuery(gathering, book), np.arange(routed)) if positions is None else (ready, positions)
     probes = probe(few.products, at, nprobe)
-    numbers, partial = [], []
-    for p in parts:
-        postings = snapshot.parts[p].postings
-        if postings is not None:
-            mask = None if allowed is None else allowed[snapshot.starts[p] : snapshot.starts[p + 1]]
-            rows, scores = postings.gather(probes, mask)
-            numbers.append(rows + snapshot.starts[p])
-            partial.append(scores)
-    found, partial_scores = np.concatenate(numbers), np.concatenate(partial)
+    found, partial_scores = coded.gatherer.gather(probes, allowed)
     gathered = len(book.centroids) * routed
     if len(found) > depth:
         # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
         most = min(SIFT_MOST, max(SIFT_LEAST, SIFT_COMPARISONS // routed))
         most = max(depth, most * min(depth, SIFT_DEPTH) // SIFT_DEPTH)
         found = np.sort(found[best(partial_scores, most)])
-        partial_scores, met = _near_scores(snapshot, few, found, at, probes)
+        near = np.zeros(len(few.products), np.bool_)
+        near[probes.centroids] = True
+        partial_scores, met = few.near_scores(coded.documents, found, at, near, probes.least)
         gathered += met * routed
     chosen = np.sort(found[best(partial_scores, depth)])
-    scores, tokens = _coded_scores(snapshot, ready, chosen)
+    scores, tokens = ready.scores(coded.documents, chosen)
     others = len(query) - (0 if positions is None else routed)
     return Found(chosen, scores, gathered, len(book.centroids) * others + tokens * len(query))
 
 
-def _near_scores(
-    snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64], tokens: NDArray[np.int64], probes: Probes
-) -> tuple[NDArray[np.float32], int]:
-    """Scores of query tokens with the document tokens near them, (C,) float32, and how many these are."""
-    near = np.zeros(len(query.products), np.bool_)
-    near[probes.centroids] = True
-
-    def score(part: Part, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
-        return query.near_scores(_codes(part), part.source.offsets, rows, tokens, near, probes.least)
-
-    return _part_by_part(snapshot, numbers, score)
-
-
-def _coded_scores(snapshot: Snapshot, query: CodedQuery, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
-    """SumMaxSim with documents of one codec, (C,) float32, and how many tokens they have."""
-
-    def score(part: Part, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
-        return query.scores(_codes(part), part.source.offsets, rows), part.tokens(rows)
-
-    return _part_by_part(snapshot, numbers, score)
-
-
-def _part_by_part(
-    snapshot: Snapshot,
-    numbers: NDArray[np.int64],
-    score: Callable[[Part, NDArray[np.int64]], tuple[NDArray[np.float32], int]],
-) -> tuple[NDArray[np.float32], int]:
-    """Scores of documents, ascending, and the sum of what is counted for the parts that hold them."""
-    scores = np.empty(len(numbers), np.float32)
-    met = 0
-    for part, here, rows in snapshot.by_part(numbers):
-        if len(rows):
-            scores[here], counted = score(part, rows)
-            met += counted
-    return scores, met
-
-
-def _plain(
-    snapshot: Snapshot,
-    parts: list[int],
-    query: torch.Tensor,
-    gathering: torch.Tensor,
-    _: NDArray[np.int64] | None,
-    allowed: Mask | None,
-    nprobe: int,
-    depth: int,
-) -> Found:
+def _plain(snapshot: Snapshot, query: torch.Tensor, gathering: torch.Tensor, allowed: Mask | None, depth: int) -> Found:
     """Candidates among documents in half precision."""
     mask = np.zeros(int(snapshot.starts[-1]), np.bool_)
-    for p in parts:
+    for p in snapshot.plain:
         here = slice(snapshot.starts[p], snapshot.starts[p + 1])
         mask[here] = True if allowed is None else allowed[here]
     gathered = 0
@@ -231,10 +175,6 @@ def _plain(
         chosen, gathered = best(partial, depth), met * len(gathering)
     scores, met = rescore(snapshot, query, chosen)
     return Found(chosen, scores, gathered, met * len(query))
-
-
-def _codes(part: Part) -> Codes:
-    return cast("Codes", part.source.packed)  # it has postings
 
 
 def best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:

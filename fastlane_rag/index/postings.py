@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from fastlane_rag.index.snapshot import Mask
 
-__all__ = ["Postings", "Probes", "build_postings", "can_gather", "probe"]
+__all__ = ["Gatherer", "Postings", "Probes", "build_postings", "can_gather", "probe"]
 
 # Tokens whose postings are sorted at once, to bound the memory that takes.
 _BLOCK = 1 << 20
 _MOST = (1 << 16) - 1  # query tokens that the stamps of a gather tell apart
+_DOCUMENTS = 1 << 14  # that are gathered at once, their scores and stamps within a core's cache
+_WORTH_A_THREAD = 10_000  # postings to walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,39 @@ class Postings:
     def __init__(self, documents: NDArray[np.generic], lists: NDArray[np.int64], count: int) -> None:
         if lists[0] != 0 or lists[-1] != len(documents) or (np.diff(lists) < 0).any():
             raise ValueError(f"the posting lists do not divide {len(documents)} entries")
-        self._documents = np.require(documents, requirements="A")
-        self._lists = lists
-        self._count = count
+        self.documents = np.require(documents, requirements=["C", "A"])
+        self.lists = np.ascontiguousarray(lists)
+        self.count = count
+
+    def agree(self, centroids: NDArray[np.generic], offsets: NDArray[np.int64]) -> bool:
+        """Whether these are the postings of token rows with these centroids."""
+        built = build_postings(lambda first, last: centroids[first:last], offsets, len(self.lists) - 1)
+        return np.array_equal(built["posting_offsets"], self.lists) and np.array_equal(
+            built["postings"], self.documents
+        )
+
+
+class Gatherer:
+    """Gathers documents from the posting lists of several segments of one codec.
+
+    Args:
+        postings: of each segment.
+        firsts: the number of each segment's first document: document r of segment s is number firsts[s] + r.
+        total: numbers there are, those of documents elsewhere included.
+    """
+
+    def __init__(self, postings: Sequence[Postings], firsts: Sequence[int], total: int) -> None:
+        self._postings = list(postings)  # whose arrays lie where the blocks say
+        self._total = total
+        blocks = []
+        for segment, base in zip(postings, firsts, strict=True):
+            arrays = segment.documents.ctypes.data, segment.documents.itemsize, segment.lists.ctypes.data
+            for start in range(0, segment.count, _DOCUMENTS):
+                blocks.append([*arrays, base, start, min(start + _DOCUMENTS, segment.count), base + start])
+        self._blocks = np.array(blocks, np.int64).reshape(-1, 7)
+        self._entries = sum(len(segment.documents) for segment in postings)
         # Room for one gather each; as many as there were gathers at one time.
-        self._rooms: list[tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.uint32]]] = []
+        self._rooms: list[tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.int64]]] = []
 
     def gather(self, probes: Probes, allowed: Mask | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Partial scores of the documents near some query tokens, from centroids alone.
@@ -80,35 +110,34 @@ class Postings:
 
         Args:
             probes: of the query tokens.
-            allowed: (N,) documents that may be found; None for all.
+            allowed: (N,) documents that may be found, by number; None for all.
 
         Returns:
             The documents found, in no particular order, and their scores.
         """
         from fastlane_rag.index.gather_kernels import gather
+        from fastlane_rag.scoring import cpu_team
+        from fastlane_rag.scoring.threads import get_threads
 
         try:
             room = self._rooms.pop()
         except IndexError:
-            n = self._count
-            room = np.empty(n, np.float32), np.zeros(n, np.uint16), np.empty(n, np.uint32)
+            room = np.empty(self._total, np.float32), np.zeros(self._total, np.uint16), np.empty(self._total, np.int64)
         scores, stamps, found = room
-        everything = allowed is None
+        blocks, everything = self._blocks, allowed is None
         mask = np.ones(1, np.bool_) if allowed is None else allowed
-        walked = probes.centroids, probes.gains, self._documents, self._lists
-        count = gather(*walked, everything, mask, scores, stamps, found)
-        documents = found[:count].astype(np.int64)
+        counts = np.zeros(len(blocks), np.int64)
+        lists = max(len(segment.lists) - 1 for segment in self._postings)
+        walked = self._entries * probes.centroids.size // lists
+        threads = max(1, min(get_threads(), len(blocks), walked // _WORTH_A_THREAD))
+        fixed = blocks, probes.centroids, probes.gains, everything, mask, *room, counts
+        cpu_team.run(gather, range(len(blocks) + 1) if threads > 1 else [0, len(blocks)], threads, fixed)
+        places = zip(blocks[:, -1].tolist(), counts.tolist(), strict=True)
+        documents = np.concatenate([np.zeros(0, np.int64), *(found[to : to + count] for to, count in places)])
         gathered = scores[documents] + probes.least.sum()
         stamps[documents] = 0
         self._rooms.append(room)
         return documents, gathered
-
-    def agree(self, centroids: NDArray[np.generic], offsets: NDArray[np.int64]) -> bool:
-        """Whether these are the postings of token rows with these centroids."""
-        built = build_postings(lambda first, last: centroids[first:last], offsets, len(self._lists) - 1)
-        return np.array_equal(built["posting_offsets"], self._lists) and np.array_equal(
-            built["postings"], self._documents
-        )
 
 
 def build_postings(

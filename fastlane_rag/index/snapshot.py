@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import torch
 
     from fastlane_rag.index.lexical import LexicalLane
-    from fastlane_rag.index.postings import Postings
+    from fastlane_rag.index.postings import Gatherer, Postings
+    from fastlane_rag.scoring import Codes
+    from fastlane_rag.scoring.coded import CodedDocuments
     from fastlane_rag.scoring.inputs import Rows
 
-__all__ = ["Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
+__all__ = ["Coded", "Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
 
 Mask = NDArray[np.bool_]
 _BEFORE_ALL = -(2**63)
@@ -156,6 +158,14 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Coded:
+    """The documents of one codec with centroids, through all their segments."""
+
+    documents: "CodedDocuments"
+    gatherer: "Gatherer"
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """An index at one commit. Documents are numbered through all parts: `starts[p]` + position in part p.
 
@@ -177,6 +187,29 @@ class Snapshot:
     def starts(self) -> NDArray[np.int64]:
         """(P + 1,): where each part's documents begin."""
         return np.cumsum([0, *(len(part) for part in self.parts)])
+
+    @cached_property
+    def plain(self) -> list[int]:
+        """The parts that are gathered without centroids."""
+        return [p for p, part in enumerate(self.parts) if part.postings is None]
+
+    @cached_property
+    def coded(self) -> list[Coded]:
+        """The other parts, by codec."""
+        from fastlane_rag.index.postings import Gatherer
+        from fastlane_rag.scoring.coded import CodedDocuments
+
+        groups: dict[str, list[int]] = {}
+        for p in np.setdiff1d(np.arange(len(self.parts)), self.plain).tolist():
+            groups.setdefault(self.parts[p].codec, []).append(p)
+        found = []
+        for group in groups.values():
+            sources = [cast("Segment", self.parts[p].source) for p in group]
+            packs = [(cast("Codes", source.packed), source.offsets) for source in sources]
+            postings = [cast("Postings", source.postings) for source in sources]
+            firsts = self.starts[group].tolist()
+            found.append(Coded(CodedDocuments(packs, firsts), Gatherer(postings, firsts, int(self.starts[-1]))))
+        return found
 
     @cached_property
     def offsets(self) -> list[NDArray[np.int64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +12,48 @@ from fastlane_rag.scoring import cpu_backend
 from fastlane_rag.scoring.codes import Codebook, Codes
 from fastlane_rag.scoring.maxsim import maxsim
 
-__all__ = ["CodedQuery"]
+__all__ = ["CodedDocuments", "CodedQuery"]
+
+_OfPack = Callable[[Codes, NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.float32], int]]
+
+
+class CodedDocuments:
+    """Documents of one codebook in several packs, as the segments of an index are, on the CPU.
+
+    Args:
+        packs: the rows of each in code, and its (N + 1,) int64 offsets: document r owns the rows
+            offsets[r]:offsets[r + 1].
+        firsts: the number of each pack's first document, ascending: document r of pack p is number firsts[p] + r.
+            Numbers between packs may belong to no document.
+
+    Raises:
+        ValueError: there is no pack, or they are of several codebooks.
+    """
+
+    def __init__(self, packs: Sequence[tuple[Codes, NDArray[np.int64]]], firsts: Sequence[int]) -> None:
+        if not packs or any(codes.codebook is not packs[0][0].codebook for codes, _ in packs):
+            raise ValueError("coded documents take one pack or more, all of one codebook")
+        self.codebook = packs[0][0].codebook
+        self.packs = [(codes, np.ascontiguousarray(offsets, np.int64)) for codes, offsets in packs]
+        self.firsts = np.array(firsts, np.int64)
+        self.counts = np.array([len(offsets) - 1 for _, offsets in packs], np.int64)
+        self.rows = np.array([len(codes) for codes, _ in packs], np.int64)
+        self.offset_addresses = np.array([offsets.ctypes.data for _, offsets in self.packs], np.int64)
+        self.addresses = np.array([codes.addresses for codes, _ in packs], np.int64)
+
+    def by_pack(self, numbers: NDArray[np.int64], score: _OfPack) -> tuple[NDArray[np.float32], int]:
+        """Scores of documents, ascending, from what gives them for one pack's rows, starts and lengths."""
+        bounds = [*np.searchsorted(numbers, self.firsts), len(numbers)]
+        scores, met = np.empty(len(numbers), np.float32), 0
+        for p, (codes, offsets) in enumerate(self.packs):
+            here = slice(bounds[p], bounds[p + 1])
+            starts = offsets[numbers[here] - self.firsts[p]]
+            lengths = offsets[numbers[here] - self.firsts[p] + 1] - starts
+            if len(starts) and (starts.min() < 0 or lengths.min() < 0 or (starts + lengths).max() > len(codes)):
+                raise ValueError(f"the offsets of the documents do not divide their {len(codes)} rows")
+            scores[here], counted = score(codes, starts, lengths)
+            met += counted
+        return scores, met
 
 
 class CodedQuery:
@@ -32,32 +75,37 @@ class CodedQuery:
             self._compiled.products if self._compiled else (codebook.centroids @ query.T).numpy()
         )
 
-    def scores(self, documents: Codes, offsets: NDArray[np.int64], selection: NDArray[np.int64]) -> NDArray[np.float32]:
+    def scores(self, documents: CodedDocuments, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
         """SumMaxSim with some documents.
 
         Args:
-            documents: packed rows in code, of the query's codebook.
-            offsets: (N + 1,) int64: document r owns the rows offsets[r]:offsets[r + 1].
-            selection: (n,) int64: the documents to score.
+            documents: of the query's codebook.
+            numbers: (n,) int64, ascending: the documents to score.
 
         Returns:
-            (n,) float32.
+            (n,) float32, and how many rows these documents have.
 
         Raises:
             ValueError: the codebook is another one, or the offsets are wrong.
         """
-        rows = self._rows(documents, offsets, selection)
+        self._check(documents)
         if self._compiled is not None:
-            return self._compiled.scores(documents, *rows)
-        found = maxsim(self._query, documents, document_offsets=offsets, selection=selection)
-        result: NDArray[np.float32] = found.numpy()[0]
-        return result
+            return self._compiled.scores(documents, numbers)
+
+        def score(
+            codes: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+        ) -> tuple[NDArray[np.float32], int]:
+            rows, owners = _rows(starts, lengths)
+            offsets = np.searchsorted(owners, np.arange(len(starts) + 1))
+            decoded = codes.decode(torch.from_numpy(rows))
+            return maxsim(self._query, decoded, document_offsets=offsets).numpy()[0], len(rows)
+
+        return documents.by_pack(numbers, score)
 
     def near_scores(
         self,
-        documents: Codes,
-        offsets: NDArray[np.int64],
-        selection: NDArray[np.int64],
+        documents: CodedDocuments,
+        numbers: NDArray[np.int64],
         tokens: NDArray[np.int64],
         near: NDArray[np.bool_],
         least: NDArray[np.float32],
@@ -65,9 +113,8 @@ class CodedQuery:
         """SumMaxSim of some tokens of the query with those document rows whose centroid is near.
 
         Args:
-            documents: packed rows in code, of the query's codebook.
-            offsets: (N + 1,) int64: document r owns the rows offsets[r]:offsets[r + 1].
-            selection: (n,) int64: the documents to score.
+            documents: of the query's codebook.
+            numbers: (n,) int64, ascending: the documents to score.
             tokens: (k,) int64, of the query.
             near: (K,) bool, the centroids.
             least: (k,) float32, of `products`: what a token scores where no row gives it more.
@@ -78,25 +125,29 @@ class CodedQuery:
         Raises:
             ValueError: the codebook is another one, or the offsets are wrong.
         """
-        starts, lengths = self._rows(documents, offsets, selection)
+        self._check(documents)
         if self._compiled is not None:
-            return self._compiled.near_scores(documents, starts, lengths, tokens, near, least)
-        owners = np.repeat(np.arange(len(starts)), lengths)
-        rows = np.arange(len(owners)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        counted = np.append(near, False)[np.minimum(documents.centroid_ids.numpy()[rows], len(near))]
-        decoded = documents.decode(torch.from_numpy(rows[counted]))
-        best = np.tile(least, (len(starts), 1))
-        np.maximum.at(best, owners[counted], (decoded @ self._query[torch.from_numpy(tokens)].T.float()).numpy())
-        return best.sum(axis=1), int(counted.sum())
+            return self._compiled.near_scores(documents, numbers, tokens, near, least)
 
-    def _rows(
-        self, documents: Codes, offsets: NDArray[np.int64], selection: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first row of each document, and how many it has."""
+        def score(
+            codes: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+        ) -> tuple[NDArray[np.float32], int]:
+            rows, owners = _rows(starts, lengths)
+            counted = np.append(near, False)[np.minimum(codes.centroid_ids.numpy()[rows], len(near))]
+            decoded = codes.decode(torch.from_numpy(rows[counted]))
+            best = np.tile(least, (len(starts), 1))
+            products = (decoded @ self._query[torch.from_numpy(tokens)].T.float()).numpy()
+            np.maximum.at(best, owners[counted], products)
+            return best.sum(axis=1), int(counted.sum())
+
+        return documents.by_pack(numbers, score)
+
+    def _check(self, documents: CodedDocuments) -> None:
         if documents.codebook is not self._codebook:
             raise ValueError("the documents' codebook is not the one that the query was made ready for")
-        starts = offsets[selection]
-        lengths = offsets[selection + 1] - starts
-        if len(starts) and (starts.min() < 0 or lengths.min() < 0 or (starts + lengths).max() > len(documents)):
-            raise ValueError(f"the offsets of the documents do not divide their {len(documents)} rows")
-        return starts, lengths
+
+
+def _rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of documents one after the other, and which document each is of."""
+    owners = np.repeat(np.arange(len(starts)), lengths)
+    return np.arange(len(owners)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths), owners

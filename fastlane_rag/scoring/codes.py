@@ -113,10 +113,13 @@ class Codes:
         return self.centroid_ids.shape[0]  # a tensor's len takes ten times as long
 
     @cached_property
-    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.uint8]]:
-        """Residuals, centroids and scales for code that takes numpy's arrays, contiguous; on the CPU."""
-        residuals, ids, scales = (a.contiguous().numpy() for a in (self.residuals, self.centroid_ids, self.scales))
-        return residuals, ids, scales
+    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
+        return tuple(a.contiguous().numpy() for a in (self.residuals, self.centroid_ids, self.scales))
+
+    @cached_property
+    def addresses(self) -> list[int]:
+        """Where residuals, centroids and scales lie for as long as this object does; on the CPU."""
+        return [array.ctypes.data for array in self._arrays]
 
     @property
     def shape(self) -> torch.Size:

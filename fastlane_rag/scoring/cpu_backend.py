@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.numba_found import has_numba
 from fastlane_rag.scoring.threads import get_threads
 from fastlane_rag.scoring.torch_backend import bag, query_blocks
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring.coded import CodedDocuments
 
 __all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxima"]
 
@@ -135,8 +139,9 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], *outputs: NDArray
     rows, place = documents.rows, (documents.starts.numpy(), documents.lengths.numpy())
     if isinstance(rows, Codes):
         kernel = code_kernels.match_codes if match else code_kernels.score_codes
-        prepared = _in_bytes(query, rows.codebook, modules)
-        fixed = prepared.granules, *_arrays(rows), *place, *prepared[1:4], *outputs
+        prepared, book = _in_bytes(query, rows.codebook, modules), rows.codebook
+        pack = np.array([rows.addresses]), book.width, book.bits, book.dim, np.zeros(len(documents), np.int64)
+        fixed = prepared.granules, *pack, *place, *prepared[1:4], *outputs
     else:
         kernel = kernels.match_documents if match else kernels.score_documents
         rows = rows.detach().contiguous()
@@ -157,40 +162,54 @@ class CodedQuery:
         tables = self._query.tables
         self.products: NDArray[np.float32] = tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)
 
-    def scores(self, documents: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n,) SumMaxSim with the documents that have these rows."""
-        result: NDArray[np.float32] = np.empty((1, len(starts)), np.float32)
-        if len(starts):
-            outputs = self._offsets, self._weights, result
-            fixed = self._query.granules, *_arrays(documents), starts, lengths, *self._query[1:4], *outputs
-            self._team.run(self._kernels.score_codes, *_shares(len(lengths), int(lengths.sum()), self._size), fixed)
-        return result.reshape(-1)
+    def scores(self, documents: CodedDocuments, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        """What `fastlane_rag.scoring.coded.CodedQuery.scores` says."""
+        result: NDArray[np.float32] = np.empty((1, len(numbers)), np.float32)
+        rows = self._run(self._kernels.score_codes, documents, numbers, self._weights, result)
+        return result[0], rows
 
     def near_scores(
         self,
-        documents: Codes,
-        starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
+        documents: CodedDocuments,
+        numbers: NDArray[np.int64],
         tokens: NDArray[np.int64],
         near: NDArray[np.bool_],
         least: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], int]:
         """What `fastlane_rag.scoring.coded.CodedQuery.near_scores` says."""
-        result: NDArray[np.float32] = np.empty((1, len(starts)), np.float32)
-        met = np.zeros(len(starts), np.int64)
-        if len(starts):
-            marks = np.zeros(1 << 16, np.uint8)  # a damaged file may name centroids that do not exist
-            marks[: len(near)] = near
-            weights = np.zeros_like(self._weights)
-            weights[tokens] = 1
-            floors = np.zeros(self._query.middle.size, np.float32)
-            # The tables, and so the least of them, are less by the middle level.
-            floors[tokens] = least + self._query.middle.ravel()[tokens]
-            outputs = self._offsets, weights, marks, floors.reshape(self._query.middle.shape), result, met
-            fixed = self._query.granules, *_arrays(documents), starts, lengths, *self._query[1:4], *outputs
-            shares = _shares(len(lengths), int(lengths.sum()), self._size // _FEW_NEAR)
-            self._team.run(self._kernels.score_near, *shares, fixed)
-        return result.reshape(-1), int(met.sum())
+        result: NDArray[np.float32] = np.empty((1, len(numbers)), np.float32)
+        met = np.zeros(len(numbers), np.int64)
+        marks = np.zeros(1 << 16, np.uint8)  # a damaged file may name centroids that do not exist
+        marks[: len(near)] = near
+        weights = np.zeros_like(self._weights)
+        weights[tokens] = 1
+        middle = self._query.middle
+        floors = np.zeros(middle.size, np.float32)
+        floors[tokens] = least + middle.ravel()[tokens]  # the tables, and so the least of them, are less by the middle
+        outputs = marks, floors.reshape(middle.shape), result, met
+        self._run(self._kernels.score_near, documents, numbers, weights, *outputs, one_of=_FEW_NEAR)
+        return result[0], int(met.sum())
+
+    def _run(
+        self,
+        kernel: Callable[..., None],
+        documents: CodedDocuments,
+        numbers: NDArray[np.int64],
+        *outputs: NDArray[np.generic],
+        one_of: int = 1,
+    ) -> int:
+        """Run a kernel over documents, of whose rows one of so many is scored; how many rows they have."""
+        places = np.empty((3, len(numbers)), np.int64)
+        known = documents.firsts, documents.counts, documents.offset_addresses, documents.rows
+        if not self._kernels.locate(numbers, *known, *places):
+            raise ValueError("the offsets of the documents do not divide their rows, or there is no such document")
+        rows = int(places[2].sum())
+        if len(numbers):
+            query, book = self._query, documents.codebook
+            described = documents.addresses, book.width, book.bits, book.dim, *places
+            fixed = query.granules, *described, *query[1:4], self._offsets, *outputs
+            self._team.run(kernel, *_shares(len(numbers), rows, self._size // one_of), fixed)
+        return rows
 
 
 def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:
@@ -200,11 +219,6 @@ def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:
         return None
     fits = query.dtype in _DTYPES and query.device.type == "cpu" and book.dim > 0
     return CodedQuery(query, book, modules) if fits else None
-
-
-def _arrays(codes: Codes) -> tuple[object, ...]:
-    """What the code kernels take of documents."""
-    return *codes.arrays, codes.codebook.bits, codes.codebook.dim
 
 
 def _shares(count: int, rows: int, multiply_adds: int) -> tuple[list[int], int]:

@@ -17,13 +17,16 @@ from fastlane_rag.scoring.cpu_code_tile import (
     expand_32,
     expand_64,
     expand_byte,
+    load_1,
+    load_2,
+    load_8,
     prefetch_line,
 )
 from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
 
-__all__ = ["match_codes", "multiply", "score_codes", "score_near", "to_bytes"]
+__all__ = ["locate", "match_codes", "multiply", "score_codes", "score_near", "to_bytes"]
 
 _AHEAD = 16  # documents
 
@@ -111,11 +114,49 @@ def multiply(
                 more, more_step = target, width * 4
 
 
+@compiled
+def locate(
+    numbers: NDArray[np.int64],
+    firsts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> bool:
+    """Find where documents are.
+
+    Args:
+        numbers: (n,) the documents, ascending.
+        firsts: (P,) number of each pack's first document, ascending.
+        counts: (P,) how many it has.
+        offsets: (P,) address of its (count + 1,) int64 offsets.
+        rows: (P,) how many rows it has.
+        owners: (n,), written: the pack of each document.
+        starts: (n,), written: the first row of each document, in its pack.
+        lengths: (n,), written: rows of each document.
+
+    Returns:
+        False where a document is in no pack, or its offsets are not among the pack's rows.
+    """
+    p = 0
+    for i in range(len(numbers)):
+        while p + 1 < len(firsts) and numbers[i] >= firsts[p + 1]:
+            p += 1
+        document = numbers[i] - firsts[p]
+        if document < 0 or document >= counts[p]:
+            return False
+        first, last = load_8(offsets[p] + 8 * document), load_8(offsets[p] + 8 * document + 8)
+        if first < 0 or last < first or last > rows[p]:
+            return False
+        owners[i], starts[i], lengths[i] = p, first, last - first
+    return True
+
+
 @njit(nogil=True)
-def _unpack_rows(
-    packed: int, width: int, rows: int, bits: int, planes: int, dim: int, levels: int, padded: int
-) -> None:
-    """Write the levels of a tile's rows.
+def _unpack_rows(rows: int, width: int, bits: int, planes: int, dim: int, levels: int, padded: int) -> None:
+    """Write the levels of a tile's rows, whose addresses are at `rows`.
 
     `planes` is 8 // bits, worked out by the caller once: a division for every tile would show.
     """
@@ -124,43 +165,28 @@ def _unpack_rows(
         start, shift = plane * width, plane * bits
         count = min(width, dim - start)
         if count >= 64:
-            expand_64(packed, width, rows, levels + start, padded, count, shift, mask)
+            expand_64(rows, levels + start, padded, count, shift, mask)
         elif count >= 32:
-            expand_32(packed, width, rows, levels + start, padded, count, shift, mask)
+            expand_32(rows, levels + start, padded, count, shift, mask)
         elif count >= 16:
-            expand_16(packed, width, rows, levels + start, padded, count, shift, mask)
+            expand_16(rows, levels + start, padded, count, shift, mask)
         elif count >= 8:
-            expand_8(packed, width, rows, levels + start, padded, count, shift, mask)
+            expand_8(rows, levels + start, padded, count, shift, mask)
         elif count > 0:
-            expand_byte(packed, width, rows, levels + start, padded, count, shift, mask)
+            expand_byte(rows, levels + start, padded, count, shift, mask)
 
 
 @njit(nogil=True)
-def _look_up(
-    rows: NDArray[np.int64],
-    first: int,
-    ids: NDArray[np.uint16],
-    scales: NDArray[np.uint8],
-    chosen: NDArray[np.uint16],
-    factors: NDArray[np.float32],
-) -> int:
-    """Write the centroids and scales of a tile's rows, and give the largest centroid."""
-    largest = 0
-    for i in range(TILE_ROWS):
-        r = np.uint64(rows[first + i])
-        chosen[i] = ids[r]
-        largest = max(largest, ids[r])
-        factors[i] = np.float32(scales[r] + 128) * np.float32(1 / 256)
-    return largest
+def _scale(address: int) -> np.float32:
+    return np.float32(load_1(address) + 128) * np.float32(1 / 256)
 
 
 def _make_scan(name: str, tile: Callable[..., None]) -> Callable[..., None]:
     @part(name)
     def scan(
         granules: tuple[int, ...],
-        residuals: NDArray[np.uint8],
-        ids: NDArray[np.uint16],
-        scales: NDArray[np.uint8],
+        pack: NDArray[np.int64],
+        row_bytes: int,
         bits: int,
         planes: int,
         dim: int,
@@ -169,25 +195,25 @@ def _make_scan(name: str, tile: Callable[..., None]) -> Callable[..., None]:
         query_bytes: NDArray[np.int8],
         tables: NDArray[np.float32],
         units: NDArray[np.float32],
-        room: tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32]],
+        room: tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float32]],
         best: NDArray[np.float32],
         where: NDArray[np.int32],
     ) -> bool:
         """Raise `best` over a document of `count` rows from `start` on; false if a centroid does not exist."""
-        rows, levels, chosen, factors = room
+        rows, chosen, levels, scales = room
+        residuals_at, ids_at, scales_at = pack[0], pack[1], pack[2]
         words = query_bytes.shape[1]
         for first in range(0, count, TILE_ROWS):
             for i in range(TILE_ROWS):  # the last row fills the last tile: a maximum does not mind
-                rows[i] = start + min(first + i, count - 1)
-            if _look_up(rows, 0, ids, scales, chosen, factors) >= tables.shape[1]:
-                return False
-            _unpack_rows(
-                residuals.ctypes.data, residuals.shape[1], rows.ctypes.data, bits, planes, dim,
-                levels.ctypes.data, levels.shape[1],
-            )  # fmt: skip
+                r = start + min(first + i, count - 1)
+                centroid = load_2(ids_at + 2 * r)
+                if centroid >= tables.shape[1]:
+                    return False
+                rows[i], chosen[i], scales[i] = residuals_at + r * row_bytes, centroid, _scale(scales_at + r)
+            _unpack_rows(rows.ctypes.data, row_bytes, bits, planes, dim, levels.ctypes.data, levels.shape[1])
             for t in range(len(tables)):
                 tile(
-                    granules, levels.ctypes.data, words, chosen.ctypes.data, factors.ctypes.data,
+                    granules, levels.ctypes.data, words, chosen.ctypes.data, scales.ctypes.data,
                     query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
                     best[t].ctypes.data, where[t].ctypes.data, first,
                 )  # fmt: skip
@@ -203,10 +229,10 @@ _scan_argmax = _make_scan("scan_argmax", cpu_code_tile.code_tile_argmax)
 @njit(nogil=True)
 def _room(
     rows: int, words: int
-) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32]]:
-    """For row numbers, and for the levels, centroids and scales of one tile."""
+) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float32]]:
+    """For the addresses and centroids of rows, and for the levels and scales of one tile."""
     levels = np.zeros((TILE_ROWS, words * 4), np.uint8)  # no row writes what pads the last word
-    return np.empty(rows, np.int64), levels, np.empty(TILE_ROWS, np.uint16), np.empty(TILE_ROWS, np.float32)
+    return np.empty(rows, np.int64), np.empty(rows, np.uint16), levels, np.empty(TILE_ROWS, np.float32)
 
 
 @compiled
@@ -214,11 +240,11 @@ def score_codes(
     first: int,
     last: int,
     granules: tuple[int, ...],
-    residuals: NDArray[np.uint8],
-    ids: NDArray[np.uint16],
-    scales: NDArray[np.uint8],
+    packs: NDArray[np.int64],
+    row_bytes: int,
     bits: int,
     dim: int,
+    owners: NDArray[np.int64],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     query_bytes: NDArray[np.int8],
@@ -234,12 +260,13 @@ def score_codes(
         first: number of the first document to score.
         last: number after the last one.
         granules: its length times GRANULE is C, the tokens of a query tile.
-        residuals: (T, W) packed levels of all rows.
-        ids: (T,) their centroids.
-        scales: (T,) their scales.
+        packs: (P, 3) addresses of each pack's residuals (T, row_bytes) uint8, centroids (T,) uint16 and scales (T,)
+            uint8.
+        row_bytes: of a row's residuals.
         bits: of a level.
         dim: of the rows.
-        starts: (n,) first row of each document.
+        owners: (n,) pack of each document.
+        starts: (n,) first row of each document, in its pack.
         lengths: (n,) rows of each document.
         query_bytes: (tiles, words, C, 4): query times steps, in units of the token.
         tables: (tiles, K, C): query times centroid, less query times steps times the middle level.
@@ -257,7 +284,7 @@ def score_codes(
             continue
         best[:] = -np.inf
         if _scan_max(
-            granules, residuals, ids, scales, bits, planes, dim, starts[n], lengths[n],
+            granules, packs[owners[n]], row_bytes, bits, planes, dim, starts[n], lengths[n],
             query_bytes, tables, units, room, best, nowhere,
         ):  # fmt: skip
             sum_queries(best.ravel(), query_offsets, weights, scores, n)
@@ -267,28 +294,27 @@ def score_codes(
 
 @njit(nogil=True)
 def _near_rows(
-    ids: NDArray[np.uint16], start: int, count: int, near: NDArray[np.uint8], rows: NDArray[np.int64], total: int
+    ids: int, start: int, count: int, near: NDArray[np.uint8], rows: NDArray[np.int64], total: int
 ) -> np.int64:
     """Append the rows whose centroid is near to the first `total` of `rows`, and say how many these are.
 
     Few rows are near: the others are passed over eight at a time. Numbers are unsigned, for a signed index is
     checked for counting from the end.
     """
-    r, last, found = np.uint64(start), np.uint64(start + count), np.uint64(total)
-    one, eight = np.uint64(1), np.uint64(8)
-    while r < last:
-        end = min(r + eight, last)
-        if end - r == eight:
-            some = near[ids[r]]
+    r, found = start, np.uint64(total)
+    while r < start + count:
+        end = min(r + 8, start + count)
+        if end - r == 8:
+            some = near[np.uint64(load_2(ids + 2 * r))]
             for i in range(1, 8):
-                some |= near[ids[r + np.uint64(i)]]
+                some |= near[np.uint64(load_2(ids + 2 * r + 2 * i))]
             if not some:
                 r = end
                 continue
         while r < end:
             rows[found] = r
-            found += np.uint64(near[ids[r]])
-            r += one
+            found += np.uint64(near[np.uint64(load_2(ids + 2 * r))])
+            r += 1
     return np.int64(found) - total
 
 
@@ -297,11 +323,11 @@ def score_near(
     first: int,
     last: int,
     granules: tuple[int, ...],
-    residuals: NDArray[np.uint8],
-    ids: NDArray[np.uint16],
-    scales: NDArray[np.uint8],
+    packs: NDArray[np.int64],
+    row_bytes: int,
     bits: int,
     dim: int,
+    owners: NDArray[np.int64],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     query_bytes: NDArray[np.int8],
@@ -324,41 +350,44 @@ def score_near(
     tiles, words, width, _ = query_bytes.shape
     best = np.empty((_AHEAD, tiles, width), np.float32)
     most = lengths[first:last].max() * _AHEAD + TILE_ROWS
-    rows, levels, chosen, factors = _room(most, words)
-    owned, planes = np.empty((tiles, most), np.int64), 8 // bits
+    rows, chosen, levels, scales = _room(most, words)
+    scaled_by, owned, planes = np.empty(most, np.int64), np.empty((tiles, most), np.int64), 8 // bits
     for block in range(first, last, _AHEAD):
         # Near rows lie far apart: those of a few documents are asked for before the first is read.
         end, total = min(block + _AHEAD, last), 0
         for n in range(end, min(end + _AHEAD, last)):
             for r in range(starts[n], starts[n] + lengths[n], 32):
-                prefetch_line(ids.ctypes.data + 2 * r)
+                prefetch_line(packs[owners[n], 1] + 2 * r)
         for n in range(block, end):
+            pack = packs[owners[n]]
+            residuals_at, ids_at, scales_at = pack[0], pack[1], pack[2]
             before = total
-            met[n] = _near_rows(ids, starts[n], lengths[n], near, rows, total)
+            met[n] = _near_rows(ids_at, starts[n], lengths[n], near, rows, total)
             total += met[n]
-            for i in range(before, total):
-                prefetch_line(residuals.ctypes.data + rows[i] * residuals.shape[1])
-                prefetch_line(scales.ctypes.data + rows[i])
             own = best.ctypes.data + (n - block) * tiles * width * 4
-            for t in range(tiles):
-                for i in range(before, total):
+            for i in range(before, total):
+                r = rows[i]
+                chosen[i] = load_2(ids_at + 2 * r)
+                rows[i], scaled_by[i] = residuals_at + r * row_bytes, scales_at + r
+                prefetch_line(rows[i])
+                prefetch_line(scaled_by[i])
+                for t in range(tiles):
                     owned[t, i] = own + t * width * 4
         for i in range(total, -(-total // TILE_ROWS) * TILE_ROWS):  # the last row fills the last tile
-            rows[i] = rows[total - 1]
+            rows[i], chosen[i], scaled_by[i] = rows[total - 1], chosen[total - 1], scaled_by[total - 1]
             owned[:, i] = owned[:, total - 1]
         best[:] = floors
-        for i in range(0, total, TILE_ROWS):
-            # Near rows have centroids that exist: others are not marked.
-            _look_up(rows, i, ids, scales, chosen, factors)
-            _unpack_rows(
-                residuals.ctypes.data, residuals.shape[1], rows.ctypes.data + 8 * i, bits, planes, dim,
-                levels.ctypes.data, levels.shape[1],
-            )  # fmt: skip
+        for first_row in range(0, total, TILE_ROWS):
+            for i in range(TILE_ROWS):
+                scales[i] = _scale(scaled_by[first_row + i])
+            at = rows.ctypes.data + 8 * first_row
+            _unpack_rows(at, row_bytes, bits, planes, dim, levels.ctypes.data, levels.shape[1])
             for t in range(tiles):
+                # Near rows have centroids that exist: others are not marked.
                 code_tile_each(
-                    granules, levels.ctypes.data, words, chosen.ctypes.data, factors.ctypes.data,
+                    granules, levels.ctypes.data, words, chosen.ctypes.data + 2 * first_row, scales.ctypes.data,
                     query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
-                    owned[t].ctypes.data + 8 * i, 0, 0,
+                    owned[t].ctypes.data + 8 * first_row, 0, 0,
                 )  # fmt: skip
         for n in range(block, end):
             sum_queries(best[n - block].ravel(), query_offsets, weights, scores, n)
@@ -369,11 +398,11 @@ def match_codes(
     first: int,
     last: int,
     granules: tuple[int, ...],
-    residuals: NDArray[np.uint8],
-    ids: NDArray[np.uint16],
-    scales: NDArray[np.uint8],
+    packs: NDArray[np.int64],
+    row_bytes: int,
     bits: int,
     dim: int,
+    owners: NDArray[np.int64],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     query_bytes: NDArray[np.int8],
@@ -397,7 +426,7 @@ def match_codes(
     for n in range(first, last):
         best[:] = -np.inf
         if lengths[n] == 0 or not _scan_argmax(
-            granules, residuals, ids, scales, bits, planes, dim, starts[n], lengths[n],
+            granules, packs[owners[n]], row_bytes, bits, planes, dim, starts[n], lengths[n],
             query_bytes, tables, units, room, best, where,
         ):  # fmt: skip
             values[n] = scores[:, n] = -np.inf if lengths[n] == 0 else np.nan

@@ -43,6 +43,10 @@ __all__ = [
     "expand_32",
     "expand_64",
     "expand_byte",
+    "load_1",
+    "load_2",
+    "load_4",
+    "load_8",
     "prefetch_line",
 ]
 
@@ -182,8 +186,6 @@ def _make_expand(width: int) -> Callable[..., None]:
     @intrinsic
     def expand(
         typing: Any,
-        packed: Any,
-        row_bytes: Any,
         rows: Any,
         target: Any,
         target_bytes: Any,
@@ -194,9 +196,7 @@ def _make_expand(width: int) -> Callable[..., None]:
         """Write (packed byte >> shift) & mask for each of the first `count` bytes of each row.
 
         Args:
-            packed: address of all rows.
-            row_bytes: from one of them to the next.
-            rows: address of (TILE_ROWS,) int64, their numbers.
+            rows: address of (TILE_ROWS,) int64, the addresses of the rows.
             target: address of the first row's levels.
             target_bytes: from one to the next.
             count: at least `width`.
@@ -205,7 +205,7 @@ def _make_expand(width: int) -> Callable[..., None]:
         """
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            packed, row_bytes, rows, target, target_bytes, count, shift, mask = arguments
+            rows, target, target_bytes, count, shift, mask = arguments
             # Shifted in words of four bytes, where processors can: the mask clears what comes in from the next byte.
             lane = INT32 if width >= 4 else BYTE
             lanes = ir.VectorType(lane, width * BYTE.width // lane.width)
@@ -214,8 +214,7 @@ def _make_expand(width: int) -> Callable[..., None]:
             last = builder.sub(count, INT(width))
             pairs = []
             for r in range(TILE_ROWS):
-                row = builder.mul(load(builder, rows, 8 * r, INT), row_bytes)
-                pairs.append((builder.add(packed, row), builder.add(target, builder.mul(target_bytes, INT(r)))))
+                pairs.append((load(builder, rows, 8 * r, INT), builder.add(target, builder.mul(target_bytes, INT(r)))))
             with Loop(builder, INT(0), count, width) as loop:
                 # The last turn reaches back over bytes already written.
                 at = builder.select(builder.icmp_signed("<", loop.index, last), loop.index, last)
@@ -224,9 +223,23 @@ def _make_expand(width: int) -> Callable[..., None]:
                     store(builder, builder.and_(found, masks), builder.add(levels, at), 0)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), generate
+        return types.void(*[types.int64] * 6), generate
 
     return expand
+
+
+def _make_load(kind: ir.IntType) -> Callable[[int], int]:
+    """Read an unsigned number at an address, of any alignment."""
+
+    def load_number(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            found = load(builder, arguments[0], 0, kind)
+            return found if kind == INT else builder.zext(found, INT)
+
+        return types.int64(types.int64), generate
+
+    result: Callable[[int], int] = intrinsic(load_number)  # type: ignore[assignment]
+    return result
 
 
 @intrinsic
@@ -241,5 +254,6 @@ def _prefetch_line(typing: Any, address: Any) -> Any:
 
 
 prefetch_line: Callable[..., None] = _prefetch_line
+load_1, load_2, load_4, load_8 = (_make_load(ir.IntType(8 * size)) for size in (1, 2, 4, 8))
 code_tile_max, code_tile_argmax, code_tile_each, code_tile_products = (_make_tile(keep) for keep in get_args(Keep))
 expand_64, expand_32, expand_16, expand_8, expand_byte = (_make_expand(width) for width in (64, 32, 16, 8, 1))

@@ -14,7 +14,8 @@ from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import lanes, recoding, writing
 from fastlane_rag.index import postings as postings_module
-from fastlane_rag.index.postings import Postings, build_postings, probe
+from fastlane_rag.index.postings import Gatherer, Postings, build_postings, probe
+from fastlane_rag.scoring import set_threads
 from fastlane_rag.search import DEPTH_FACTOR, DEPTH_LEAST, search_many
 
 
@@ -166,13 +167,19 @@ def test_without_the_compiled_kernel_all_is_exhaustive(index, queries, monkeypat
 
 
 def test_scores_without_byte_instructions_are_the_same(index, queries, monkeypatch):
+    """But for the rounding of query and centroids to bytes, which may change places at the end of the list."""
     from fastlane_rag.scoring import cpu_backend
 
     expected = hits(index, queries[0], lane="approximate")
     monkeypatch.setattr(cpu_backend, "coded_query", lambda *_: None)
     found = hits(index, queries[0], lane="approximate")
-    assert [hit.id for hit in found] == [hit.id for hit in expected]
-    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+    rounding = 0.02
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=rounding)
+    least = expected[-1].score + 2 * rounding
+    sure = [{hit.id for hit in some if hit.score > least} for some in (expected, found)]
+    assert sure[0] <= {hit.id for hit in found}
+    assert sure[1] <= {hit.id for hit in expected}
+    assert len(sure[0]) > len(expected) // 2
 
 
 def test_threads_do_not_disturb_each_other(index, queries):
@@ -284,15 +291,24 @@ def test_postings_name_each_document_once(drawn, block):
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows, st.integers(1, 5), st.integers(1, 14), st.integers(0, 2**32 - 1), st.booleans())
-def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered):
-    """Against the definition: best probed centroid a token, the best one not probed where there is none."""
+@given(rows, st.integers(1, 5), st.integers(1, 14), st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 5))
+def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered, block):
+    """Against the definition: best probed centroid a token, the best one not probed where there is none.
+
+    The documents are in two segments, one with wider numbers, which are walked in blocks by two threads.
+    """
     lists, documents = drawn
     chance = np.random.default_rng(seed)
-    offsets = np.cumsum([0, *map(len, documents)])
-    flat = np.array([c for document in documents for c in document], np.uint16)
-    arrays = build_postings(lambda first, last: flat[first:last], offsets, lists)
-    searched = Postings(arrays["postings"], arrays["posting_offsets"], len(documents))
+    cut = int(chance.integers(0, len(documents) + 1))
+    segments = []
+    for some, width in ((documents[:cut], np.uint16), (documents[cut:], np.uint32)):
+        offsets = np.cumsum([0, *map(len, some)])
+        flat = np.array([c for document in some for c in document], np.uint16)
+        arrays = build_postings(lambda first, last: flat[first:last], offsets, lists)  # noqa: B023
+        segments.append(Postings(arrays["postings"].astype(width), arrays["posting_offsets"], len(some)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postings_module, "_DOCUMENTS", block)
+        searched = Gatherer(segments, [0, cut], len(documents))
     products = chance.standard_normal((lists, tokens + 2)).astype(np.float32)
     columns = chance.permutation(tokens + 2)[:tokens]
     allowed = chance.random(len(documents)) < 0.5 if filtered else None
@@ -307,15 +323,19 @@ def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered):
             parts.append(max(mine, default=products[order[min(nprobe, lists - 1)], column]))
         if touched and (allowed is None or allowed[n]):
             expected[n] = sum(parts)
-    for _ in range(2):  # the second gather finds its room as the first one left it
-        found, scores = searched.gather(probe(products, columns, nprobe), allowed)
+    for threads in (1, 2):  # the second gather finds its room as the first one left it
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(postings_module, "_WORTH_A_THREAD", 1)
+            set_threads(threads)
+            found, scores = searched.gather(probe(products, columns, nprobe), allowed)
+            set_threads(None)
         assert sorted(found.tolist()) == sorted(expected)
         assert dict(zip(found.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_postings_beyond_the_documents_are_passed_over():
     """As a damaged file may have them: nothing outside the arrays is touched."""
-    searched = Postings(np.array([0, 60000, 1, 9], np.uint16), np.array([0, 2, 4]), 2)
+    searched = Gatherer([Postings(np.array([0, 60000, 1, 9], np.uint16), np.array([0, 2, 4]), 2)], [0], 2)
     found, _ = searched.gather(probe(np.ones((2, 1), np.float32), np.array([0]), 2), None)
     assert sorted(found.tolist()) == [0, 1]
     with pytest.raises(ValueError, match="do not divide"):
