@@ -13,22 +13,28 @@ __all__ = ["best_rows", "gather"]
 
 
 @compiled
-def best_rows(
-    products: NDArray[np.float32], tokens: NDArray[np.int64], rows: NDArray[np.int64], values: NDArray[np.float32]
-) -> None:
-    """Write each token's largest products, descending, and their rows: (k, n) both, n at most K."""
-    most = rows.shape[1]
+def best_rows(products: NDArray[np.float32], rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    """Write the largest products of the first k columns, descending, and their rows: (k, n) both, n at most K."""
+    tokens, most = rows.shape
     values[:] = -np.inf
     rows[:] = 0
+    least = np.full(tokens, -np.inf, np.float32)
     for row in range(len(products)):
-        for k in range(len(tokens)):
-            value = products[row, tokens[k]]
-            if value > values[k, most - 1]:
+        # Few rows are among the best of any token: the others are passed over without a branch for each.
+        any_better = False
+        for k in range(tokens):
+            any_better |= products[row, k] > least[k]
+        if not any_better:
+            continue
+        for k in range(tokens):
+            value = products[row, k]
+            if value > least[k]:
                 at = most - 1
                 while at > 0 and values[k, at - 1] < value:
                     values[k, at], rows[k, at] = values[k, at - 1], rows[k, at - 1]
                     at -= 1
                 values[k, at], rows[k, at] = value, row
+                least[k] = values[k, most - 1]
 
 
 @compiled

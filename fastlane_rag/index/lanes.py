@@ -140,11 +140,14 @@ def _in_code(
     depth: int,
 ) -> Found:
     """Candidates among documents of one codec."""
-    book = coded.documents.codebook
-    ready = CodedQuery(query, book)
-    routed = len(gathering)
-    few, at = (CodedQuery(gathering, book), np.arange(routed)) if positions is None else (ready, positions)
-    probes = probe(few.products, at, nprobe)
+    book, routed = coded.documents.codebook, len(gathering)
+    if positions is None:
+        ready, few = CodedQuery(query, book), CodedQuery(gathering, book)
+    else:  # the tokens that gather come first: they also sift without the others
+        others = np.ones(len(query), np.bool_)
+        others[positions] = False
+        few = ready = CodedQuery(query[np.concatenate([positions, np.flatnonzero(others)])], book)
+    probes = probe(few.products, routed, nprobe)
     found, partial_scores = coded.gatherer.gather(probes, allowed)
     gathered = len(book.centroids) * routed
     if len(found) > depth:
@@ -154,12 +157,12 @@ def _in_code(
         found = np.sort(found[best(partial_scores, most)])
         near = np.zeros(len(few.products), np.bool_)
         near[probes.centroids] = True
-        partial_scores, met = few.near_scores(coded.documents, found, at, near, probes.least)
+        partial_scores, met = few.near_scores(coded.documents, found, routed, near, probes.least)
         gathered += met * routed
     chosen = np.sort(found[best(partial_scores, depth)])
     scores, tokens = ready.scores(coded.documents, chosen)
-    others = len(query) - (0 if positions is None else routed)
-    return Found(chosen, scores, gathered, len(book.centroids) * others + tokens * len(query))
+    met = tokens * len(query) + len(book.centroids) * (len(query) - (0 if positions is None else routed))
+    return Found(chosen, scores, gathered, met)
 
 
 def _plain(snapshot: Snapshot, query: torch.Tensor, gathering: torch.Tensor, allowed: Mask | None, depth: int) -> Found:

@@ -36,20 +36,19 @@ class Probes:
     least: NDArray[np.float32]
 
 
-def probe(products: NDArray[np.float32], tokens: NDArray[np.int64], nprobe: int) -> Probes:
-    """The best centroids of some query tokens.
+def probe(products: NDArray[np.float32], tokens: int, nprobe: int) -> Probes:
+    """The best centroids of a query's first tokens.
 
     Args:
-        products: (K, L) of centroids and query tokens; a view with any strides.
-        tokens: (k,) the columns to gather with.
+        products: (K, L) of centroids and query tokens, C-contiguous.
+        tokens: how many of them gather.
         nprobe: centroids a token.
     """
     from fastlane_rag.index.gather_kernels import best_rows
 
-    tokens = tokens[:_MOST]
-    shape = len(tokens), min(nprobe + 1, len(products))
+    shape = min(tokens, _MOST), min(nprobe + 1, len(products))
     rows, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
-    best_rows(products, tokens, rows, values)
+    best_rows(products, rows, values)
     return Probes(rows[:, :nprobe], values[:, :nprobe] - values[:, -1:], values[:, -1])
 
 

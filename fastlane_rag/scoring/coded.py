@@ -106,18 +106,18 @@ class CodedQuery:
         self,
         documents: CodedDocuments,
         numbers: NDArray[np.int64],
-        tokens: NDArray[np.int64],
+        tokens: int,
         near: NDArray[np.bool_],
         least: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], int]:
-        """SumMaxSim of some tokens of the query with those document rows whose centroid is near.
+        """SumMaxSim of the query's first tokens with those document rows whose centroid is near.
 
         Args:
             documents: of the query's codebook.
             numbers: (n,) int64, ascending: the documents to score.
-            tokens: (k,) int64, of the query.
+            tokens: how many, at least 1.
             near: (K,) bool, the centroids.
-            least: (k,) float32, of `products`: what a token scores where no row gives it more.
+            least: (tokens,) float32, of `products`: what a token scores where no row gives it more.
 
         Returns:
             (n,) float32, and how many rows counted.
@@ -136,7 +136,7 @@ class CodedQuery:
             counted = np.append(near, False)[np.minimum(codes.centroid_ids.numpy()[rows], len(near))]
             decoded = codes.decode(torch.from_numpy(rows[counted]))
             best = np.tile(least, (len(starts), 1))
-            products = (decoded @ self._query[torch.from_numpy(tokens)].T.float()).numpy()
+            products = (decoded @ self._query[:tokens].T.float()).numpy()
             np.maximum.at(best, owners[counted], products)
             return best.sum(axis=1), int(counted.sum())
 

@@ -155,8 +155,6 @@ class CodedQuery:
 
     def __init__(self, query: torch.Tensor, book: Codebook, modules: _Modules) -> None:
         self._kernels, self._team = modules.code_kernels, modules.team
-        self._size = query.numel()
-        self._offsets = np.array([0, len(query)])
         self._weights = np.ones(len(query), np.float32)
         self._query = _in_bytes(_float32(query), book, modules)
         tables = self._query.tables
@@ -165,14 +163,15 @@ class CodedQuery:
     def scores(self, documents: CodedDocuments, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
         """What `fastlane_rag.scoring.coded.CodedQuery.scores` says."""
         result: NDArray[np.float32] = np.empty((1, len(numbers)), np.float32)
-        rows = self._run(self._kernels.score_codes, documents, numbers, self._weights, result)
+        kernel, tokens = self._kernels.score_codes, len(self._weights)
+        rows = self._run(kernel, self._query, tokens, documents, numbers, self._weights, result)
         return result[0], rows
 
     def near_scores(
         self,
         documents: CodedDocuments,
         numbers: NDArray[np.int64],
-        tokens: NDArray[np.int64],
+        tokens: int,
         near: NDArray[np.bool_],
         least: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], int]:
@@ -181,18 +180,31 @@ class CodedQuery:
         met = np.zeros(len(numbers), np.int64)
         marks = np.zeros(1 << 16, np.uint8)  # a damaged file may name centroids that do not exist
         marks[: len(near)] = near
-        weights = np.zeros_like(self._weights)
-        weights[tokens] = 1
-        middle = self._query.middle
-        floors = np.zeros(middle.size, np.float32)
-        floors[tokens] = least + middle.ravel()[tokens]  # the tables, and so the least of them, are less by the middle
-        outputs = marks, floors.reshape(middle.shape), result, met
-        self._run(self._kernels.score_near, documents, numbers, weights, *outputs, one_of=_FEW_NEAR)
+        query = self._first(tokens)
+        floors = np.zeros_like(query.middle)
+        floors.ravel()[:tokens] = least  # of the tables, which are less by the middle
+        floors += query.middle
+        outputs = self._weights[:tokens], marks, floors, result, met
+        self._run(self._kernels.score_near, query, tokens, documents, numbers, *outputs, one_of=_FEW_NEAR)
         return result[0], int(met.sum())
+
+    def _first(self, tokens: int) -> _InBytes:
+        """The query's first tokens alone, in a narrower tile if one holds them; its tables are those of all."""
+        granules, numbers, tables, units, middle = self._query
+        granule = numbers.shape[2] // len(granules)
+        tiles = -(-tokens // numbers.shape[2])
+        if tiles == 1:
+            granules = granules[: -(-tokens // granule)]
+        width = granule * len(granules)
+        numbers = np.ascontiguousarray(numbers[:tiles, :, :width])
+        units, middle = np.ascontiguousarray(units[:tiles, :width]), np.ascontiguousarray(middle[:tiles, :width])
+        return _InBytes(granules, numbers, tables[:tiles], units, middle)
 
     def _run(
         self,
         kernel: Callable[..., None],
+        query: _InBytes,
+        tokens: int,
         documents: CodedDocuments,
         numbers: NDArray[np.int64],
         *outputs: NDArray[np.generic],
@@ -205,10 +217,10 @@ class CodedQuery:
             raise ValueError("the offsets of the documents do not divide their rows, or there is no such document")
         rows = int(places[2].sum())
         if len(numbers):
-            query, book = self._query, documents.codebook
+            book = documents.codebook
             described = documents.addresses, book.width, book.bits, book.dim, *places
-            fixed = query.granules, *described, *query[1:4], self._offsets, *outputs
-            self._team.run(kernel, *_shares(len(numbers), rows, self._size // one_of), fixed)
+            fixed = query.granules, *described, *query[1:4], np.array([0, tokens]), *outputs
+            self._team.run(kernel, *_shares(len(numbers), rows, tokens * book.dim // one_of), fixed)
         return rows
 
 

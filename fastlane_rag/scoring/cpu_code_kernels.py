@@ -342,7 +342,7 @@ def score_near(
 ) -> None:
     """Score queries against those rows of documents whose centroid is near.
 
-    Args as `score_codes`, and:
+    Args as `score_codes`, but that the tables may be of wider tiles, and:
         near: (65,536,) 1 at the centroids whose rows count, else 0.
         floors: (tiles, C): what a token scores where no row gives it more.
         met: (n,), written: rows of each document that are near.
@@ -387,7 +387,7 @@ def score_near(
                 code_tile_each(
                     granules, levels.ctypes.data, words, chosen.ctypes.data + 2 * first_row, scales.ctypes.data,
                     query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
-                    owned[t].ctypes.data + 8 * first_row, 0, 0,
+                    owned[t].ctypes.data + 8 * first_row, 4 * tables.shape[2], 0,
                 )  # fmt: skip
         for n in range(block, end):
             sum_queries(best[n - block].ravel(), query_offsets, weights, scores, n)

@@ -89,8 +89,9 @@ def _make_tile(keep: Keep) -> Callable[..., None]:
             units: (tokens,) float32: what one step of a query byte is worth.
             best: (tokens,) float32; of a tile of "each": (rows,) int64, the address of each row's; of products: (rows,
                 tokens), written.
-            where: (tokens,) int32; row numbers, if the tile keeps the position. For products a number: how many bytes
-                after those of one row lies what is added to the next.
+            where: (tokens,) int32; row numbers, if the tile keeps the position. A number for products: how many bytes
+                after those of one row lies what is added to the next; for "each": from one centroid in the table to
+                the next, which may be of a wider tile.
             number: of the first row.
         """
         if not isinstance(granules, types.UniTuple):
@@ -144,9 +145,10 @@ def _emit_tile(
                 loop.renew(total, dot)
 
     looked_up = []
+    table_step = where if keep == "each" else INT(4 * tokens)
     for r in range(rows if keep != "products" else 0):
         centroid = builder.zext(load(builder, ids, 2 * r, ir.IntType(16)), INT)
-        looked_up.append(builder.add(table, builder.mul(centroid, INT(4 * tokens))))
+        looked_up.append(builder.add(table, builder.mul(centroid, table_step)))
     for v, at in enumerate(offsets):
         floats = ir.VectorType(FLOAT, widths[v])
         unit = load(builder, units, at, floats)
