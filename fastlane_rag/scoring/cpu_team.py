@@ -7,9 +7,11 @@ another pool would have to wait for their processors; to them work comes within 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -142,10 +144,11 @@ def _share(team: int, threads: int, ranges: NDArray[np.int64], state: NDArray[np
 
 
 @cache
-def _shared(kernel: Callable[..., None]) -> Callable[..., None]:
+def _shared(kernel: Any) -> Callable[..., None]:
     """`_share` of one kernel. What is in a team is a global name to it: numba would not keep a closure on disk."""
-    function = FunctionType(
-        _share.__code__, {"__name__": __name__, "_in_team": _make_in_team(kernel)}, f"share_{kernel.__name__}"
-    )
+    # What is kept has the kernel inside, whose file numba does not look at.
+    version = hashlib.sha256(Path(kernel.py_func.__code__.co_filename).read_bytes()).hexdigest()[:12]
+    known = {"__name__": __name__, "_in_team": _make_in_team(kernel)}
+    function = FunctionType(_share.__code__, known, f"share_{kernel.__name__}_{version}")
     function.__qualname__ = function.__name__
     return compiled(function)

@@ -3,13 +3,15 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from fastlane_rag.scoring import cpu_backend, get_threads, maxsim, set_threads
 from fastlane_rag.scoring.threads import run_ranges
 
-pytest.importorskip("numba", reason="only the compiled kernels start threads of their own")
+numba = pytest.importorskip("numba", reason="only the compiled kernels start threads of their own")
+cpu_team = pytest.importorskip("fastlane_rag.scoring.cpu_team")
 
 
 @pytest.fixture
@@ -38,6 +40,34 @@ def test_threads_change_no_bit(problem, threads):
     alone = problem()
     set_threads(threads)
     assert torch.equal(problem(), alone)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16, 100])
+def test_threads_of_our_own_stand_in_for_openmps(problem, threads, monkeypatch):
+    """Where torch has none, or one without the entry that is called."""
+    set_threads(1)
+    alone = problem()
+    monkeypatch.setattr(cpu_team, "_team", lambda: 0)
+    set_threads(threads)
+    assert torch.equal(problem(), alone)
+
+
+@numba.njit(nogil=True)
+def fails_in_the_middle(first, last, marks):
+    for i in range(first, last):
+        if i == 5:
+            raise ValueError
+        marks[i] += 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_a_kernel_that_fails_is_noticed(threads):
+    """The error itself stays in its thread: all that fails in the kernels is finding memory."""
+    marks = np.zeros(20, np.int64)
+    with pytest.raises(MemoryError, match="use fewer threads"):
+        cpu_team.run(fails_in_the_middle, range(21), threads, (marks,))
+    assert marks[5] == 0
+    assert marks.max() == 1
 
 
 def test_threads_follow_torch_unless_set():
