@@ -318,6 +318,47 @@ def _near_rows(
     return np.int64(found) - total
 
 
+@njit(nogil=True)
+def _look_up(
+    pack: NDArray[np.int64],
+    row_bytes: int,
+    first: int,
+    last: int,
+    own: int,
+    rows: NDArray[np.int64],
+    chosen: NDArray[np.uint16],
+    scaled_by: NDArray[np.int64],
+    owned: NDArray[np.int64],
+) -> None:
+    """Replace row numbers of a pack by addresses, beside centroids and the addresses of scales and maxima.
+
+    What lies there is asked for.
+    """
+    residuals_at, ids_at, scales_at = pack[0], pack[1], pack[2]
+    for i in range(first, last):
+        r, owned[i] = rows[i], own
+        rows[i], chosen[i], scaled_by[i] = residuals_at + r * row_bytes, load_2(ids_at + 2 * r), scales_at + r
+        prefetch_line(rows[i])
+        prefetch_line(scaled_by[i])
+
+
+@njit(nogil=True)
+def _start(best: NDArray[np.float32], floors: NDArray[np.float32]) -> None:
+    """Set (n, tiles, C) to (tiles, C); in loops, because numba takes seconds to compile an assignment of arrays."""
+    for n in range(len(best)):
+        for t in range(best.shape[1]):
+            for c in range(best.shape[2]):
+                best[n, t, c] = floors[t, c]
+
+
+@njit(nogil=True)
+def _most_rows(lengths: NDArray[np.int64], first: int, last: int) -> int:
+    most = 0
+    for n in range(first, last):
+        most = max(most, lengths[n])
+    return most
+
+
 @compiled
 def score_near(
     first: int,
@@ -349,9 +390,9 @@ def score_near(
     """
     tiles, words, width, _ = query_bytes.shape
     best = np.empty((_AHEAD, tiles, width), np.float32)
-    most = lengths[first:last].max() * _AHEAD + TILE_ROWS
+    most = _most_rows(lengths, first, last) * _AHEAD + TILE_ROWS
     rows, chosen, levels, scales = _room(most, words)
-    scaled_by, owned, planes = np.empty(most, np.int64), np.empty((tiles, most), np.int64), 8 // bits
+    scaled_by, owned, planes = np.empty(most, np.int64), np.empty(most, np.int64), 8 // bits
     for block in range(first, last, _AHEAD):
         # Near rows lie far apart: those of a few documents are asked for before the first is read.
         end, total = min(block + _AHEAD, last), 0
@@ -359,35 +400,25 @@ def score_near(
             for r in range(starts[n], starts[n] + lengths[n], 32):
                 prefetch_line(packs[owners[n], 1] + 2 * r)
         for n in range(block, end):
-            pack = packs[owners[n]]
-            residuals_at, ids_at, scales_at = pack[0], pack[1], pack[2]
-            before = total
-            met[n] = _near_rows(ids_at, starts[n], lengths[n], near, rows, total)
+            met[n] = _near_rows(packs[owners[n], 1], starts[n], lengths[n], near, rows, total)
+            own = best[n - block].ctypes.data
+            _look_up(packs[owners[n]], row_bytes, total, total + met[n], own, rows, chosen, scaled_by, owned)
             total += met[n]
-            own = best.ctypes.data + (n - block) * tiles * width * 4
-            for i in range(before, total):
-                r = rows[i]
-                chosen[i] = load_2(ids_at + 2 * r)
-                rows[i], scaled_by[i] = residuals_at + r * row_bytes, scales_at + r
-                prefetch_line(rows[i])
-                prefetch_line(scaled_by[i])
-                for t in range(tiles):
-                    owned[t, i] = own + t * width * 4
         for i in range(total, -(-total // TILE_ROWS) * TILE_ROWS):  # the last row fills the last tile
-            rows[i], chosen[i], scaled_by[i] = rows[total - 1], chosen[total - 1], scaled_by[total - 1]
-            owned[:, i] = owned[:, total - 1]
-        best[:] = floors
-        for first_row in range(0, total, TILE_ROWS):
+            rows[i], chosen[i] = rows[total - 1], chosen[total - 1]
+            scaled_by[i], owned[i] = scaled_by[total - 1], owned[total - 1]
+        _start(best, floors)
+        for row in range(0, total, TILE_ROWS):
             for i in range(TILE_ROWS):
-                scales[i] = _scale(scaled_by[first_row + i])
-            at = rows.ctypes.data + 8 * first_row
+                scales[i] = _scale(scaled_by[row + i])
+            at = rows.ctypes.data + 8 * row
             _unpack_rows(at, row_bytes, bits, planes, dim, levels.ctypes.data, levels.shape[1])
             for t in range(tiles):
                 # Near rows have centroids that exist: others are not marked.
                 code_tile_each(
-                    granules, levels.ctypes.data, words, chosen.ctypes.data + 2 * first_row, scales.ctypes.data,
+                    granules, levels.ctypes.data, words, chosen.ctypes.data + 2 * row, scales.ctypes.data,
                     query_bytes[t].ctypes.data, tables[t].ctypes.data, units[t].ctypes.data,
-                    owned[t].ctypes.data + 8 * first_row, 4 * tables.shape[2], 0,
+                    owned.ctypes.data + 8 * row, 4 * tables.shape[2], 4 * t * width,
                 )  # fmt: skip
         for n in range(block, end):
             sum_queries(best[n - block].ravel(), query_offsets, weights, scores, n)

@@ -92,7 +92,7 @@ def _make_tile(keep: Keep) -> Callable[..., None]:
             where: (tokens,) int32; row numbers, if the tile keeps the position. A number for products: how many bytes
                 after those of one row lies what is added to the next; for "each": from one centroid in the table to
                 the next, which may be of a wider tile.
-            number: of the first row.
+            number: of the first row. For "each": bytes to add to the addresses.
         """
         if not isinstance(granules, types.UniTuple):
             return None
@@ -165,7 +165,7 @@ def _emit_tile(
             values.append(builder.fmul(value, splat(builder, load(builder, scales, 4 * r, FLOAT), floats)))
         if keep == "each":
             for r, value in enumerate(values):
-                own = builder.add(load(builder, best, 8 * r, INT), INT(at))
+                own = builder.add(builder.add(load(builder, best, 8 * r, INT), number), INT(at))
                 raise_maximum(builder, [value], None, own, own)
             continue
         first = number if keep == "position" else None

@@ -20,6 +20,7 @@ import torch
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler import Flags
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -91,13 +92,39 @@ def _count_up(typing: Any, address: Any) -> Any:
 _add_one: Any = intrinsic(_count_up)
 
 
+def _call(context: Any, builder: ir.IRBuilder, function: Any, signature: Any, arguments: list[ir.Value]) -> Any:
+    """Call without becoming a part of the caller: of large kernels each copy takes seconds to compile."""
+    callee = context.declare_function(builder.module, function)
+    types_of = signature.return_type, signature.args
+    status, _ = context.call_conv.call_function(builder, callee, *types_of, arguments, attrs=("noinline",))
+    return status
+
+
 def _make_in_team(kernel: Callable[..., None]) -> Callable[..., None]:
+    def call(typing: Any, first: Any, last: Any, arguments: Any) -> Any:
+        """The kernel, compiled as a part of its caller: called as a function of its own it would be compiled twice."""
+        inner = types.none(types.int64, types.int64, *arguments)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, given: Any) -> Any:
+            flags: Any = Flags()
+            flags.nrt, flags.error_model = True, "numpy"
+            found = context.compile_subroutine(builder, kernel, inner, flags=flags)
+            parts = [builder.extract_value(given[2], i) for i in range(len(arguments))]
+            status = _call(context, builder, found.fndesc, inner, [*given[:2], *parts])
+            with builder.if_then(status.is_error, likely=False):
+                context.call_conv.return_status_propagate(builder, status)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.int64, arguments), generate
+
+    run: Any = intrinsic(call)
+
     def work(ranges: NDArray[np.int64], state: NDArray[np.int64], arguments: Any) -> None:
         """Take ranges until there are none; `state` counts those taken and those done."""
         taken = state.ctypes.data
         i = _add_one(taken)
         while i < len(ranges) - 1:
-            kernel(ranges[i], ranges[i + 1], *arguments)
+            run(ranges[i], ranges[i + 1], arguments)
             _add_one(taken + 8)
             i = _add_one(taken)
 
@@ -120,7 +147,7 @@ def _make_in_team(kernel: Callable[..., None]) -> Callable[..., None]:
             unpacked = inside.load(inside.bitcast(body.args[0], packed.type.as_pointer()))
             parts = [inside.extract_value(unpacked, i) for i in range(len(rest))]
             # An error ends this thread's work, and fewer ranges are done than there are.
-            context.call_internal_no_propagate(inside, compiled_work.fndesc, worker, parts)
+            _call(context, inside, compiled_work.fndesc, worker, parts)
             inside.ret_void()
 
             with builder.if_else(builder.icmp_signed("!=", team, INT(0))) as (shared, alone):
@@ -148,7 +175,7 @@ def _shared(kernel: Any) -> Callable[..., None]:
     """`_share` of one kernel. What is in a team is a global name to it: numba would not keep a closure on disk."""
     # What is kept has the kernel inside, whose file numba does not look at.
     version = hashlib.sha256(Path(kernel.py_func.__code__.co_filename).read_bytes()).hexdigest()[:12]
-    known = {"__name__": __name__, "_in_team": _make_in_team(kernel)}
+    known = {"__name__": __name__, "_in_team": _make_in_team(kernel.py_func)}
     function = FunctionType(_share.__code__, known, f"share_{kernel.__name__}_{version}")
     function.__qualname__ = function.__name__
     return compiled(function)
