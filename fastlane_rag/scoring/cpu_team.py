@@ -106,7 +106,7 @@ def _make_in_team(kernel: Callable[..., None]) -> Callable[..., None]:
         inner = types.none(types.int64, types.int64, *arguments)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, given: Any) -> Any:
-            flags: Any = Flags()
+            flags: Any = Flags()  # type: ignore[no-untyped-call]
             flags.nrt, flags.error_model = True, "numpy"
             found = context.compile_subroutine(builder, kernel, inner, flags=flags)
             parts = [builder.extract_value(given[2], i) for i in range(len(arguments))]
