@@ -222,6 +222,8 @@ class Segment:
         if codec.lists:
             lists = arrays.pop("posting_offsets").astype(np.int64)
             try:
+                if len(lists) != codec.lists + 1:
+                    raise ValueError(f"there are {len(lists) - 1} posting lists for {codec.lists} centroids")
                 self.postings = Postings(arrays.pop("postings"), lists, info.documents)
             except ValueError as error:
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error

@@ -146,6 +146,13 @@ def other_array(header, values):
     header["offsets"]["dtype"] = "object"
 
 
+def half_of_them(header, values):
+    entry, half = header["posting_offsets"], len(values) // 2
+    values[half - 1] = values[-1]
+    entry["shape"] = [half]
+    entry["data_offsets"][1] = entry["data_offsets"][0] + half * values.itemsize
+
+
 @pytest.mark.parametrize("change", [far_away, before_the_start, falling, huge_shape, beyond_the_file, other_array])
 def test_a_forged_segment_is_refused_and_reads_nothing_outside(foreign, change):
     forge(foreign, "offsets", change)
@@ -159,7 +166,13 @@ def test_a_forged_segment_is_refused_and_reads_nothing_outside(foreign, change):
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("centroids", far_away), ("posting_offsets", far_away), ("posting_offsets", falling), ("postings", far_away)],
+    [
+        ("centroids", far_away),
+        ("posting_offsets", far_away),
+        ("posting_offsets", falling),
+        ("posting_offsets", half_of_them),
+        ("postings", far_away),
+    ],
 )
 def test_a_forged_segment_in_code_reads_nothing_outside(tmp_path, monkeypatch, name, change):
     """Centroids that do not exist, lists beyond the file, documents beyond the segment: no crash, and verify tells."""
