@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -213,7 +213,7 @@ class _Plan:
             import torch
 
             return torch.arange(len(query.embeddings))
-        return query.select(self.route_k)
+        return query.select(self.route_k, ordered=False)
 
     @cached_property
     def matching(self) -> int:
@@ -230,14 +230,16 @@ class _Plan:
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
-        gathering, routed = query.gathering, len(query.selected)
-        rows = query.rows if self.refine else gathering
-        positions: NDArray[np.int64] | None = np.arange(routed)
-        if self.refine:
-            positions = None if query.routed.in_context(routed) else query.selected.numpy()
+        routed = len(query.selected)
+        rows = query.rows
+        gathering: torch.Tensor | NDArray[np.int64] = query.selected.numpy()
+        if not self.refine:
+            rows, gathering = query.gathering, np.arange(routed)
+        elif query.routed.in_context(routed):
+            gathering = query.gathering
         depth = max(self.k, self.depth or max(DEPTH_FACTOR * self.k, DEPTH_LEAST, DEPTH_TOKENS // max(routed, 1)))
         knobs = {"nprobe": self.nprobe or max(NPROBE, PROBES // max(routed, 1)), "depth": depth}
-        found = approximate(self.view.snapshot, rows, gathering, positions, self.allowed, **knobs)
+        found = approximate(self.view.snapshot, rows, gathering, self.allowed, **knobs)
         if len(found.numbers) < min(self.k, self.matching):
             return self._exhaustive([query])[0]
         more = partial(rescore, self.view.snapshot, rows)
@@ -312,7 +314,7 @@ class _Plan:
 
     def _fetch(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
         """The k best of these documents, ties broken by id, with what the catalogue says of them."""
-        places = [self.view.snapshot.place(int(number)) for number in numbers]
+        places = self.view.snapshot.places(numbers)
         if len(places) <= self.k:
             hits = map(_hit, self.view.reader.at(places), scores.tolist())
             return sorted(hits, key=lambda hit: (-hit.score, hit.id))
@@ -365,15 +367,7 @@ def _checked(query: RoutedQuery, dim: int) -> RoutedQuery:
         raise InvalidInputError(f"the query has {found} dimensions, the index {dim}")
     if not math.isfinite(float(query.embeddings.sum())):  # one NaN or infinity is enough, two may make a NaN
         raise InvalidInputError("the query's embeddings hold NaN or infinite values")
-    if query.embeddings.device.type == "cpu":
-        return query
-    context = query.context
-    if callable(context):
-        make = context
-        context = cache(lambda: make().cpu())
-    elif context is not None:
-        context = context.cpu()
-    return replace(query, embeddings=query.embeddings.cpu(), scores=query.scores.cpu(), context=context)
+    return query.to_cpu()
 
 
 def _check_route_k(route_k: RouteK | None) -> None:

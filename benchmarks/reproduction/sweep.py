@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +41,13 @@ def index_curve(
 
     Every k is measured at 4 bits and in half precision; other bits at the default of `FastLaneIndex.search`.
     """
+    from fastlane_rag.model import RoutedQuery
     from fastlane_rag.search import DEFAULT_ROUTE_K
 
     if not queries:
         encoded = run.model.encode_routed(list(dataset.queries.values()))
         # Views are part of encoding: made here, and not for the first point that asks for them.
-        ready = (replace(query, context=query.views) for query in encoded)
+        ready = [RoutedQuery(query.embeddings, query.scores, query.tokens, query.views) for query in encoded]
         queries.update(zip(dataset.queries, ready, strict=True))
     codec = "fp16" if bits == 16 else f"residual{bits}"
     ks = ROUTE_KS if bits in (4, 16) else (DEFAULT_ROUTE_K,)

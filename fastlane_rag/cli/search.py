@@ -104,10 +104,11 @@ def _title_and_text(hit: "Hit") -> tuple[str, str]:
 
 
 def _as_json(query: str, result: "SearchResult") -> dict[str, Any]:
-    tokens, scores = result.routed.tokens, result.routed.scores
+    tokens, scores = result.routed.tokens, result.routed.scores.tolist()
+    selected = sorted(result.selected, key=lambda i: -scores[i])
     return {
         "query": query,
-        "routed": [{"token": tokens[i], "score": float(scores[i])} for i in result.selected],
+        "routed": [{"token": tokens[i], "score": scores[i]} for i in selected],
         "comparisons": result.comparisons,
         "hits": [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits],
     }

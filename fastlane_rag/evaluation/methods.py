@@ -1,6 +1,5 @@
 """FastLane itself, as compared methods: routed at some k, refined or not, and with every token."""
 
-from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ class FastLane:
         from fastlane_rag.search import search_many
 
         start = perf_counter()
-        routed = [_with_views(one, self._route_k) for one in self._index.model.encode_routed([query])]
+        routed = [_routed(one, self._route_k) for one in self._index.model.encode_routed([query])]
         encoded = perf_counter()
         (result,) = search_many(self._index, routed, depth, **self._options(query))
         ids = [hit.id for hit in result.hits]
@@ -51,10 +50,11 @@ class FastLane:
         return {"route_k": self._route_k, "refine": self._refine}
 
 
-def _with_views(query: "RoutedQuery", route_k: "RouteK") -> "RoutedQuery":
-    """The query with its contextual views made, where so many routed tokens take them: they are part of encoding."""
-    few = isinstance(route_k, int) and query.in_context(len(query.select(route_k)))
-    return replace(query, context=query.views) if few else query
+def _routed(query: "RoutedQuery", route_k: "RouteK") -> "RoutedQuery":
+    """The query with what its routing takes worked out, scores and views: that is part of encoding."""
+    if route_k != "all":
+        query.compared(query.select(route_k, ordered=False))
+    return query
 
 
 class Full(FastLane):

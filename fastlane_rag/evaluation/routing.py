@@ -109,8 +109,8 @@ def _mean_overlap(sets: Sequence[set[Any]], most: int = 300) -> float:
 
 def _numbers(index: FastLaneIndex) -> dict[str, int]:
     with index._storage.view() as view:
-        numbers = view.snapshot.live_numbers.tolist()
-        return dict(zip(view.reader.ids_at(map(view.snapshot.place, numbers)), numbers, strict=True))
+        numbers = view.snapshot.live_numbers
+        return dict(zip(view.reader.ids_at(view.snapshot.places(numbers)), numbers.tolist(), strict=True))
 
 
 def _usefulness(index: FastLaneIndex, query: RoutedQuery, gold: Sequence[int]) -> dict[str, NDArray[np.float64]]:

@@ -104,8 +104,7 @@ class Found:
 def approximate(
     snapshot: Snapshot,
     query: torch.Tensor,
-    gathering: torch.Tensor,
-    positions: NDArray[np.int64] | None,
+    gathering: torch.Tensor | NDArray[np.int64],
     allowed: Mask | None,
     *,
     nprobe: int,
@@ -118,16 +117,17 @@ def approximate(
     Args:
         snapshot: N documents.
         query: (L, dim) float32.
-        gathering: (k, dim) float32, the rows that gather; `query` itself where no others score.
-        positions: (k,) where they stand in the query; None where they are no rows of it.
+        gathering: (k, dim) float32, the rows that gather, or (k,) which rows of the query do.
         allowed: (N,) documents that may be found; None for all.
         nprobe: centroids whose documents are looked at, for each routed token.
         depth: candidates, of the documents of each codec and of those without.
     """
-    found = []
+    found = [_in_code(coded, query, gathering, allowed, nprobe, depth) for coded in snapshot.coded]
     if snapshot.plain:
-        found.append(_plain(snapshot, query, gathering, allowed, depth))
-    found += [_in_code(coded, query, gathering, positions, allowed, nprobe, depth) for coded in snapshot.coded]
+        rows = gathering if isinstance(gathering, torch.Tensor) else query[gathering]
+        found.append(_plain(snapshot, query, rows, allowed, depth))
+    if len(found) == 1:
+        return found[0]
     numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
     scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
     order = np.argsort(numbers)
@@ -137,20 +137,20 @@ def approximate(
 def _in_code(
     coded: Coded,
     query: torch.Tensor,
-    gathering: torch.Tensor,
-    positions: NDArray[np.int64] | None,
+    gathering: torch.Tensor | NDArray[np.int64],
     allowed: Mask | None,
     nprobe: int,
     depth: int,
 ) -> Found:
     """Candidates among documents of one codec."""
-    book, routed = coded.documents.codebook, len(gathering)
-    if positions is None:
+    book, routed, rest = coded.documents.codebook, len(gathering), len(query)
+    if isinstance(gathering, torch.Tensor):
         ready, few = CodedQuery(query, book), CodedQuery(gathering, book)
     else:  # the tokens that gather come first: they also sift without the others
         others = np.ones(len(query), np.bool_)
-        others[positions] = False
-        few = ready = CodedQuery(query[np.concatenate([positions, np.flatnonzero(others)])], book)
+        others[gathering] = False
+        few = ready = CodedQuery(query[np.concatenate([gathering, np.flatnonzero(others)])], book)
+        rest -= routed
     probes = probe(few.products, routed, nprobe)
     found, partial_scores = coded.gatherer.gather(probes, allowed)
     gathered = len(book.centroids) * routed
@@ -164,10 +164,11 @@ def _in_code(
         near[probes.centroids] = True
         partial_scores, met = few.near_scores(coded.documents, found, routed, near, probes.least)
         gathered += met * routed
-    chosen = np.sort(found[best(partial_scores, depth)])
+        chosen = found[best(partial_scores, depth)]
+    else:
+        chosen = np.sort(found)
     scores, tokens = ready.scores(coded.documents, chosen)
-    met = tokens * len(query) + len(book.centroids) * (len(query) - (0 if positions is None else routed))
-    return Found(chosen, scores, gathered, met)
+    return Found(chosen, scores, gathered, tokens * len(query) + len(book.centroids) * rest)
 
 
 def _plain(snapshot: Snapshot, query: torch.Tensor, gathering: torch.Tensor, allowed: Mask | None, depth: int) -> Found:

@@ -98,6 +98,7 @@ class Gatherer:
                 blocks.append([*arrays, base, start, min(start + _DOCUMENTS, segment.count), base + start])
         self._blocks = np.array(blocks, np.int64).reshape(-1, 7)
         self._entries = sum(len(segment.documents) for segment in postings)
+        self._lists = max(len(segment.lists) - 1 for segment in postings)
         # Room for one gather each; as many as there were gathers at one time.
         self._rooms: list[tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.int64]]] = []
 
@@ -126,13 +127,12 @@ class Gatherer:
         blocks, everything = self._blocks, allowed is None
         mask = np.ones(1, np.bool_) if allowed is None else allowed
         counts = np.zeros(len(blocks), np.int64)
-        lists = max(len(segment.lists) - 1 for segment in self._postings)
-        walked = self._entries * probes.centroids.size // lists
+        walked = self._entries * probes.centroids.size // self._lists
         threads = max(1, min(get_threads(), len(blocks), walked // _WORTH_A_THREAD))
         fixed = blocks, probes.centroids, probes.gains, everything, mask, *room, counts
         cpu_team.run(gather, range(len(blocks) + 1) if threads > 1 else [0, len(blocks)], threads, fixed)
         places = zip(blocks[:, -1].tolist(), counts.tolist(), strict=True)
-        documents = np.concatenate([np.zeros(0, np.int64), *(found[to : to + count] for to, count in places)])
+        documents = np.concatenate([found[:0], *(found[to : to + count] for to, count in places)])
         gathered = scores[documents] + probes.least.sum()
         stamps[documents] = 0
         self._rooms.append(room)

@@ -251,10 +251,11 @@ class Snapshot:
             [position] = part.positions(np.array([row]))
             yield part.source.rows(*part.source.offsets[position : position + 2])
 
-    def place(self, number: int) -> Place:
-        """Segment and row of a document."""
-        p = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self.parts[p].segment, self.parts[p].row(number - int(self.starts[p]))
+    def places(self, numbers: NDArray[np.int64]) -> list[Place]:
+        """Segment and row of each of these documents."""
+        owners = np.searchsorted(self.starts, numbers, side="right") - 1
+        located = zip(owners.tolist(), (numbers - self.starts[owners]).tolist(), strict=True)
+        return [(self.parts[p].segment, self.parts[p].row(position)) for p, position in located]
 
     def mask(self, places: NDArray[np.int64]) -> Mask:
         """(N,): true for the documents at these places, (M, 2) segments and rows."""

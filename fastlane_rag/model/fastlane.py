@@ -22,7 +22,7 @@ from fastlane_rag.errors import ModelError
 from fastlane_rag.explain.terminal import route_table
 from fastlane_rag.explain.web import route_html
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter, takes_context, toward_views
+from fastlane_rag.model.router import CONTEXT_MOST, QueryRouter, TokenRouter, takes_context, toward_views
 
 __all__ = ["AUTO_MASS", "CONTEXT_MOST", "FastLaneModel", "Route", "RoutedQuery"]
 
@@ -33,24 +33,51 @@ On dev queries of five datasets it takes 5.7 of 12 tokens and finds what 8 find 
 """
 
 RouteK = int | Literal["auto"] | None
+# What the query router makes of the token states.
+_OF_ROUTER = ("routing_scores", "routing_attended", "routing_pooled")
 
 
-@dataclass(frozen=True, slots=True)
 class RoutedQuery:
     """One encoded query, with everything search needs.
 
-    Attributes:
+    Args:
         embeddings: (Lq, dim) float32, L2-normalised token embeddings.
-        scores: (Lq,) float32 router scores; ``-inf`` where a token may not be routed.
+        scores: (Lq,) float32 router scores, ``-inf`` where a token may not be routed; or what gives them when they
+            are first asked for.
         tokens: the Lq token strings.
         context: what :attr:`views` gives, or makes it when it is first asked for, by the router as it is then; None
             for a router without.
+        routable: positions of the tokens that may be routed, where that is known without the scores.
+
+    Attributes:
+        embeddings: as given.
+        tokens: as given.
+        context: as given.
     """
 
-    embeddings: Tensor
-    scores: Tensor
-    tokens: list[str]
-    context: Tensor | Callable[[], Tensor] | None = None
+    __slots__ = ("_routable", "_scores", "context", "embeddings", "tokens")
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        scores: Tensor | Callable[[], Tensor],
+        tokens: list[str],
+        context: Tensor | Callable[[], Tensor] | None = None,
+        *,
+        routable: Sequence[int] | None = None,
+    ) -> None:
+        self.embeddings = embeddings
+        self._scores = scores
+        self.tokens = tokens
+        self.context = context
+        self._routable = routable
+
+    @property
+    def scores(self) -> Tensor:
+        """(Lq,) float32 router scores; ``-inf`` where a token may not be routed."""
+        if callable(self._scores):
+            self._scores = self._scores()
+        return self._scores
 
     @property
     def views(self) -> Tensor | None:
@@ -78,17 +105,28 @@ class RoutedQuery:
         views = self.views if self.in_context(len(selected)) else None
         return own if views is None else toward_views(own, views[selected], 1 / len(selected))
 
-    def select(self, k: RouteK) -> Tensor:
+    def to_cpu(self) -> RoutedQuery:
+        """The query on the CPU; itself if it is there."""
+        if self.embeddings.device.type == "cpu":
+            return self
+        make = self.context
+        context = cache(lambda: make().cpu()) if callable(make) else None if make is None else make.cpu()
+        return RoutedQuery(self.embeddings.cpu(), self.scores.cpu(), self.tokens, context)
+
+    def select(self, k: RouteK, *, ordered: bool = True) -> Tensor:
         """Positions of the routed tokens, best first (int64).
 
         Args:
             k: how many; ``"auto"`` takes tokens until their share of the router's mass, the softmax of its scores
                 in standard deviations of the query, passes :data:`AUTO_MASS`; None takes all routable tokens. Never
                 returns more than there are.
+            ordered: False gives them in any order, and asks no router where there is nothing to choose.
 
         Raises:
             ValueError: k is below 1 or of another kind.
         """
+        if not ordered and self._routable is not None and isinstance(k, int) and k >= len(self._routable):
+            return torch.tensor(self._routable, dtype=torch.int64)
         scores = self.scores.detach().float().cpu().numpy()  # so few numbers take numpy less time than torch
         order = np.argsort(-scores, kind="stable")[: np.count_nonzero(np.isfinite(scores))]
         if k == "auto":
@@ -125,6 +163,47 @@ class Route:
 
     def __rich__(self) -> Table:
         return route_table(self)
+
+
+class _Later:
+    """What the router says of one query's scored tokens, worked out when it is asked for; it keeps no transformer.
+
+    Args:
+        router: to ask.
+        ids: (Lq,) of the tokens.
+        embeddings: (Lq, dim) of the tokens.
+        known: what the router made of their states, by feature, or the states themselves.
+    """
+
+    def __init__(self, router: QueryRouter, ids: Tensor, embeddings: Tensor, known: dict[str, Tensor]) -> None:
+        self._router, self._ids, self._embeddings, self._known = router, ids, embeddings, known
+        self._views: Tensor | None = None
+
+    def scores(self) -> Tensor:
+        """(Lq,) float32; all alike where no token may be routed."""
+        scores = self._asked()["routing_scores"][0].to(self._embeddings.device).float().clone()
+        return scores if math.isfinite(float(scores.max())) else torch.zeros_like(scores)
+
+    @torch.inference_mode()
+    def views(self) -> Tensor:
+        """(Lq, dim) float32, L2-normalised."""
+        if self._views is None:
+            features = self._asked()
+            embeddings = self._embeddings[None].to(features["input_ids"].device)
+            self._views = self._router.views(embeddings, features)[0].to(self._embeddings.device)
+        return self._views
+
+    @torch.inference_mode()
+    def _asked(self) -> dict[str, Any]:
+        """Features of a batch of one, where the router is: the model may have moved since."""
+        device = self._router.score.weight.device
+        features = {"input_ids": self._ids[None].to(device)}
+        features["attention_mask"] = torch.ones_like(features["input_ids"])
+        if "routing_states" in self._known:
+            states = self._known["routing_states"][None].to(device)
+            found = self._router({**features, "token_embeddings": states}, task="query")
+            self._known = {name: found[name][0] for name in _OF_ROUTER if name in found}
+        return features | {name: value[None].to(device) for name, value in self._known.items()}
 
 
 class FastLaneModel:
@@ -281,34 +360,23 @@ class FastLaneModel:
         queries = []
         for row in self._encode(texts, "query", batch_size, show_progress):
             scored = _scored(row)
-            scores = _copied(row["routing_scores"], scored).float()
-            if not math.isfinite(float(scores.max())):
-                scores = torch.zeros_like(scores)
             ids = _copied(row["input_ids"], scored)
-            tokens = [self._vocabulary[i] for i in ids.tolist()]
+            numbers = ids.tolist()
+            tokens = [self._vocabulary[i] for i in numbers]
             embeddings = _unit(row["token_embeddings"][scored])
-            queries.append(RoutedQuery(embeddings, scores, tokens, self._context(row, scored, ids, embeddings)))
+            known = {name: _copied(row[name], scored) for name in ("routing_states", *_OF_ROUTER[:2]) if name in row}
+            if "routing_pooled" in row:
+                known["routing_pooled"] = _copied(row["routing_pooled"], slice(None))
+            router = self.encoder.query_router
+            later = _Later(router, ids, embeddings, known)
+            context = later.views if router.context is not None else None
+            if "routing_states" in known:
+                queries.append(
+                    RoutedQuery(embeddings, later.scores, tokens, context, routable=router.routable(numbers))
+                )
+            else:
+                queries.append(RoutedQuery(embeddings, later.scores(), tokens, context))
         return queries
-
-    def _context(
-        self, row: dict[str, Any], scored: Tensor | slice, ids: Tensor, embeddings: Tensor
-    ) -> Callable[[], Tensor] | None:
-        """Makes the contextual views of one query's scored tokens, once; None for a router without a context."""
-        if "routing_pooled" not in row:
-            return None
-        router = self.encoder.query_router  # alone: a query keeps no transformer
-        kept = {"routing_attended": _copied(row["routing_attended"], scored)[None], "input_ids": ids[None]}
-        kept["routing_pooled"] = _copied(row["routing_pooled"], slice(None))[None]
-
-        @cache
-        @torch.inference_mode()
-        def views() -> Tensor:
-            device = router.score.weight.device  # the model may have moved since
-            features = {name: value.to(device) for name, value in kept.items()}
-            features["attention_mask"] = torch.ones_like(features["input_ids"])
-            return router.views(embeddings[None].to(device), features)[0].to(embeddings.device)
-
-        return views
 
     def route(self, texts: str | Sequence[str], k: RouteK = "auto") -> list[Route]:
         """Which tokens of each query are routed, and how the router scored all of them.
@@ -360,7 +428,11 @@ class FastLaneModel:
         if self.encoder.training:
             self.encoder.eval()
         with torch.inference_mode():
-            features = self.encoder(self._features(texts, task), task=task)
+            features = self._features(texts, task)
+            # One query may have no more tokens than are to be routed: then nobody asks the router.
+            on_cpu = next(self.encoder.parameters()).device.type == "cpu"  # `device` walks over all modules
+            features["routing_later"] = task == "query" and len(texts) == 1 and on_cpu
+            features = self.encoder(features, task=task)
         batched = {
             name for name, value in features.items() if isinstance(value, Tensor) and value.shape[:1] == (len(texts),)
         }

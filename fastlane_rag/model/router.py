@@ -185,6 +185,12 @@ class TokenRouter(Module):
         content = mask & ~special.any(-1)
         return torch.where(content.any(dim=1, keepdim=True), content, mask)
 
+    def routable(self, ids: Sequence[int]) -> list[int]:
+        """Positions of the tokens of one text that may be routed: those whose scores are above ``-inf``."""
+        special = set() if self.route_special_tokens else set(self._special_ids.tolist())
+        content = [position for position, token in enumerate(ids) if token not in special]
+        return content or list(range(len(ids)))
+
     def set_prior(self, prior: Tensor) -> None:
         """Replace the vocabulary prior, e.g. by an IDF measured on a corpus (shape (vocabulary_size,))."""
         if prior.shape != self.prior.shape:
@@ -307,9 +313,13 @@ class QueryRouter(TokenRouter):
         """Add ``routing_scores``, and with a context what :meth:`views` needs of the token states.
 
         That is ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views themselves are
-        only made for who asks for them: where many tokens are routed nobody does.
+        only made for who asks for them: where many tokens are routed nobody does. With ``routing_later`` only the
+        states are kept, as ``routing_states``, for whoever asks for scores.
         """
         if task not in self.tasks:
+            return features
+        if features.get("routing_later"):
+            features["routing_states"] = features["token_embeddings"]
             return features
         states, mask = features["token_embeddings"].to(self.score.weight.dtype), features["attention_mask"].bool()
         attended = self._attended(states, mask)

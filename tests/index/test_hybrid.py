@@ -86,10 +86,8 @@ def test_scores_do_not_depend_on_how_documents_came_in(ragged, texts):
 
 def lexical_scores(index, queries):
     with index._storage.view() as view:
-        ids = dict(
-            zip(map(view.snapshot.place, view.snapshot.live_numbers.tolist()), view.snapshot.live_numbers, strict=True)
-        )
-        names = dict(zip(view.reader.ids_at(ids), ids.values(), strict=True))
+        numbers = view.snapshot.live_numbers
+        names = dict(zip(view.reader.ids_at(view.snapshot.places(numbers)), numbers, strict=True))
         found = [view.lexical().scores(query, view.allowed(None)) for query in queries]
         return [{name: float(scores[number]) for name, number in sorted(names.items())} for scores in found]
 

@@ -1,13 +1,13 @@
 """The query plan from the inside: what it reports, and the queries it takes."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from word_model import WordModel, exact_score
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.model import RoutedQuery
 from fastlane_rag.search import GATHER_FACTOR, GATHER_LEAST, search_many
 
 QUERY = "alpha7 beta of"  # three tokens; the long words are routed first
@@ -79,9 +79,9 @@ def test_queries_must_be_texts(index, queries):
 def test_unusable_embeddings_are_refused(index):
     [query] = index.model.encode_routed([QUERY])
     with pytest.raises(InvalidInputError, match="NaN"):
-        search_many(index, [replace(query, embeddings=query.embeddings * math.nan)])
+        search_many(index, [RoutedQuery(query.embeddings * math.nan, query.scores, query.tokens)])
     with pytest.raises(InvalidInputError, match="3 dimensions, the index 16"):
-        search_many(index, [replace(query, embeddings=query.embeddings[:, :3])])
+        search_many(index, [RoutedQuery(query.embeddings[:, :3], query.scores, query.tokens)])
 
 
 def test_results_do_not_depend_on_how_documents_came_in(index):

@@ -40,7 +40,10 @@ class RoutedWords:
     scores: object
     tokens: list[str]
 
-    def select(self, k):
+    def to_cpu(self):
+        return self
+
+    def select(self, k, *, ordered=True):
         import torch
 
         order = torch.argsort(self.scores, descending=True, stable=True)

@@ -69,6 +69,24 @@ def test_select_takes_k_auto_and_none(model: FastLaneModel) -> None:
     assert not {"[CLS]", "[SEP]", "?"} & set(query.tokens)
 
 
+def test_a_query_alone_asks_no_router_where_there_is_nothing_to_choose(
+    model: FastLaneModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for scores still gets those of a batch, and may change them."""
+    together, _ = model.encode_routed([QUESTION, "short"])
+    (alone,) = model.encode_routed([QUESTION])
+    routable = together.select(None).tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.encoder.query_router), "_attended", lambda *_: pytest.fail("the router was asked"))
+        for k in (len(routable), 100):
+            assert alone.select(k, ordered=False).tolist() == sorted(routable)
+    assert alone.select(3, ordered=False).tolist() == routable[:3]
+    assert alone.select(100).tolist() == routable
+    torch.testing.assert_close(alone.scores, together.scores, atol=0.1, rtol=0.05)  # bfloat16, if the processor has it
+    alone.scores.neg_()
+    assert alone.select(1).tolist() == routable[-1:]
+
+
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_auto_takes_more_tokens_the_more_alike_their_scores_are(scale: float) -> None:
     """Whatever the scale of a router's scores; one token is one token."""

@@ -50,7 +50,7 @@ class Reranked(ABC):
         self._late.open(corpus, folder / "late", threads)
         with self._late._index._storage.view() as view:
             self._snapshot = view.snapshot
-            places = [self._snapshot.place(number) for number in range(int(self._snapshot.starts[-1]))]
+            places = self._snapshot.places(np.arange(int(self._snapshot.starts[-1])))
             ids = view.reader.ids_at(places)
         numbers = {id_: number for number, id_ in enumerate(ids)}
         self._places = np.array([numbers[id_] for id_ in corpus.ids])
