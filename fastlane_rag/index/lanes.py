@@ -149,7 +149,8 @@ def _in_code(
     else:  # the tokens that gather come first: they also sift without the others
         others = np.ones(len(query), np.bool_)
         others[gathering] = False
-        few = ready = CodedQuery(query[np.concatenate([gathering, np.flatnonzero(others)])], book)
+        order = np.concatenate([gathering, np.flatnonzero(others)])
+        few = ready = CodedQuery(query[torch.from_numpy(order)], book)
         rest -= routed
     probes = probe(few.products, routed, nprobe)
     found, partial_scores = coded.gatherer.gather(probes, allowed)
