@@ -30,10 +30,10 @@ __all__ = ["check_rows", "compact", "copy_rows", "new_segment", "store_documents
 Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
 
 # A write up to this size waits in the catalogue ...
-SMALL_BYTES = 2 << 20
-# ... until this much is waiting there. A search compares every token that waits: 8,192, as wait on average where they
-# have 128 dimensions, take it .6 ms on one thread.
-PENDING_BYTES = 4 << 20
+SMALL_BYTES = 512 << 10
+# ... until this much is waiting there. A search compares every token that waits: the 8,192 of 2 MiB in 128 dimensions
+# take it nearly a millisecond.
+PENDING_BYTES = 1 << 20
 # Segments of one size class are merged when there are this many; a class spans this factor.
 FAN = 4
 # Larger segments are only merged by `compact`.
