@@ -56,22 +56,21 @@ def gather(
     Args:
         first: number of the first block to walk.
         last: number after the last one.
-        blocks: (B, 7): of each the address of its segment's postings, how many bytes one has, the address of the int64
-            bounds of the lists, the segment's first document by number, the first and the last + 1 of the block as the
-            postings name them, and where what is found goes.
+        blocks: (B, 6): of each the address of its segment's postings, how many bytes one has, the address of the int64
+            bounds of the lists, the segment's first document by number, and the first and the last + 1 of the block as
+            the postings name them.
         rows: (k, n) centroids to probe for each token, best first; k below 65,536.
         gains: (k, n) what each adds to a document's score.
         everything: whether all documents are allowed.
         allowed: (N,) which are, else.
         scores: (N,) written for the documents found.
         stamps: (N,) zeros; left at the last token that met each document found, counted from 1.
-        found: (N,) written: the documents found in each block, from where the block says.
+        found: (N,) written: the documents found in each block, from the number of its first one on.
         counts: (B,) written: how many these are.
     """
     for b in range(first, last):
         block = blocks[b]
-        postings, size, lists, base = block[0], block[1], block[2], block[3]
-        start, end, to = block[4], block[5], block[6]
+        postings, size, lists, base, start, end = block[0], block[1], block[2], block[3], block[4], block[5]
         count = 0
         for k in range(len(rows)):
             stamp = np.uint16(k + 1)
@@ -81,7 +80,7 @@ def gather(
                     p = _first_not_below(postings, size, p, stop, start)
                 # Descending: the first centroid that meets a document is its best.
                 while p < stop:
-                    document = load_2(postings + 2 * p) if size == 2 else load_4(postings + 4 * p)
+                    document = _posting(postings, size, p)
                     p += 1
                     if document >= end:
                         break
@@ -93,7 +92,7 @@ def gather(
                         if not everything and not allowed[number]:
                             continue
                         scores[number] = 0
-                        found[to + count] = number
+                        found[base + start + count] = number
                         count += 1
                     scores[number] += gains[k, i]
                     stamps[number] = stamp
@@ -101,11 +100,16 @@ def gather(
 
 
 @njit(nogil=True)
+def _posting(postings: int, size: int, p: int) -> int:
+    return load_2(postings + 2 * p) if size == 2 else load_4(postings + 4 * p)
+
+
+@njit(nogil=True)
 def _first_not_below(postings: int, size: int, first: int, last: int, document: int) -> int:
     """Where the first posting that is not below a document stands, in an ascending list."""
     while first < last:
         middle = (first + last) // 2
-        if (load_2(postings + 2 * middle) if size == 2 else load_4(postings + 4 * middle)) < document:
+        if _posting(postings, size, middle) < document:
             first = middle + 1
         else:
             last = middle

@@ -95,8 +95,8 @@ class Gatherer:
         for segment, base in zip(postings, firsts, strict=True):
             arrays = segment.documents.ctypes.data, segment.documents.itemsize, segment.lists.ctypes.data
             for start in range(0, segment.count, _DOCUMENTS):
-                blocks.append([*arrays, base, start, min(start + _DOCUMENTS, segment.count), base + start])
-        self._blocks = np.array(blocks, np.int64).reshape(-1, 7)
+                blocks.append([*arrays, base, start, min(start + _DOCUMENTS, segment.count)])
+        self._blocks = np.array(blocks, np.int64).reshape(-1, 6)
         self._entries = sum(len(segment.documents) for segment in postings)
         self._lists = max(len(segment.lists) - 1 for segment in postings)
         # Room for one gather each; as many as there were gathers at one time.
@@ -131,7 +131,7 @@ class Gatherer:
         threads = max(1, min(get_threads(), len(blocks), walked // _WORTH_A_THREAD))
         fixed = blocks, probes.centroids, probes.gains, everything, mask, *room, counts
         cpu_team.run(gather, range(len(blocks) + 1) if threads > 1 else [0, len(blocks)], threads, fixed)
-        places = zip(blocks[:, -1].tolist(), counts.tolist(), strict=True)
+        places = zip((blocks[:, 3] + blocks[:, 4]).tolist(), counts.tolist(), strict=True)
         documents = np.concatenate([found[:0], *(found[to : to + count] for to, count in places)])
         gathered = scores[documents] + probes.least.sum()
         stamps[documents] = 0

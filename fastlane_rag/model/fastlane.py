@@ -358,7 +358,7 @@ class FastLaneModel:
     ) -> list[RoutedQuery]:
         """Queries with embeddings, router scores and token strings, from one forward pass."""
         queries = []
-        rows = self._encode(texts, "query", batch_size, show_progress)
+        rows, router = self._encode(texts, "query", batch_size, show_progress), self.encoder.query_router
         for row in rows:
             scored = _scored(row)
             part = partial(_copied, scored=scored, alone=len(rows) == 1)
@@ -369,15 +369,11 @@ class FastLaneModel:
             known = {name: part(row[name]) for name in ("routing_states", *_OF_ROUTER[:2]) if name in row}
             if "routing_pooled" in row:
                 known["routing_pooled"] = row["routing_pooled"].clone()
-            router = self.encoder.query_router
             later = _Later(router, ids, embeddings, known)
             context = later.views if router.context is not None else None
-            if "routing_states" in known:
-                queries.append(
-                    RoutedQuery(embeddings, later.scores, tokens, context, routable=router.routable(numbers))
-                )
-            else:
-                queries.append(RoutedQuery(embeddings, later.scores(), tokens, context))
+            waits = "routing_states" in known
+            scores, routable = (later.scores, router.routable(numbers)) if waits else (later.scores(), None)
+            queries.append(RoutedQuery(embeddings, scores, tokens, context, routable=routable))
         return queries
 
     def route(self, texts: str | Sequence[str], k: RouteK = "auto") -> list[Route]:

@@ -95,10 +95,9 @@ class CodedQuery:
         def score(
             codes: Codes, starts: NDArray[np.int64], lengths: NDArray[np.int64]
         ) -> tuple[NDArray[np.float32], int]:
-            rows, owners = _rows(starts, lengths)
-            offsets = np.searchsorted(owners, np.arange(len(starts) + 1))
+            rows, _ = _rows(starts, lengths)
             decoded = codes.decode(torch.from_numpy(rows))
-            return maxsim(self._query, decoded, document_offsets=offsets).numpy()[0], len(rows)
+            return maxsim(self._query, decoded, document_offsets=np.cumsum([0, *lengths])).numpy()[0], len(rows)
 
         return documents.by_pack(numbers, score)
 

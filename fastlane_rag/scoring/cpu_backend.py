@@ -274,7 +274,7 @@ def _in_bytes(query: NDArray[np.float32], book: Codebook, modules: _Modules) -> 
     ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
         found = np.zeros((numbers, count, -(-book.dim // 4), width, 4), np.int8)
         units, rest = np.zeros((numbers, count, width), np.float32), np.zeros((count, width), np.float32)
-        modules.code_kernels.to_bytes(query, center, steps, (levels - 1) / 2, found, units, rest)
+        modules.code_kernels.round_query(query, center, steps, (levels - 1) / 2, found, units, rest)
         return found, units, rest
 
     [of_levels], [units], rest = rounded(1, np.zeros(book.dim, np.float32), book.steps.numpy(), 2**book.bits)

@@ -26,13 +26,13 @@ from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
 
-__all__ = ["locate", "match_codes", "multiply", "score_codes", "score_near", "to_bytes"]
+__all__ = ["locate", "match_codes", "multiply", "round_query", "score_codes", "score_near"]
 
 _AHEAD = 16  # documents
 
 
 @compiled
-def to_bytes(
+def round_query(
     query: NDArray[np.float32],
     center: NDArray[np.float32],
     steps: NDArray[np.float32],
@@ -97,7 +97,7 @@ def multiply(
         last: number after the last one.
         granules: its length times GRANULE is C, the tokens of a query tile.
         levels: (K, 4 * words), K at least TILE_ROWS.
-        numbers: (P, tiles, words, C, 4), as `to_bytes` gives them.
+        numbers: (P, tiles, words, C, 4), as `round_query` gives them.
         units: (P, tiles, C), as well.
         rest: (tiles, C), added to all products of a token.
         products: (tiles, K, C), written.
@@ -298,8 +298,8 @@ def _near_rows(
 ) -> np.int64:
     """Append the rows whose centroid is near to the first `total` of `rows`, and say how many these are.
 
-    Few rows are near: the others are passed over eight at a time. Numbers are unsigned, for a signed index is
-    checked for counting from the end.
+    Few rows are near: the others are passed over eight at a time. Indexes are unsigned, for a signed one is checked
+    for counting from the end.
     """
     r, found = start, np.uint64(total)
     while r < start + count:
