@@ -181,29 +181,29 @@ class _Later:
 
     def scores(self) -> Tensor:
         """(Lq,) float32; all alike where no token may be routed."""
-        scores = self._asked()["routing_scores"][0].to(self._embeddings.device).float().clone()
+        scores = self._asked()["routing_scores"].to(self._embeddings.device).float().clone()
         return scores if math.isfinite(float(scores.max())) else torch.zeros_like(scores)
 
     @torch.inference_mode()
     def views(self) -> Tensor:
         """(Lq, dim) float32, L2-normalised."""
         if self._views is None:
-            features = self._asked()
-            embeddings = self._embeddings[None].to(features["input_ids"].device)
-            self._views = self._router.views(embeddings, features)[0].to(self._embeddings.device)
+            device = self._router.score.weight.device  # the model may have moved since
+            known = {**self._asked(), "input_ids": self._ids}
+            features = {name: value[None].to(device) for name, value in known.items()}
+            views = self._router.views(self._embeddings[None].to(device), features)[0]
+            self._views = views.to(self._embeddings.device)
         return self._views
 
     @torch.inference_mode()
-    def _asked(self) -> dict[str, Any]:
-        """Features of a batch of one, where the router is: the model may have moved since."""
-        device = self._router.score.weight.device
-        features = {"input_ids": self._ids[None].to(device)}
-        features["attention_mask"] = torch.ones_like(features["input_ids"])
+    def _asked(self) -> dict[str, Tensor]:
+        """What the router makes of the states; it is asked once."""
         if "routing_states" in self._known:
-            states = self._known["routing_states"][None].to(device)
-            found = self._router({**features, "token_embeddings": states}, task="query")
-            self._known = {name: found[name][0] for name in _OF_ROUTER if name in found}
-        return features | {name: value[None].to(device) for name, value in self._known.items()}
+            weight = self._router.score.weight
+            states = self._known["routing_states"].to(weight.device, weight.dtype)
+            scores, attended = self._router.score_text(states, self._ids.to(weight.device))
+            self._known = dict(zip(_OF_ROUTER, (scores, attended, states.sum(0)), strict=True))
+        return self._known
 
 
 class FastLaneModel:

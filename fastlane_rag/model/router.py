@@ -156,14 +156,31 @@ class TokenRouter(Module):
         """Router scores (B, L) float32 from states (B, L, h), mask (B, L) bool and ids (B, L)."""
         return self._scores(self._attended(states, mask), mask, input_ids)
 
-    def _attended(self, states: Tensor, mask: Tensor) -> Tensor:
-        """What the router knows of each token: (B, L, inner_size)."""
+    def score_text(self, states: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`score_tokens` gives for a text alone, without the work that padding takes.
+
+        Args:
+            states: (L, h).
+            input_ids: (L,).
+
+        Returns:
+            (L,) float32 scores, and what the router knows of each token: (L, inner_size).
+        """
+        routable = self.routable(input_ids.tolist())
+        attended = self._attended(states[None], None)
+        scores = self._unmasked(attended, input_ids[None])[0]
+        masked = torch.full_like(scores, float("-inf"))
+        masked[routable] = scores[routable]
+        return masked, attended[0]
+
+    def _attended(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """What the router knows of each token: (B, L, inner_size). Without a mask there is no padding."""
         batch, length, _ = states.shape
         x = self.inner(self.norm(states.to(self.score.weight.dtype)))
         heads = (batch, length, 3, self.num_heads, self.inner_size // self.num_heads)
         q, k, v = self.qkv(x).view(heads).permute(2, 0, 3, 1, 4)
         attend = None
-        if states.device.type != "cpu" or not mask.all():  # a query alone has no padding, and looking is free there
+        if mask is not None and (states.device.type != "cpu" or not mask.all()):  # looking is free on the CPU
             # A row without any token would be softmax over nothing (NaN); such a row attends everywhere and is
             # masked below.
             attend = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
@@ -171,12 +188,15 @@ class TokenRouter(Module):
         mixed = mixed.transpose(1, 2).reshape(batch, length, self.inner_size)
         return nn.functional.gelu(x + self.out(mixed))
 
-    def _scores(self, attended: Tensor, mask: Tensor, input_ids: Tensor | None) -> Tensor:
-        scores = self.score(attended).squeeze(-1).float()
+    def _unmasked(self, attended: Tensor, input_ids: Tensor | None) -> Tensor:
+        scores: Tensor = self.score(attended).squeeze(-1).float()
         if self.vocabulary_size and input_ids is not None:
             scores = scores + self.prior_weight.float() * self.prior[input_ids].float()
-        masked: Tensor = scores.masked_fill(~self._candidates(mask, input_ids), float("-inf"))
-        return masked
+        return scores
+
+    def _scores(self, attended: Tensor, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        scores = self._unmasked(attended, input_ids)
+        return scores.masked_fill(~self._candidates(mask, input_ids), float("-inf"))
 
     def _candidates(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         if self.route_special_tokens or input_ids is None or not len(self._special_ids):
@@ -258,16 +278,20 @@ class QueryContext(nn.Module):
         for layer in (self.weight, self.token_out, self.query_out):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, attended: Tensor, pooled: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, attended: Tensor, pooled: Tensor, mask: Tensor | None, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (B, L), which sum to 1 over the mask, and shifts (B, L, dim).
 
         Args:
             attended: (B, L, inner_size), the router's own view of the tokens.
-            pooled: (B, h), the sum of the query's token states; mask: (B, L) bool; prior: (B, L) of the tokens.
+            pooled: (B, h), the sum of the query's token states.
+            mask: (B, L) bool; None where nothing is padding.
+            prior: (B, L) of the tokens.
         """
         logits = self.weight(attended).squeeze(-1).float() + self.prior_weight.float() * prior.float()
-        anywhere = mask | ~mask.any(dim=1, keepdim=True)
-        weights = torch.softmax(logits.masked_fill(~anywhere, float("-inf")), dim=1)
+        if mask is not None:
+            anywhere = mask | ~mask.any(dim=1, keepdim=True)
+            logits = logits.masked_fill(~anywhere, float("-inf"))
+        weights = torch.softmax(logits, dim=1)
         # At the scale of one token state, whatever the length: unit length times the root of the width.
         pooled = nn.functional.normalize(pooled, dim=-1) * math.sqrt(pooled.shape[-1])
         of_query = self.query_out(nn.functional.gelu(self.query_in(pooled)))
@@ -334,7 +358,8 @@ class QueryRouter(TokenRouter):
 
         Args:
             embeddings: (B, L, dim) L2-normalised.
-            features: as :meth:`forward` leaves them; weights and shifts are what :class:`QueryContext` makes of them.
+            features: as :meth:`forward` leaves them, without attention_mask where nothing is padding; weights and
+                shifts are what :class:`QueryContext` makes of them.
 
         Returns:
             (B, L, dim), L2-normalised.
@@ -344,9 +369,10 @@ class QueryRouter(TokenRouter):
         """
         if self.context is None:
             raise ValueError("this router has no context: make it with context_dim")
-        mask, ids = features["attention_mask"].bool(), features.get("input_ids")
+        mask, ids = features.get("attention_mask"), features.get("input_ids")
+        mask = None if mask is None else mask.bool()
         known = self.vocabulary_size and ids is not None
-        prior = self.prior[ids] if known else torch.zeros(mask.shape, device=mask.device)
+        prior = self.prior[ids] if known else torch.zeros(embeddings.shape[:-1], device=embeddings.device)
         weights, shifts = self.context(features["routing_attended"], features["routing_pooled"], mask, prior)
         mean = nn.functional.normalize((weights[..., None] * embeddings).sum(-2, keepdim=True), dim=-1)
         return nn.functional.normalize(embeddings + self.context.log_share.exp() * mean + shifts, dim=-1)
