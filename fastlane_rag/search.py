@@ -14,9 +14,9 @@ A hybrid search adds the documents of highest BM25 to the candidates, and ranks 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.fusion import fuse
 from fastlane_rag.index.inputs import check_count, check_texts
-from fastlane_rag.index.lanes import approximate, best, exhaustive, rescore
+from fastlane_rag.index.lanes import approximate, best, exhaustive, rescore, union
 from fastlane_rag.index.postings import can_gather
 from fastlane_rag.types import Document, Hit
 
@@ -52,8 +52,6 @@ RouteK = int | Literal["auto", "all"]
 """How many query tokens gather: a number, the router's own choice, or every token, which needs no refining."""
 
 Lane = Literal["exhaustive", "approximate"]
-
-Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.float32], int]]
 
 # In the approximate lane a token costs little, the walk of a few posting lists: of exhaustive search's nDCG@10 on
 # scifact 16 tokens keep 99.5%, 8 keep 98%. One default for both lanes, so that the planner changes no explanation.
@@ -239,15 +237,16 @@ class _Plan:
             gathering = query.gathering
         depth = max(self.k, self.depth or max(DEPTH_FACTOR * self.k, DEPTH_LEAST, DEPTH_TOKENS // max(routed, 1)))
         knobs = {"nprobe": self.nprobe or max(NPROBE, PROBES // max(routed, 1)), "depth": depth}
-        found = approximate(self.view.snapshot, rows, gathering, self.allowed, **knobs)
-        if len(found.numbers) < min(self.k, self.matching):
+        words, most = self._by_words(query)
+        found = approximate(self.view.snapshot, rows, gathering, self.allowed, most, **knobs)
+        if len(found.numbers) - found.added < min(self.k, self.matching):
             return self._exhaustive([query])[0]
-        more = partial(rescore, self.view.snapshot, rows)
-        hits, added, met = self._ranked(query, len(rows), found.numbers, found.scores, more)
-        scored = found.scored + met * len(rows)
+        hits = self._ranked(found.numbers, found.scores, len(rows), words)
         if self.refine:
-            return self._result(hits, query, len(found.numbers) + added, found.gathered, scored, added, "approximate")
-        return self._result(hits, query, 0, found.gathered + scored, 0, added, "approximate")
+            cost = len(found.numbers), found.gathered, found.scored
+        else:
+            cost = 0, found.gathered + found.scored, 0
+        return self._result(hits, query, *cost, found.added, "approximate")
 
     def _exhaustive(self, queries: Sequence[_Query]) -> list[SearchResult]:
         """Answer queries together, by comparing their routed tokens with every document."""
@@ -271,46 +270,49 @@ class _Plan:
     ) -> SearchResult:
         """Rank by the scores of every document: of the query's routed tokens, or of all of them."""
         gathered = met * (len(query.rows) if whole else len(query.selected))
+        words, most = self._by_words(query)
         if self.refine and not whole:
-            candidates = best(scores, depth)
-            refine = partial(rescore, self.view.snapshot, query.rows)
-            refined, seen = refine(candidates)
-            hits, added, more = self._ranked(query, len(query.rows), candidates, refined, refine)
-            cost = (seen + more) * len(query.rows)
-            return self._result(hits, query, len(candidates) + added, gathered, cost, added)
-        candidates = best(scores, self.k if query.text is None else depth)
-        tokens = len(query.rows) if whole else len(query.selected)
-        every = lambda numbers: (scores[numbers], 0)  # noqa: E731
-        hits, added, _ = self._ranked(query, tokens, candidates, scores[candidates], every)
+            own = best(scores, depth)
+            candidates = union(own, most)
+            refined, seen = rescore(self.view.snapshot, query.rows, candidates)
+            hits = self._ranked(candidates, refined, len(query.rows), words)
+            added = len(candidates) - len(own)
+            return self._result(hits, query, len(candidates), gathered, seen * len(query.rows), added)
+        own = best(scores, self.k if words is None else depth)
+        candidates = union(own, most)
+        tokens, added = len(query.rows) if whole else len(query.selected), len(candidates) - len(own)
+        hits = self._ranked(candidates, scores[candidates], tokens, words)
         if self.refine and len(query.selected) < len(query.rows):  # everything was refined, nothing gathered
             return self._result(hits, query, self.matching, 0, gathered, added)
         return self._result(hits, query, 0, gathered, 0, added)
 
+    def _by_words(self, query: _Query) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
+        """In a hybrid search, BM25 of every document, and which share most words with the query."""
+        if query.text is None:
+            return None, np.zeros(0, np.int64)
+        words = self.view.lexical().scores(query.text, self.allowed)
+        some = np.where(words > 0, words, np.float32(-np.inf))
+        return words, best(some, max(WORDS_FACTOR * self.k, WORDS_LEAST))
+
     def _ranked(
-        self, query: _Query, tokens: int, numbers: NDArray[np.int64], scores: NDArray[np.float32], score: Score
-    ) -> tuple[list[Hit], int, int]:
-        """The best of some candidates, and in a hybrid search of those that share most words with the query.
+        self,
+        numbers: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        tokens: int,
+        words: NDArray[np.float32] | None,
+    ) -> list[Hit]:
+        """The best of some candidates.
 
         Args:
-            query: the query.
-            tokens: how many of its tokens the scores are of.
-            numbers: the candidates.
-            scores: theirs.
-            score: gives the scores of more, and the document tokens each query token met.
-
-        Returns:
-            The hits, how many candidates were added, and the document tokens that each query token met for them.
+            numbers: (C,) the candidates.
+            scores: (C,) of the query's tokens.
+            tokens: of how many.
+            words: (N,) what the words of every document score, in a hybrid search.
         """
-        added, met = 0, 0
-        if query.text is not None:
-            words = self.view.lexical().scores(query.text, self.allowed)
-            most = best(np.where(words > 0, words, np.float32(-np.inf)), max(WORDS_FACTOR * self.k, WORDS_LEAST))
-            others = np.setdiff1d(most, numbers, assume_unique=True)
-            more, met = score(others)
-            added, numbers = len(others), np.concatenate([numbers, others])
-            scores = fuse(np.concatenate([scores, more]), words[numbers], tokens)
+        if words is not None:
+            scores = fuse(scores, words[numbers], tokens)
         chosen = best(scores, self.k)
-        return self._fetch(numbers[chosen], scores[chosen]), added, met
+        return self._fetch(numbers[chosen], scores[chosen])
 
     def _fetch(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
         """The k best of these documents, ties broken by id, with what the catalogue says of them."""

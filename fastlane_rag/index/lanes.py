@@ -26,7 +26,7 @@ SIFT_SHARE = 8
 # queries of scifact 48 of 512 find what 48 of 1,024 find, in four fifths of the time.
 SIFT_DEPTH = 96
 
-__all__ = ["Found", "approximate", "best", "exhaustive", "rescore"]
+__all__ = ["Found", "approximate", "best", "exhaustive", "rescore", "union"]
 
 
 def exhaustive(
@@ -75,11 +75,16 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
     """
     scores = np.empty(len(numbers), np.float32)
     met = 0
-    for part, here, rows in snapshot.by_part(numbers):
-        if len(rows):
+    for coded in snapshot.coded:
+        here = coded.documents.has(numbers)
+        if here.any():
+            scores[here], tokens = CodedQuery(query, coded.documents.codebook).scores(coded.documents, numbers[here])
+            met += tokens
+    for part, place, rows in snapshot.by_part(numbers):
+        if part.postings is None and len(rows):
             selection = torch.from_numpy(rows)
             found = maxsim(query, part.source.packed, document_offsets=part.offset_tensor, selection=selection)
-            scores[here] = found[0].numpy()
+            scores[place] = found[0].numpy()
             met += part.tokens(rows)
     return scores, met
 
@@ -91,12 +96,14 @@ class Found:
     Attributes:
         numbers: (C,) the documents, ascending.
         scores: (C,) float32 SumMaxSim with all tokens of the query.
+        added: how many of them were given and not found.
         gathered: comparisons that found them.
         scored: comparisons that scored them.
     """
 
     numbers: NDArray[np.int64]
     scores: NDArray[np.float32]
+    added: int
     gathered: int
     scored: int
 
@@ -106,6 +113,7 @@ def approximate(
     query: torch.Tensor,
     gathering: torch.Tensor | NDArray[np.int64],
     allowed: Mask | None,
+    also: NDArray[np.int64],
     *,
     nprobe: int,
     depth: int,
@@ -119,19 +127,21 @@ def approximate(
         query: (L, dim) float32.
         gathering: (k, dim) float32, the rows that gather, or (k,) which rows of the query do.
         allowed: (N,) documents that may be found; None for all.
+        also: candidates without being found, in any order.
         nprobe: centroids whose documents are looked at, for each routed token.
         depth: candidates, of the documents of each codec and of those without.
     """
-    found = [_in_code(coded, query, gathering, allowed, nprobe, depth) for coded in snapshot.coded]
+    found = [_in_code(coded, query, gathering, allowed, also, nprobe, depth) for coded in snapshot.coded]
     if snapshot.plain:
         rows = gathering if isinstance(gathering, torch.Tensor) else query[gathering]
-        found.append(_plain(snapshot, query, rows, allowed, depth))
+        found.append(_plain(snapshot, query, rows, allowed, also, depth))
     if len(found) == 1:
         return found[0]
     numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
     scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
     order = np.argsort(numbers)
-    return Found(numbers[order], scores[order], sum(f.gathered for f in found), sum(f.scored for f in found))
+    counts = (sum(f.added for f in found), sum(f.gathered for f in found), sum(f.scored for f in found))
+    return Found(numbers[order], scores[order], *counts)
 
 
 def _in_code(
@@ -139,6 +149,7 @@ def _in_code(
     query: torch.Tensor,
     gathering: torch.Tensor | NDArray[np.int64],
     allowed: Mask | None,
+    also: NDArray[np.int64],
     nprobe: int,
     depth: int,
 ) -> Found:
@@ -168,11 +179,19 @@ def _in_code(
         chosen = found[best(partial_scores, depth)]
     else:
         chosen = np.sort(found)
+    own, chosen = len(chosen), union(chosen, also[coded.documents.has(also)])
     scores, tokens = ready.scores(coded.documents, chosen)
-    return Found(chosen, scores, gathered, tokens * len(query) + len(book.centroids) * rest)
+    return Found(chosen, scores, len(chosen) - own, gathered, tokens * len(query) + len(book.centroids) * rest)
 
 
-def _plain(snapshot: Snapshot, query: torch.Tensor, gathering: torch.Tensor, allowed: Mask | None, depth: int) -> Found:
+def _plain(
+    snapshot: Snapshot,
+    query: torch.Tensor,
+    gathering: torch.Tensor,
+    allowed: Mask | None,
+    also: NDArray[np.int64],
+    depth: int,
+) -> Found:
     """Candidates among documents in half precision."""
     mask = np.zeros(int(snapshot.starts[-1]), np.bool_)
     for p in snapshot.plain:
@@ -183,8 +202,14 @@ def _plain(snapshot: Snapshot, query: torch.Tensor, gathering: torch.Tensor, all
     if len(chosen) > depth:
         [partial], met = exhaustive(snapshot, [gathering], mask)
         chosen, gathered = best(partial, depth), met * len(gathering)
+    own, chosen = len(chosen), union(chosen, also[mask[also]])
     scores, met = rescore(snapshot, query, chosen)
-    return Found(chosen, scores, gathered, met * len(query))
+    return Found(chosen, scores, len(chosen) - own, gathered, met * len(query))
+
+
+def union(numbers: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All of these documents, ascending; the first ones are."""
+    return np.union1d(numbers, more) if len(more) else numbers
 
 
 def best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ built anew when documents change, and tantivy commits by itself, not with the ca
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
-from fastlane_rag.index.lexicon import Lexicon, build_lexicon, count_document, merge_lexicons
+from fastlane_rag.index.lexicon import Entries, Lexicon, build_lexicon, count_document, merge_lexicons
 from fastlane_rag.index.rows import PENDING, Reader
 from fastlane_rag.index.snapshot import Mask, Part, PendingRows, Snapshot
 from fastlane_rag.index.words import count_words, number
@@ -72,33 +71,33 @@ class LexicalLane:
         Raises:
             IndexFormatError: a lexicon is damaged.
         """
-        scores = np.zeros(int(self._starts[-1]), np.float32)
         counted: Counter[int] = Counter()
-        for word, often in count_words(query).items():
-            counted[number(word)] += often
-        # In one order whatever the query's: sums of floats depend on it, and equal scores shall be equal.
-        for word_number, often in sorted(counted.items()):
-            self._add(scores, word_number, often)
-        if allowed is not None:
-            scores[~allowed] = 0
-        return scores
-
-    def _add(self, scores: NDArray[np.float32], word: int, often: int) -> None:
-        """Add one word's part to the scores."""
-        found = [part.lexicon.entries(word) for part in self._parts]
+        for word, times in count_words(query).items():
+            counted[number(word)] += times
+        words = np.array(sorted(counted), np.int64)  # in one order whatever the query's, so that sums are equal
         try:
-            have = sum(
-                len(documents) if part.live is None else int(np.count_nonzero(part.live[documents]))
-                for (documents, _), part in zip(found, self._parts, strict=True)
-            )
-            weight = np.float32(often * math.log(1 + (self._documents - have + 0.5) / (have + 0.5)))
-            for (documents, counts), part, start in zip(found, self._parts, self._starts[:-1], strict=True):
-                if len(documents):
-                    counts_ = counts.astype(np.float32)
-                    here = scores[start : start + len(part.norms)]
-                    here[documents] += weight * counts_ / (counts_ + part.norms[documents])
-        except IndexError as error:
+            found = [part.lexicon.entries(words) for part in self._parts]
+            have = np.zeros(len(words))
+            for entries, part in zip(found, self._parts, strict=True):
+                have += entries.sizes if part.live is None else entries.count(part.live)
+            often = np.array([counted[word] for word in words.tolist()])
+            weights = (often * np.log1p((self._documents - have + 0.5) / (have + 0.5))).astype(np.float32)
+            scores = [_added(entries, part, weights) for entries, part in zip(found, self._parts, strict=True)]
+        except (IndexError, ValueError) as error:
             raise IndexFormatError(f"the words of a segment named in {self._where} are damaged: {error}") from error
+        together = np.concatenate([np.zeros(0, np.float32), *scores])
+        if allowed is not None:
+            together[~allowed] = 0
+        return together
+
+
+def _added(entries: Entries, part: _Words, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) float32: BM25 of a part's documents, from the entries of the query's words and what each word weighs."""
+    if not len(entries.documents):
+        return np.zeros(len(part.norms), np.float32)
+    counts = entries.counts.astype(np.float32)
+    of_entry = np.repeat(weights, entries.sizes) * counts / (counts + part.norms[entries.documents])
+    return np.bincount(entries.documents, of_entry, len(part.norms)).astype(np.float32)
 
 
 def lexicon_of(reader: Reader, part: Part) -> Lexicon:

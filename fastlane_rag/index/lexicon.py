@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,29 @@ Counted = tuple[list[int], list[int], int]
 _MOST = 255  # occurrences of a word that are told apart
 # Entries that are sorted at once while lexicons are merged, to bound the memory that takes.
 _BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What a lexicon says of W words.
+
+    Attributes:
+        sizes: (W,) int64, how many entries each has; their sum is P.
+        documents: (P,) unsigned, word after word.
+        counts: (P,) uint8, how often the word occurs in the document.
+    """
+
+    sizes: NDArray[np.int64]
+    documents: NDArray[np.generic]
+    counts: NDArray[np.generic]
+
+    def count(self, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(W,): how many of each word's documents are among these, (N,)."""
+        ends = np.cumsum(self.sizes)
+        total = np.zeros(len(self.documents) + 1, np.int64)
+        np.cumsum(among[self.documents], out=total[1:])
+        found: NDArray[np.int64] = total[ends] - total[ends - self.sizes]
+        return found
 
 
 class Lexicon:
@@ -51,13 +75,14 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def entries(self, word: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """Documents that have a word, and how often each has it."""
-        v = int(np.searchsorted(self.words, np.uint32(word)))
-        if v == len(self.words) or self.words[v] != word:
-            return self.documents[:0], self.counts[:0]
-        here = slice(self.offsets[v], self.offsets[v + 1])
-        return self.documents[here], self.counts[here]
+    def entries(self, words: NDArray[np.int64]) -> Entries:
+        """What it says of some words, (W,) ascending numbers."""
+        sought = words.astype(np.uint32)
+        firsts, lasts = (self.offsets[np.searchsorted(self.words, sought, side)] for side in ("left", "right"))
+        places = [slice(first, last) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+        documents = np.concatenate([self.documents[:0], *(self.documents[place] for place in places)])
+        counts = np.concatenate([self.counts[:0], *(self.counts[place] for place in places)])
+        return Entries(lasts - firsts, documents, counts)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What a segment stores."""

@@ -41,6 +41,12 @@ class CodedDocuments:
         self.offset_addresses = np.array([offsets.ctypes.data for _, offsets in self.packs], np.int64)
         self.addresses = np.array([codes.addresses for codes, _ in packs], np.int64)
 
+    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these numbers, (n,) int64, are documents here."""
+        pack = np.searchsorted(self.firsts, numbers, side="right") - 1
+        found: NDArray[np.bool_] = (pack >= 0) & (numbers - self.firsts[pack] < self.counts[pack])
+        return found
+
     def by_pack(self, numbers: NDArray[np.int64], score: _OfPack) -> tuple[NDArray[np.float32], int]:
         """Scores of documents, ascending, from what gives them for one pack's rows, starts and lengths."""
         bounds = [*np.searchsorted(numbers, self.firsts), len(numbers)]
