@@ -12,19 +12,19 @@ from fastlane_rag.index.snapshot import Coded, Mask, Snapshot
 from fastlane_rag.scoring import maxsim
 from fastlane_rag.scoring.coded import CodedQuery
 
-# Of the documents found, those best by centroids alone are sifted: so many comparisons of a document with a routed
-# token, between the least and the most documents (SIFT_DEPTH says when fewer). On dev queries 1,024 of them keep what
-# exhaustive search finds with 16 tokens (scifact, nq_gold_mix, squad, fairytaleqa), 4,096 with four: half of them find
-# as much but on arxiv_title.
-SIFT_COMPARISONS = 16_384
-SIFT_LEAST, SIFT_MOST = 1024, 4096
-# Centroids leave more documents with like scores in a large collection: of one document in so many up to twice the
-# least are sifted. On dev queries medquad (15,803 documents) gains .9 points of nDCG@10, and on arxiv_title (100,000)
-# .977 of the ten that exhaustive search finds are found instead of .961.
+# Of the documents found, those best by centroids alone are sifted: one of so many in the collection, between the least
+# and the most documents. Centroids leave more documents with like scores in a large one. On dev queries medquad (15,803
+# documents) gains .9 points of nDCG@10 over 1,024 documents, and on arxiv_title (100,000) .977 of the ten that
+# exhaustive search finds are found instead of .961; in smaller collections (scifact, fairytaleqa, squad) 512 keep the
+# nDCG@10 that 1,024 and 2,048 have.
 SIFT_SHARE = 8
-# In proportion fewer where fewer than this, the least by default (search.DEPTH_LEAST), are refined: on 300 train
-# queries of scifact 48 of 512 find what 48 of 1,024 find, in four fifths of the time.
-SIFT_DEPTH = 96
+SIFT_LEAST, SIFT_MOST = 512, 2048
+# Fewer routed tokens than these sift more documents, as long as there are no more comparisons of a document with a
+# token than these and no more documents than those: 4,096 for four tokens find more on arxiv_title than half of them.
+SIFT_TOKENS, SIFT_COMPARISONS, SIFT_FEW = 16, 16_384, 4096
+# In proportion fewer where fewer than this, the least by default (search.DEPTH_LEAST), are refined, but so many for
+# each: refining 32 on fairytaleqa's dev queries, 352 sifted documents have .654 and 171 have .648.
+SIFT_DEPTH, SIFT_EACH = 96, 11
 
 __all__ = ["Found", "approximate", "best", "exhaustive", "rescore", "union"]
 
@@ -168,9 +168,9 @@ def _in_code(
     gathered = len(book.centroids) * routed
     if len(found) > depth:
         # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
-        least = max(SIFT_LEAST, min(2 * SIFT_LEAST, int(coded.documents.counts.sum()) // SIFT_SHARE))
-        most = min(SIFT_MOST, max(least, SIFT_COMPARISONS // routed))
-        most = max(depth, most * min(depth, SIFT_DEPTH) // SIFT_DEPTH)
+        least = max(SIFT_LEAST, min(int(coded.documents.counts.sum()) // SIFT_SHARE, SIFT_MOST))
+        most = min(SIFT_FEW, max(least, min(SIFT_TOKENS * least, SIFT_COMPARISONS) // routed))
+        most = max(depth, min(most, max(most * depth // SIFT_DEPTH, SIFT_EACH * depth)))
         found = np.sort(found[best(partial_scores, most)])
         near = np.zeros(len(few.products), np.bool_)
         near[probes.centroids] = True
