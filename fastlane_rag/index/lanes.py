@@ -216,5 +216,6 @@ def best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Positions, ascending, of the `count` highest scores above -inf and of all that tie with the last one."""
     if len(scores) > count:
         least = np.partition(scores, len(scores) - count)[len(scores) - count]
-        return np.flatnonzero((scores >= least) & (scores > -np.inf))
+        if least != -np.inf:
+            return np.flatnonzero(scores >= least)
     return np.flatnonzero(scores > -np.inf)

@@ -18,7 +18,7 @@ __all__ = ["Gatherer", "Postings", "Probes", "build_postings", "can_gather", "pr
 _BLOCK = 1 << 20
 _MOST = (1 << 16) - 1  # query tokens that the stamps of a gather tell apart
 _DOCUMENTS = 1 << 14  # that are gathered at once, their scores and stamps within a core's cache
-_WORTH_A_THREAD = 10_000  # postings to walk
+_WORTH_A_THREAD = 5_000  # postings to walk
 
 
 @dataclass(frozen=True, slots=True)

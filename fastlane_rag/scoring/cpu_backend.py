@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CodedQuery", "bag", "coded_query", "scores", "supports", "token_maxima"]
 
-_WORTH_A_THREAD = 8_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
+_WORTH_A_THREAD = 4_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
 _RANGES = 4  # a thread, which takes the next one when it is done: documents differ, and a thread may wake late
 _FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 _TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids

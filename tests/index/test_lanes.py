@@ -130,10 +130,11 @@ def test_the_report_counts_what_was_compared(index, queries):
 
 
 def test_fewer_to_refine_are_sifted_from_fewer(index, queries, monkeypatch):
-    """In proportion, up to the default depth."""
+    """So many for each, up to the default depth."""
     assert lanes.SIFT_DEPTH == DEPTH_LEAST
     monkeypatch.setattr(lanes, "SIFT_LEAST", 200)
     monkeypatch.setattr(lanes, "SIFT_COMPARISONS", 200)
+    monkeypatch.setattr(lanes, "SIFT_EACH", 3)
 
     def gathered(depth):
         return search_many(index, queries[:1], 5, depth=depth, lane="approximate", nprobe=8)[0].gathered
