@@ -179,7 +179,9 @@ def _in_code(
         chosen = found[best(partial_scores, depth)]
     else:
         chosen = np.sort(found)
-    own, chosen = len(chosen), union(chosen, also[coded.documents.has(also)])
+    own = len(chosen)
+    if len(also):
+        chosen = union(chosen, also[coded.documents.has(also)])
     scores, tokens = ready.scores(coded.documents, chosen)
     return Found(chosen, scores, len(chosen) - own, gathered, tokens * len(query) + len(book.centroids) * rest)
 
@@ -202,7 +204,9 @@ def _plain(
     if len(chosen) > depth:
         [partial], met = exhaustive(snapshot, [gathering], mask)
         chosen, gathered = best(partial, depth), met * len(gathering)
-    own, chosen = len(chosen), union(chosen, also[mask[also]])
+    own = len(chosen)
+    if len(also):
+        chosen = union(chosen, also[mask[also]])
     scores, met = rescore(snapshot, query, chosen)
     return Found(chosen, scores, len(chosen) - own, gathered, met * len(query))
 

@@ -74,6 +74,22 @@ def test_padding_changes_no_score() -> None:
     assert torch.isinf(beside[:, 5:]).all()
 
 
+@pytest.mark.parametrize("ids", [[1, 5, 7, 6, 2], [1, 2]], ids=["a text", "nothing but special tokens"])
+@pytest.mark.parametrize("route_special_tokens", [False, True])
+def test_a_text_alone_is_scored_as_in_a_batch(ids: list[int], route_special_tokens: bool) -> None:
+    torch.manual_seed(0)
+    router = QueryRouter(16, 8, 2, vocabulary_size=10, route_special_tokens=route_special_tokens)
+    router.set_prior(torch.rand(10))
+    torch.nn.init.normal_(router.score.weight)
+    router._special_ids = torch.tensor([0, 1, 2])
+    states, tokens = torch.randn(len(ids), 16), torch.tensor(ids)
+    scores, attended = router.score_text(states, tokens)
+    mask = torch.ones(1, len(ids), dtype=torch.bool)
+    torch.testing.assert_close(scores, router.score_tokens(states[None], mask, tokens[None])[0])
+    assert attended.shape == (len(ids), 8)
+    assert torch.isfinite(scores).nonzero().flatten().tolist() == router.routable(ids)
+
+
 def test_an_untrained_router_ranks_by_rarity(model: FastLaneModel) -> None:
     """With its attention weights at zero the ranking is the prior's."""
     router = QueryRouter(hidden_size=24, vocabulary_size=4)

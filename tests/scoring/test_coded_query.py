@@ -98,6 +98,13 @@ def test_near_scores_are_what_they_say(compiled, packs, bits, dim, centroids, to
     assert found.tolist() == pytest.approx(expected, abs=0.006 * tokens)
 
 
+def test_documents_know_their_numbers():
+    """Between packs there are numbers of documents elsewhere."""
+    several = Several(np.random.default_rng(0), [[1, 2], [3], [1, 0, 2]], 4, 16, 8, 3, compiled=False)
+    numbers = np.arange(-1, max(several.rows) + 4)
+    assert several.documents.has(numbers).tolist() == [int(number) in several.rows for number in numbers]
+
+
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
 def test_what_does_not_fit_together_is_refused(compiled):
     chance = np.random.default_rng(0)
