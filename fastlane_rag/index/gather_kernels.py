@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastlane_rag.scoring.cpu_code_tile import load_2, load_4, load_8
 from fastlane_rag.scoring.cpu_compile import compiled
 
-__all__ = ["best_rows", "gather"]
+__all__ = ["best_rows", "collect", "gather"]
 
 
 @compiled
@@ -97,6 +97,38 @@ def gather(
                     scores[number] += gains[k, i]
                     stamps[number] = stamp
         counts[b] = count
+
+
+@compiled
+def collect(
+    blocks: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    found: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    stamps: NDArray[np.uint16],
+    least: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What `gather` found, from all blocks, and the scores with what every document has; the stamps are zeros again.
+
+    Args as `gather`, and:
+        least: (k,) what each token adds to every score.
+    """
+    total = 0
+    for b in range(len(blocks)):
+        total += counts[b]
+    documents, gathered = np.empty(total, np.int64), np.empty(total, np.float32)
+    every = np.float32(0)
+    for k in range(len(least)):
+        every += least[k]
+    n = 0
+    for b in range(len(blocks)):
+        start = blocks[b, 3] + blocks[b, 4]
+        for i in range(start, start + counts[b]):
+            document = found[i]
+            documents[n], gathered[n] = document, scores[document] + every
+            stamps[document] = 0
+            n += 1
+    return documents, gathered
 
 
 @njit(nogil=True)

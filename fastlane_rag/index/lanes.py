@@ -154,25 +154,26 @@ def _in_code(
     depth: int,
 ) -> Found:
     """Candidates among documents of one codec."""
-    book, routed, rest = coded.documents.codebook, len(gathering), len(query)
+    book, routed, tokens = coded.documents.codebook, len(gathering), len(query)
+    rest = tokens
     if isinstance(gathering, torch.Tensor):
         ready, few = CodedQuery(query, book), CodedQuery(gathering, book)
     else:  # the tokens that gather come first: they also sift without the others
-        others = np.ones(len(query), np.bool_)
-        others[gathering] = False
-        order = np.concatenate([gathering, np.flatnonzero(others)])
-        few = ready = CodedQuery(query[torch.from_numpy(order)], book)
+        first = dict.fromkeys(gathering.tolist())
+        order = torch.tensor([*first, *(token for token in range(tokens) if token not in first)])
+        few = ready = CodedQuery(query.index_select(0, order), book)
         rest -= routed
+    centroids = len(few.products)
     probes = probe(few.products, routed, nprobe)
     found, partial_scores = coded.gatherer.gather(probes, allowed)
-    gathered = len(book.centroids) * routed
+    gathered = centroids * routed
     if len(found) > depth:
         # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
         least = max(SIFT_LEAST, min(int(coded.documents.counts.sum()) // SIFT_SHARE, SIFT_MOST))
         most = min(SIFT_FEW, max(least, min(SIFT_TOKENS * least, SIFT_COMPARISONS) // routed))
         most = max(depth, min(most, max(most * depth // SIFT_DEPTH, SIFT_EACH * depth)))
         found = np.sort(found[best(partial_scores, most)])
-        near = np.zeros(len(few.products), np.bool_)
+        near = np.zeros(centroids, np.bool_)
         near[probes.centroids] = True
         partial_scores, met = few.near_scores(coded.documents, found, routed, near, probes.least)
         gathered += met * routed
@@ -182,8 +183,8 @@ def _in_code(
     own = len(chosen)
     if len(also):
         chosen = union(chosen, also[coded.documents.has(also)])
-    scores, tokens = ready.scores(coded.documents, chosen)
-    return Found(chosen, scores, len(chosen) - own, gathered, tokens * len(query) + len(book.centroids) * rest)
+    scores, met = ready.scores(coded.documents, chosen)
+    return Found(chosen, scores, len(chosen) - own, gathered, met * tokens + centroids * rest)
 
 
 def _plain(

@@ -115,7 +115,7 @@ class Gatherer:
         Returns:
             The documents found, in no particular order, and their scores.
         """
-        from fastlane_rag.index.gather_kernels import gather
+        from fastlane_rag.index.gather_kernels import collect, gather
         from fastlane_rag.scoring import cpu_team
         from fastlane_rag.scoring.threads import get_threads
 
@@ -123,7 +123,6 @@ class Gatherer:
             room = self._rooms.pop()
         except IndexError:
             room = np.empty(self._total, np.float32), np.zeros(self._total, np.uint16), np.empty(self._total, np.int64)
-        scores, stamps, found = room
         blocks, everything = self._blocks, allowed is None
         mask = np.ones(1, np.bool_) if allowed is None else allowed
         counts = np.zeros(len(blocks), np.int64)
@@ -131,10 +130,8 @@ class Gatherer:
         threads = max(1, min(get_threads(), len(blocks), walked // _WORTH_A_THREAD))
         fixed = blocks, probes.centroids, probes.gains, everything, mask, *room, counts
         cpu_team.run(gather, range(len(blocks) + 1) if threads > 1 else [0, len(blocks)], threads, fixed)
-        places = zip((blocks[:, 3] + blocks[:, 4]).tolist(), counts.tolist(), strict=True)
-        documents = np.concatenate([found[:0], *(found[to : to + count] for to, count in places)])
-        gathered = scores[documents] + probes.least.sum()
-        stamps[documents] = 0
+        scores, stamps, found = room
+        documents, gathered = collect(blocks, counts, found, scores, stamps, probes.least)
         self._rooms.append(room)
         return documents, gathered
 

@@ -180,25 +180,16 @@ class CodedQuery:
         met = np.zeros(len(numbers), np.int64)
         marks = np.zeros(1 << 16, np.uint8)  # a damaged file may name centroids that do not exist
         marks[: len(near)] = near
-        query = self._first(tokens)
-        floors = np.zeros_like(query.middle)
-        floors.ravel()[:tokens] = least  # of the tables, which are less by the middle
-        floors += query.middle
+        granules, numbers_, tables, units, middle = self._query
+        # A narrower tile, if one holds these tokens; the tables are those of all.
+        granule, tiles = numbers_.shape[2] // len(granules), -(-tokens // numbers_.shape[2])
+        if tiles == 1:
+            granules = granules[: -(-tokens // granule)]
+        *narrowed, floors = self._kernels.narrow(numbers_, units, middle, least, tiles, granule * len(granules))
+        query = _InBytes(granules, narrowed[0], tables[:tiles], narrowed[1], floors)
         outputs = self._weights[:tokens], marks, floors, result, met
         self._run(self._kernels.score_near, query, tokens, documents, numbers, *outputs, one_of=_FEW_NEAR)
         return result[0], int(met.sum())
-
-    def _first(self, tokens: int) -> _InBytes:
-        """The query's first tokens alone, in a narrower tile if one holds them; its tables are those of all."""
-        granules, numbers, tables, units, middle = self._query
-        granule = numbers.shape[2] // len(granules)
-        tiles = -(-tokens // numbers.shape[2])
-        if tiles == 1:
-            granules = granules[: -(-tokens // granule)]
-        width = granule * len(granules)
-        numbers = np.ascontiguousarray(numbers[:tiles, :, :width])
-        units, middle = np.ascontiguousarray(units[:tiles, :width]), np.ascontiguousarray(middle[:tiles, :width])
-        return _InBytes(granules, numbers, tables[:tiles], units, middle)
 
     def _run(
         self,
@@ -213,15 +204,15 @@ class CodedQuery:
         """Run a kernel over documents, of whose rows one of so many is scored; how many rows they have."""
         places = np.empty((3, len(numbers)), np.int64)
         known = documents.firsts, documents.counts, documents.offset_addresses, documents.rows
-        if not self._kernels.locate(numbers, *known, *places):
+        rows = self._kernels.locate(numbers, *known, *places)
+        if rows < 0:
             raise ValueError("the offsets of the documents do not divide their rows, or there is no such document")
-        rows = int(places[2].sum())
         if len(numbers):
             book = documents.codebook
             described = documents.addresses, book.width, book.bits, book.dim, *places
             fixed = query.granules, *described, *query[1:4], np.array([0, tokens]), *outputs
             self._team.run(kernel, *_shares(len(numbers), rows, tokens * book.dim // one_of), fixed)
-        return rows
+        return int(rows)
 
 
 def coded_query(query: torch.Tensor, book: Codebook) -> CodedQuery | None:
@@ -268,26 +259,17 @@ def _in_bytes(query: NDArray[np.float32], book: Codebook, modules: _Modules) -> 
     """Round a query for the code kernels, and multiply it with the centroids."""
     count, granules = _geometry(len(query), modules.geometry)
     width = len(granules) * modules.geometry.GRANULE
-
-    def rounded(
-        numbers: int, center: NDArray[np.float32], steps: NDArray[np.float32], levels: int
-    ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
-        found = np.zeros((numbers, count, -(-book.dim // 4), width, 4), np.int8)
-        units, rest = np.zeros((numbers, count, width), np.float32), np.zeros((count, width), np.float32)
-        modules.code_kernels.round_query(query, center, steps, (levels - 1) / 2, found, units, rest)
-        return found, units, rest
-
-    [of_levels], [units], rest = rounded(1, np.zeros(book.dim, np.float32), book.steps.numpy(), 2**book.bits)
     centroids, center, steps = book.in_bytes
-    # Two bytes: centroids come in steps as wide as many of a residual's.
-    *of_centroids, centroid_rest = rounded(2, center, steps, 256)
+    numbers, units, middle, *of_centroids = modules.code_kernels.round_query(
+        query, count, width, book.steps.numpy(), (2**book.bits - 1) / 2, center, steps
+    )
     rows = len(centroids)
     if rows < modules.geometry.TILE_ROWS:
         centroids = np.resize(centroids, (modules.geometry.TILE_ROWS, centroids.shape[1]))
     tables = np.empty((count, len(centroids), width), np.float32)
-    fixed = granules, centroids, *of_centroids, centroid_rest + rest, tables
+    fixed = granules, centroids, *of_centroids, tables
     modules.team.run(modules.code_kernels.multiply, *_shares(len(centroids), len(centroids), query.size), fixed)
-    return _InBytes(granules, of_levels, np.ascontiguousarray(tables[:, :rows]), units, -rest)
+    return _InBytes(granules, numbers[0], np.ascontiguousarray(tables[:, :rows]), units[0], middle)
 
 
 def _float32(tensor: torch.Tensor) -> NDArray[np.float32]:

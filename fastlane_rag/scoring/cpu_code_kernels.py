@@ -26,13 +26,13 @@ from fastlane_rag.scoring.cpu_compile import compiled, part
 from fastlane_rag.scoring.cpu_ir import TILE_ROWS
 from fastlane_rag.scoring.cpu_kernels import sum_queries
 
-__all__ = ["locate", "match_codes", "multiply", "round_query", "score_codes", "score_near"]
+__all__ = ["locate", "match_codes", "multiply", "narrow", "round_query", "score_codes", "score_near"]
 
 _AHEAD = 16  # documents
 
 
-@compiled
-def round_query(
+@njit(nogil=True)
+def _round(
     query: NDArray[np.float32],
     center: NDArray[np.float32],
     steps: NDArray[np.float32],
@@ -54,7 +54,7 @@ def round_query(
         middle: level.
         numbers: (P, tiles, words, C, 4), zeros; written for the tokens there are, the highest byte first.
         units: (P, tiles, C), zeros; written: what one step of a token's bytes is worth.
-        rest: (tiles, C), zeros; written.
+        rest: (tiles, C); raised.
     """
     width = numbers.shape[3]
     scaled = np.empty(len(steps), np.float32)
@@ -76,7 +76,52 @@ def round_query(
             units[p, tile, column] = unit
             product -= np.float32(middle) * unit * np.float32(total)
             unit /= np.float32(254)  # what is left is half a unit at most
-        rest[tile, column] = product
+        rest[tile, column] += product
+
+
+@compiled
+def round_query(
+    query: NDArray[np.float32],
+    tiles: int,
+    width: int,
+    level_steps: NDArray[np.float32],
+    middle: float,
+    center: NDArray[np.float32],
+    steps: NDArray[np.float32],
+) -> tuple[
+    NDArray[np.int8],
+    NDArray[np.float32],
+    NDArray[np.float32],
+    NDArray[np.int8],
+    NDArray[np.float32],
+    NDArray[np.float32],
+]:
+    """Round a query as it meets levels, to a byte a dimension, and as it meets centroids in bytes, to two: they come in
+    steps as wide as many of a residual's.
+
+    Args:
+        query: (Tq, dim).
+        tiles: so many.
+        width: C, of a tile.
+        level_steps: (dim,) of the levels.
+        middle: level.
+        center: (dim,) of the centroids' 256 levels.
+        steps: (dim,) of them.
+
+    Returns:
+        For the levels numbers (1, tiles, words, C, 4), units (1, tiles, C), and the product with their middle (tiles,
+        C). For the centroids the same of two bytes, but what to add to all products with them, less the former.
+    """
+    words = (query.shape[1] + 3) // 4
+    numbers, units = np.zeros((1, tiles, words, width, 4), np.int8), np.zeros((1, tiles, width), np.float32)
+    of_middle, rest = np.zeros((tiles, width), np.float32), np.zeros((tiles, width), np.float32)
+    _round(query, np.zeros(len(level_steps), np.float32), level_steps, middle, numbers, units, rest)
+    for t in range(tiles):
+        for c in range(width):
+            of_middle[t, c] = -rest[t, c]
+    of_centroids, their_units = np.zeros((2, tiles, words, width, 4), np.int8), np.zeros((2, tiles, width), np.float32)
+    _round(query, center, steps, 127.5, of_centroids, their_units, rest)
+    return numbers, units, of_middle, of_centroids, their_units, rest
 
 
 @compiled
@@ -124,7 +169,7 @@ def locate(
     owners: NDArray[np.int64],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
-) -> bool:
+) -> int:
     """Find where documents are.
 
     Args:
@@ -138,20 +183,21 @@ def locate(
         lengths: (n,), written: rows of each document.
 
     Returns:
-        False where a document is in no pack, or its offsets are not among the pack's rows.
+        How many rows they have, -1 where a document is in no pack, or its offsets are not among the pack's rows.
     """
-    p = 0
+    p, total = 0, 0
     for i in range(len(numbers)):
         while p + 1 < len(firsts) and numbers[i] >= firsts[p + 1]:
             p += 1
         document = numbers[i] - firsts[p]
         if document < 0 or document >= counts[p]:
-            return False
+            return -1
         first, last = load_8(offsets[p] + 8 * document), load_8(offsets[p] + 8 * document + 8)
         if first < 0 or last < first or last > rows[p]:
-            return False
+            return -1
         owners[i], starts[i], lengths[i] = p, first, last - first
-    return True
+        total += last - first
+    return total
 
 
 @njit(nogil=True)
@@ -290,6 +336,35 @@ def score_codes(
             sum_queries(best.ravel(), query_offsets, weights, scores, n)
         else:
             scores[:, n] = np.nan
+
+
+@compiled
+def narrow(
+    numbers: NDArray[np.int8],
+    units: NDArray[np.float32],
+    middle: NDArray[np.float32],
+    least: NDArray[np.float32],
+    tiles: int,
+    width: int,
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """A query's first tokens in tiles of their own.
+
+    Args:
+        numbers: (tiles or more, words, width or more, 4).
+        units: (tiles or more, width or more).
+        middle: likewise.
+        least: (tokens,): what each scores at least, less the middle.
+        tiles: so many.
+        width: of a tile.
+
+    Returns:
+        numbers, units, and what each token scores at least.
+    """
+    floors = np.zeros((tiles, width), np.float32)
+    for i in range(tiles * width):
+        t, c = i // width, i % width
+        floors[t, c] = middle[t, c] + (least[i] if i < len(least) else np.float32(0))
+    return numbers[:tiles, :, :width].copy(), units[:tiles, :width].copy(), floors
 
 
 @njit(nogil=True)
