@@ -29,6 +29,7 @@ from fastlane_rag.scoring.cpu_kernels import sum_queries
 __all__ = ["locate", "match_codes", "multiply", "narrow", "round_query", "score_codes", "score_near"]
 
 _AHEAD = 16  # documents
+_ROWS_AHEAD = 32  # asked for before they are read
 
 
 @njit(nogil=True)
@@ -248,7 +249,7 @@ def _make_scan(name: str, tile: Callable[..., None]) -> Callable[..., None]:
         """Raise `best` over a document of `count` rows from `start` on; false if a centroid does not exist."""
         rows, chosen, levels, scales = room
         residuals_at, ids_at, scales_at = pack[0], pack[1], pack[2]
-        words = query_bytes.shape[1]
+        words, table, step = query_bytes.shape[1], tables.ctypes.data, 4 * tables.shape[2]
         for first in range(0, count, TILE_ROWS):
             for i in range(TILE_ROWS):  # the last row fills the last tile: a maximum does not mind
                 r = start + min(first + i, count - 1)
@@ -256,6 +257,8 @@ def _make_scan(name: str, tile: Callable[..., None]) -> Callable[..., None]:
                 if centroid >= tables.shape[1]:
                     return False
                 rows[i], chosen[i], scales[i] = residuals_at + r * row_bytes, centroid, _scale(scales_at + r)
+                prefetch_line(rows[i] + _ROWS_AHEAD * row_bytes)
+                prefetch_line(table + centroid * step)
             _unpack_rows(rows.ctypes.data, row_bytes, bits, planes, dim, levels.ctypes.data, levels.shape[1])
             for t in range(len(tables)):
                 tile(
@@ -279,6 +282,15 @@ def _room(
     """For the addresses and centroids of rows, and for the levels and scales of one tile."""
     levels = np.zeros((TILE_ROWS, words * 4), np.uint8)  # no row writes what pads the last word
     return np.empty(rows, np.int64), np.empty(rows, np.uint16), levels, np.empty(TILE_ROWS, np.float32)
+
+
+@njit(nogil=True)
+def _ask_for(pack: NDArray[np.int64], row_bytes: int, start: int, count: int) -> None:
+    """Prefetch the first rows of the next document."""
+    for r in range(start, start + count):
+        prefetch_line(pack[0] + r * row_bytes)
+    prefetch_line(pack[1] + 2 * start)
+    prefetch_line(pack[2] + start)
 
 
 @compiled
@@ -329,6 +341,8 @@ def score_codes(
             scores[:, n] = -np.inf
             continue
         best[:] = -np.inf
+        if n + 1 < last:
+            _ask_for(packs[owners[n + 1]], row_bytes, starts[n + 1], min(lengths[n + 1], _ROWS_AHEAD))
         if _scan_max(
             granules, packs[owners[n]], row_bytes, bits, planes, dim, starts[n], lengths[n],
             query_bytes, tables, units, room, best, nowhere,
