@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,18 +69,16 @@ class CodedQuery:
     Args:
         query: (L, d) float32, on the CPU.
         codebook: what the documents' codes refer to.
-
-    Attributes:
-        products: (K, L or more) float32, the dot product of each centroid and query token, less some number of
-            the query token.
     """
 
     def __init__(self, query: torch.Tensor, codebook: Codebook) -> None:
         self._query, self._codebook = query, codebook
         self._compiled = cpu_backend.coded_query(query, codebook)
-        self.products: NDArray[np.float32] = (
-            self._compiled.products if self._compiled else (codebook.centroids @ query.T).numpy()
-        )
+
+    @cached_property
+    def products(self) -> NDArray[np.float32]:
+        """(K, L or more) float32: dot products of each centroid and query token, less some number of the token."""
+        return self._compiled.products if self._compiled else (self._codebook.centroids @ self._query.T).numpy()
 
     def scores(self, documents: CodedDocuments, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
         """SumMaxSim with some documents.

@@ -180,13 +180,13 @@ class CodedQuery:
         met = np.zeros(len(numbers), np.int64)
         marks = np.zeros(1 << 16, np.uint8)  # a damaged file may name centroids that do not exist
         marks[: len(near)] = near
-        granules, numbers_, tables, units, middle = self._query
+        granules, rounded, tables, units, middle = self._query
         # A narrower tile, if one holds these tokens; the tables are those of all.
-        granule, tiles = numbers_.shape[2] // len(granules), -(-tokens // numbers_.shape[2])
+        granule, tiles = rounded.shape[2] // len(granules), -(-tokens // rounded.shape[2])
         if tiles == 1:
             granules = granules[: -(-tokens // granule)]
-        *narrowed, floors = self._kernels.narrow(numbers_, units, middle, least, tiles, granule * len(granules))
-        query = _InBytes(granules, narrowed[0], tables[:tiles], narrowed[1], floors)
+        rounded, units, floors = self._kernels.narrow(rounded, units, middle, least, tiles, granule * len(granules))
+        query = _InBytes(granules, rounded, tables[:tiles], units, floors)
         outputs = self._weights[:tokens], marks, floors, result, met
         self._run(self._kernels.score_near, query, tokens, documents, numbers, *outputs, one_of=_FEW_NEAR)
         return result[0], int(met.sum())
