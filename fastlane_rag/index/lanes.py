@@ -20,7 +20,8 @@ from fastlane_rag.scoring.coded import CodedQuery
 SIFT_SHARE = 8
 SIFT_LEAST, SIFT_MOST = 512, 2048
 # Fewer routed tokens than these sift more documents, as long as there are no more comparisons of a document with a
-# token than these and no more documents than those: 4,096 for four tokens find more on arxiv_title than half of them.
+# token than these, no more documents than those, and no more than half the collection: 4,096 for four tokens find more
+# on arxiv_title than 2,048, but one, two and four tokens find with 2,048 what they find with all 4,094 of fairytaleqa.
 SIFT_TOKENS, SIFT_COMPARISONS, SIFT_FEW = 16, 16_384, 4096
 # In proportion fewer where fewer than this, the least by default (search.DEPTH_LEAST), are refined, but so many for
 # each: refining 32 on fairytaleqa's dev queries, 352 sifted documents have .654 and 171 have .648.
@@ -169,8 +170,9 @@ def _in_code(
     gathered = centroids * routed
     if len(found) > depth:
         # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
-        least = max(SIFT_LEAST, min(int(coded.documents.counts.sum()) // SIFT_SHARE, SIFT_MOST))
-        most = min(SIFT_FEW, max(least, min(SIFT_TOKENS * least, SIFT_COMPARISONS) // routed))
+        there = int(coded.documents.counts.sum())
+        least = max(SIFT_LEAST, min(there // SIFT_SHARE, SIFT_MOST))
+        most = max(least, min(SIFT_FEW, there // 2, min(SIFT_TOKENS * least, SIFT_COMPARISONS) // routed))
         most = max(depth, min(most, max(most * depth // SIFT_DEPTH, SIFT_EACH * depth)))
         found = np.sort(found[best(partial_scores, most)])
         near = np.zeros(centroids, np.bool_)
