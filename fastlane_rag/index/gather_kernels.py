@@ -102,10 +102,10 @@ def gather(
 @compiled
 def collect(
     blocks: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    found: NDArray[np.int64],
     scores: NDArray[np.float32],
     stamps: NDArray[np.uint16],
+    found: NDArray[np.int64],
+    counts: NDArray[np.int64],
     least: NDArray[np.float32],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """What `gather` found, from all blocks, and the scores with what every document has; the stamps are zeros again.

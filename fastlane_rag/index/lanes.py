@@ -74,18 +74,26 @@ def rescore(snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64])
     Returns:
         (C,) float32 scores and the document tokens each query token met.
     """
-    scores = np.empty(len(numbers), np.float32)
-    met = 0
+    scores, met = _rescore_plain(snapshot, query, numbers)
     for coded in snapshot.coded:
         here = coded.documents.has(numbers)
         if here.any():
             scores[here], tokens = CodedQuery(query, coded.documents.codebook).scores(coded.documents, numbers[here])
             met += tokens
-    for part, place, rows in snapshot.by_part(numbers):
+    return scores, met
+
+
+def _rescore_plain(
+    snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], int]:
+    """What `rescore` gives for the documents without a code; the others' scores are not written."""
+    scores = np.empty(len(numbers), np.float32)
+    met = 0
+    for part, here, rows in snapshot.by_part(numbers):
         if part.postings is None and len(rows):
             selection = torch.from_numpy(rows)
             found = maxsim(query, part.source.packed, document_offsets=part.offset_tensor, selection=selection)
-            scores[place] = found[0].numpy()
+            scores[here] = found[0].numpy()
             met += part.tokens(rows)
     return scores, met
 
@@ -207,10 +215,8 @@ def _plain(
     if len(chosen) > depth:
         [partial], met = exhaustive(snapshot, [gathering], mask)
         chosen, gathered = best(partial, depth), met * len(gathering)
-    own = len(chosen)
-    if len(also):
-        chosen = union(chosen, also[mask[also]])
-    scores, met = rescore(snapshot, query, chosen)
+    own, chosen = len(chosen), union(chosen, also[mask[also]])
+    scores, met = _rescore_plain(snapshot, query, chosen)
     return Found(chosen, scores, len(chosen) - own, gathered, met * len(query))
 
 

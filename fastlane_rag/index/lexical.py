@@ -74,13 +74,13 @@ class LexicalLane:
         counted: Counter[int] = Counter()
         for word, times in count_words(query).items():
             counted[number(word)] += times
-        words = np.array(sorted(counted), np.int64)  # in one order whatever the query's, so that sums are equal
+        # In one order whatever the query's, so that equal scores are equal to the last bit.
+        words, often = np.array(sorted(counted.items()), np.int64).reshape(-1, 2).T
         try:
             found = [part.lexicon.entries(words) for part in self._parts]
             have = np.zeros(len(words))
             for entries, part in zip(found, self._parts, strict=True):
                 have += entries.sizes if part.live is None else entries.count(part.live)
-            often = np.array([counted[word] for word in words.tolist()])
             weights = (often * np.log1p((self._documents - have + 0.5) / (have + 0.5))).astype(np.float32)
             scores = [_added(entries, part, weights) for entries, part in zip(found, self._parts, strict=True)]
         except (IndexError, ValueError) as error:

@@ -130,8 +130,7 @@ class Gatherer:
         threads = max(1, min(get_threads(), len(blocks), walked // _WORTH_A_THREAD))
         fixed = blocks, probes.centroids, probes.gains, everything, mask, *room, counts
         cpu_team.run(gather, range(len(blocks) + 1) if threads > 1 else [0, len(blocks)], threads, fixed)
-        scores, stamps, found = room
-        documents, gathered = collect(blocks, counts, found, scores, stamps, probes.least)
+        documents, gathered = collect(blocks, *room, counts, probes.least)
         self._rooms.append(room)
         return documents, gathered
 

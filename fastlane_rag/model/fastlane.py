@@ -201,8 +201,7 @@ class _Later:
         if "routing_states" in self._known:
             weight = self._router.score.weight
             states = self._known["routing_states"].to(weight.device, weight.dtype)
-            scores, attended = self._router.score_text(states, self._ids.to(weight.device))
-            self._known = dict(zip(_OF_ROUTER, (scores, attended, states.sum(0)), strict=True))
+            self._known = self._router.of_text(states, self._ids.to(weight.device))
         return self._known
 
 

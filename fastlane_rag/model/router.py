@@ -353,6 +353,19 @@ class QueryRouter(TokenRouter):
             features["routing_attended"], features["routing_pooled"] = attended, pooled
         return features
 
+    def of_text(self, states: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
+        """What :meth:`forward` adds to the features of a text alone, without the dimension of the batch.
+
+        Args:
+            states: (L, h), in the router's number format.
+            input_ids: (L,).
+        """
+        scores, attended = self.score_text(states, input_ids)
+        features = {"routing_scores": scores}
+        if self.context is not None:
+            features |= {"routing_attended": attended, "routing_pooled": states.sum(0)}
+        return features
+
     def views(self, embeddings: Tensor, features: dict[str, Any]) -> Tensor:
         """Contextual views of a query's tokens: ``normalise(Q_i + share * normalise(weights . Q) + shift_i)``.
 

@@ -186,7 +186,7 @@ class CodedQuery:
         if tiles == 1:
             granules = granules[: -(-tokens // granule)]
         rounded, units, floors = self._kernels.narrow(rounded, units, middle, least, tiles, granule * len(granules))
-        query = _InBytes(granules, rounded, tables[:tiles], units, floors)
+        query = self._query._replace(granules=granules, numbers=rounded, tables=tables[:tiles], units=units)
         outputs = self._weights[:tokens], marks, floors, result, met
         self._run(self._kernels.score_near, query, tokens, documents, numbers, *outputs, one_of=_FEW_NEAR)
         return result[0], int(met.sum())

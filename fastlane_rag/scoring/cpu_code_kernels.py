@@ -55,7 +55,7 @@ def _round(
         middle: level.
         numbers: (P, tiles, words, C, 4), zeros; written for the tokens there are, the highest byte first.
         units: (P, tiles, C), zeros; written: what one step of a token's bytes is worth.
-        rest: (tiles, C); raised.
+        rest: (tiles, C); added to.
     """
     width = numbers.shape[3]
     scaled = np.empty(len(steps), np.float32)
