@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.errors import FastLaneError
-from fastlane_rag.explain.terminal import printable
+from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fastlane_rag.search import RouteK
+    from fastlane_rag.types import RouteK
 
 ROUTE_K_HELP = "Query tokens to gather with: a number, 'auto' or 'all'. Default: what the model prefers."
 

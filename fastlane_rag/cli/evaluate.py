@@ -97,9 +97,9 @@ def evaluate(
     The report (--json) also holds a paired significance test of every two methods, and what `fastlane doctor --index`
     says of the index. A corpus is encoded once and kept (--cache) for the next run with the same model.
     """
+    from fastlane_rag.codecs.policy import check_codec
     from fastlane_rag.evaluation.dataset import load_dataset
     from fastlane_rag.evaluation.ir import PREFIX, SPLIT, export_ir_dataset
-    from fastlane_rag.index.codec import check_codec
     from fastlane_rag.model.default import cache_dir
 
     check_codec(codec)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
     from fastlane_rag.explain import Explanation
     from fastlane_rag.model import Route
-    from fastlane_rag.search import RouteK
-    from fastlane_rag.types import Hit
+    from fastlane_rag.search.result import Hit
+    from fastlane_rag.types import RouteK
 
 
 @click.command()
@@ -61,7 +61,7 @@ def _route(model: "FastLaneModel", query: str, route_k: "RouteK") -> "Route":
 
 
 def _page(query: str, route: "Route", found: "Sequence[tuple[Hit, Explanation]]") -> str:
-    from fastlane_rag.explain.web import page, section
+    from fastlane_rag.rendering.html import page, section
 
     parts = [section("Routed tokens", route)]
     parts += [

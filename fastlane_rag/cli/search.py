@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import ROUTE_K_HELP, console, parse_object, parse_route_k, quiet_libraries
-from fastlane_rag.explain.terminal import printable
+from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
     from fastlane_rag import Hit
-    from fastlane_rag.search import RouteK, SearchResult
+    from fastlane_rag.search.result import SearchResult
+    from fastlane_rag.types import RouteK
 
 _SNIPPET = 400
 
@@ -45,11 +46,10 @@ def search(
     """Print the passages of INDEX that answer QUERY best."""
     quiet_libraries()
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.search import search_many
 
     with FastLaneIndex.open(index, model=model, read_only=True) as opened:
         options: dict[str, Any] = {"route_k": route_k, "refine": not no_refine, "hybrid": hybrid}
-        (result,) = search_many(opened, [query], k, filter=filter_, **options)
+        (result,) = opened.search_batch_detailed([query], k, filter=filter_, **options)
     if as_json:
         click.echo(json.dumps(_as_json(query, result), ensure_ascii=False, indent=2))
         return

@@ -91,7 +91,7 @@ def imports(file: Path) -> set[str]:
 
 
 def part_of(module: str) -> str:
-    """`fastlane_rag.index.store` -> `index`; a public name counts as the part it lives in."""
+    """`fastlane_rag.storage.files` -> `index`; a public name counts as the part it lives in."""
     name = module.split(".")[1] if "." in module else ""
     return fastlane_rag._HOMES.get(name, f".{name}").split(".")[1]
 

@@ -15,10 +15,10 @@ from langchain_core.runnables import RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field
 
+from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
-from fastlane_rag.search import RouteK
-from fastlane_rag.types import Hit
+from fastlane_rag.storage.filters import Filter
+from fastlane_rag.types import RouteK
 from langchain_fastlane._documents import add_documents, to_document
 
 

@@ -11,9 +11,9 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
 from fastlane_rag.rerank import diversify, relevances
-from fastlane_rag.search import RouteK, search_many
+from fastlane_rag.storage.filters import Filter
+from fastlane_rag.types import RouteK
 from langchain_fastlane._documents import add_documents, to_document
 
 
@@ -201,7 +201,7 @@ class FastLaneVectorStore(VectorStore):
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         # Not by LangChain's score function: what a SumMaxSim means depends on how many tokens it sums over.
-        (result,) = search_many(self.index, [query], k, **kwargs)
+        (result,) = self.index.search_batch_detailed([query], k, **kwargs)
         documents = [to_document(hit) for hit in result.hits]
         return list(zip(documents, relevances(result), strict=True))
 
@@ -235,6 +235,6 @@ class FastLaneVectorStore(VectorStore):
             hybrid: as in `similarity_search`.
         """
         options: dict[str, Any] = {"filter": filter, "route_k": route_k, "refine": refine, "hybrid": hybrid}
-        (result,) = search_many(self.index, [query], max(fetch_k, k), **options)
+        (result,) = self.index.search_batch_detailed([query], max(fetch_k, k), **options)
         picked = diversify(result, k, model=self.index.model, relevance_weight=lambda_mult)
         return [to_document(hit) for hit in picked]

@@ -14,7 +14,7 @@ from typing import Any
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from fastlane_rag.errors import FilterError
-from fastlane_rag.index.filters import Filter
+from fastlane_rag.storage.filters import Filter
 
 _ORDER: dict[FilterOperator, str] = {
     FilterOperator.GT: "$gt",

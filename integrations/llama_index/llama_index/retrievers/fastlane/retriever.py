@@ -15,9 +15,9 @@ from llama_index.core.vector_stores import MetadataFilters
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
+from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.search import RouteK
-from fastlane_rag.types import Hit
+from fastlane_rag.types import RouteK
 
 # How deep each of several query texts is searched before their scores are averaged.
 _FUSED_DEPTH = 100

@@ -22,9 +22,9 @@ from llama_index.retrievers.fastlane.filters import to_filter, within
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
 
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search import RouteK, search_many
+from fastlane_rag.storage.filters import Filter
+from fastlane_rag.types import RouteK
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
@@ -199,7 +199,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             hits = self._index.search(query.query_str, top_k, **options)
         elif query.mode == VectorStoreQueryMode.MMR:
             fetched = max(top_k, round(top_k * mmr_prefetch_factor))
-            (result,) = search_many(self._index, [query.query_str], fetched, **options)
+            (result,) = self._index.search_batch_detailed([query.query_str], fetched, **options)
             weights = (mmr_threshold, query.mmr_threshold, 0.5)
             weight = next(given for given in weights if given is not None)
             hits = diversify(result, top_k, model=self._index.model, relevance_weight=weight)
