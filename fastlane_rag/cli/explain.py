@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, parse_route_k, quiet_libraries
+from fastlane_rag.cli.base import console, parsed_by, quiet_libraries
 from fastlane_rag.cli.search import heading
+from fastlane_rag.search.options import parse_route_k
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("query")
 @click.option("--index", type=click.Path(path_type=Path), help="Explain the best passages of this index too.")
 @click.option("-k", type=click.IntRange(min=0), default=3, show_default=True, help="Passages explained.")
-@click.option("--route-k", metavar="K", default="auto", show_default=True, callback=parse_route_k)
+@click.option("--route-k", metavar="K", default="auto", show_default=True, callback=parsed_by(parse_route_k))
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a web page instead.")
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
 def explain(query: str, index: Path | None, k: int, route_k: "RouteK", html: Path | None, model: str | None) -> None:

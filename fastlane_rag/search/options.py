@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, Self, TypedDict, cast
 
-from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.errors import InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import Filter
 from fastlane_rag.types import Lane, RouteK
 
-__all__ = ["SearchKeywords", "SearchOptions", "check_count", "parse_route_k"]
+__all__ = ["SearchKeywords", "SearchOptions", "about", "check_count", "check_flag", "parse_route_k"]
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -59,7 +59,12 @@ def _check_route_k(value: Any, name: str) -> RouteK | None:
     return number
 
 
-def _check_flag(value: Any, name: str) -> bool:
+def check_flag(value: Any, name: str) -> bool:
+    """True or False.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
     if value in (True, False):
         return bool(value)
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
@@ -107,6 +112,12 @@ def parse_route_k(text: str) -> RouteK:
     return int(text)
 
 
+def _parse_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def _parse_filter(text: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
@@ -117,7 +128,7 @@ def _parse_filter(text: str) -> dict[str, Any]:
     return parsed
 
 
-def _about(help: str, check: Callable[[Any, str], Any], parse: Callable[[str], Any] | None = None) -> dict[str, Any]:
+def about(help: str, check: Callable[[Any, str], Any], parse: Callable[[str], Any] | None = None) -> dict[str, Any]:
     """What an option's field says of it.
 
     Args:
@@ -154,24 +165,26 @@ class SearchOptions:
         InvalidInputError: an option is not what it must be; the message names it and its value.
     """
 
-    k: int = field(default=10, metadata=_about("Hits wanted.", check_count))
+    k: int = field(default=10, metadata=about("Hits wanted.", check_count))
     filter: Filter | None = field(
-        default=None, metadata=_about("Metadata filter, a JSON object.", _as_given, _parse_filter)
+        default=None, metadata=about("Metadata filter, a JSON object.", _as_given, _parse_filter)
     )
     route_k: RouteK | None = field(
         default=None,
-        metadata=_about("Query tokens to gather with: a number, 'auto' or 'all'.", _check_route_k, parse_route_k),
+        metadata=about("Query tokens to gather with: a number, 'auto' or 'all'.", _check_route_k, parse_route_k),
     )
-    refine: bool = field(default=True, metadata=_about("Rank by the routed tokens alone.", _check_flag))
+    refine: bool = field(default=True, metadata=about("Rank by the routed tokens alone.", check_flag))
     lane: Lane | None = field(
-        default=None, metadata=_about("How to gather: 'exhaustive' or 'approximate'.", _check_lane, str)
+        default=None, metadata=about("How to gather: 'exhaustive' or 'approximate'.", _check_lane, str)
     )
-    nprobe: int | None = field(default=None, metadata=_about("Centroids each routed token probes.", _check_knob, int))
-    depth: int | None = field(default=None, metadata=_about("Candidates to refine.", _check_knob, int))
+    nprobe: int | None = field(
+        default=None, metadata=about("Centroids each routed token probes.", _check_knob, _parse_number)
+    )
+    depth: int | None = field(default=None, metadata=about("Candidates to refine.", _check_knob, _parse_number))
     hybrid: bool = field(
-        default=False, metadata=_about("Rank by words (BM25) too, for exact names and codes.", _check_flag)
+        default=False, metadata=about("Rank by words (BM25) too, for exact names and codes.", check_flag)
     )
-    policy: SearchPolicy | None = field(default=None, metadata=_about("Constants of planning.", _check_policy))
+    policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", _check_policy))
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -183,14 +196,15 @@ class SearchOptions:
         """Options from keyword arguments.
 
         Raises:
-            InvalidInputError: a keyword is no option; the message names the nearest one.
+            UnknownOptionError: a keyword is no option; the message names the nearest one.
+            InvalidInputError: a value is not what it must be.
         """
         known = cls.names()
         for name in keywords:
             if name not in known:
                 near = get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
-                raise InvalidInputError(f"a search has no option {name!r}{hint}")
+                raise UnknownOptionError(f"a search has no option {name!r}{hint}")
         return cls(**keywords)
 
     @classmethod
