@@ -45,12 +45,14 @@ def _one_line(error: Exception) -> str:
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a search but `k`, each under its own name."""
     for one in reversed([one for one in fields(SearchOptions) if one.name != "k"]):
-        about, flag = one.metadata, one.name.replace("_", "-")
-        if isinstance(one.default, bool):
-            flag = f"no-{flag}" if one.default else flag
-            option = click.option(f"--{flag}", one.name, is_flag=True, flag_value=not one.default, help=about["help"])
-        elif about["parse"] is not None:
-            option = click.option(f"--{flag}", one.name, callback=parsed_by(about["parse"]), help=about["help"])
+        flag, said, default = one.name.replace("_", "-"), one.metadata["help"], one.default
+        if isinstance(default, bool):
+            flag = f"no-{flag}" if default else flag
+            option = click.option(
+                f"--{flag}", one.name, is_flag=True, flag_value=not default, default=default, help=said
+            )
+        elif one.metadata["parse"] is not None:
+            option = click.option(f"--{flag}", one.name, callback=parsed_by(one.metadata["parse"]), help=said)
         else:
             continue
         command = option(command)

@@ -209,7 +209,7 @@ class FastLaneModel:
         routes = []
         for text, query in zip(texts, self.encode_routed(texts), strict=True):
             ids = tokenizer.convert_tokens_to_ids(query.tokens)
-            spans = [span or (0, 0) for span in token_spans(tokenizer, prompt, text, ids)]
+            spans = [span or (0, 0) for span in token_spans(tokenizer, prompt, text, ids, whole_words=False)]
             routes.append(Route(query.tokens, query.scores.cpu().numpy(), query.select(k).tolist(), spans))
         return routes
 

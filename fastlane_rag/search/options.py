@@ -203,8 +203,8 @@ class SearchOptions:
         for name in keywords:
             if name not in known:
                 near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
-                raise UnknownOptionError(f"a search has no option {name!r}{hint}")
+                hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+                raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of a search{hint}")
         return cls(**keywords)
 
     @classmethod

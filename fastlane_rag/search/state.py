@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from fastlane_rag.scoring.coded import CodedDocuments
 from fastlane_rag.search.bm25 import LexicalLane
 from fastlane_rag.search.lanes.gather import Gatherer
 from fastlane_rag.search.policy import SearchPolicy
@@ -20,6 +19,7 @@ from fastlane_rag.storage.snapshot import Mask, Snapshot
 
 if TYPE_CHECKING:
     from fastlane_rag.scoring import Codes
+    from fastlane_rag.scoring.coded import CodedDocuments
     from fastlane_rag.storage.postings import Postings
 
 __all__ = ["Coded", "SearchState", "SearchStates"]
@@ -90,6 +90,8 @@ class SearchState:
         return lane
 
     def _group(self) -> list[Coded]:
+        from fastlane_rag.scoring.coded import CodedDocuments
+
         parts, starts = self.snapshot.parts, self.snapshot.starts
         groups: dict[str, list[int]] = {}
         for p in np.setdiff1d(np.arange(len(parts)), self.plain).tolist():
