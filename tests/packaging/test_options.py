@@ -149,7 +149,7 @@ def test_a_wrong_value_is_named_wherever_it_is_given(wrong):
 def test_a_misspelt_option_is_refused_with_the_nearest():
     with (
         FastLaneIndex.create() as index,
-        pytest.raises(UnknownOptionError, match="'rout_k' is .*; did you mean 'route_k'"),
+        pytest.raises(UnknownOptionError, match=r"'rout_k' is .*; did you mean 'route_k'"),
     ):
         index.search("query", rout_k=3)
     with pytest.raises(TypeError):
