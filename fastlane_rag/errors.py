@@ -21,6 +21,10 @@ class IndexFormatError(FastLaneError):
     """A file of the index is damaged, or was written by a newer version."""
 
 
+class IndexReplacedError(FastLaneError):
+    """The directory of an open index was replaced, moved or deleted."""
+
+
 class IndexExistsError(FastLaneError, FileExistsError):
     """The path already holds an index, or files that are not ours to replace."""
 

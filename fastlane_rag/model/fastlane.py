@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -323,3 +324,16 @@ def _copied(tensor: Tensor, scored: Tensor | slice, *, alone: bool) -> Tensor:
 def _unit(embeddings: Tensor) -> Tensor:
     """Float32 and L2-normalised; a copy."""
     return torch.nn.functional.normalize(embeddings.float(), dim=-1)
+
+
+def _after_fork() -> None:
+    """Compute with one thread in a forked child.
+
+    The threads of GNU's OpenMP, which torch computes with, do not survive a fork, and the first parallel operation
+    in the child would wait for them for ever.
+    """
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -3,9 +3,12 @@
 This module holds its connections and transactions; `schema` holds its tables, `records` the statements on them.
 """
 
+from __future__ import annotations
+
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +19,29 @@ from fastlane_rag.errors import (
     IndexLockedError,
     IndexNotFoundError,
     IndexReadOnlyError,
+    IndexReplacedError,
     StorageError,
 )
+from fastlane_rag.storage.folder import check_regular
 from fastlane_rag.storage.fork import inside_sqlite
 from fastlane_rag.storage.schema import check_schema, create_tables, fill_tables, meta_checksum
 
 __all__ = ["Catalogue"]
 
+# Steps of SQLite's machine between two moments in which Python may handle a signal: some milliseconds.
+_BREATH = 200_000
 # A commit of another process holds readers up for milliseconds; half a minute means something is stuck.
 _TIMEOUT_SECONDS = 30.0
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that can be referred to weakly.
+
+    Attributes:
+        frozen: the signature of a database that was opened as immutable; None for one that is not.
+    """
+
+    frozen: tuple[int, ...] | None = None
 
 
 class Catalogue:
@@ -40,11 +57,14 @@ class Catalogue:
         self.read_only = read_only
         self.closed = False
         self._lock = threading.RLock()
-        self._idle: list[sqlite3.Connection] = []
-        self._all: list[sqlite3.Connection] = []
+        self._idle: list[_Connection] = []
+        # Weak, so that a connection which an interrupt took out of the pool for ever is closed, and holds no snapshot.
+        self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._place: tuple[int, int] | None = None
+        self._nested = 0  # uses of the one connection in memory, by the thread that holds the lock
 
     @classmethod
-    def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> "Catalogue":
+    def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> Catalogue:
         """Make an empty catalogue; on disk, where there is none or an unfinished one."""
         catalogue = cls(path)
         with catalogue._translated(), inside_sqlite():
@@ -58,7 +78,7 @@ class Catalogue:
         return catalogue
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> "Catalogue":
+    def open(cls, path: Path, *, read_only: bool = False) -> Catalogue:
         """Open a catalogue.
 
         Raises:
@@ -91,32 +111,30 @@ class Catalogue:
         return values
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[_Connection]:
         """A connection inside a read transaction: everything seen through it is of one commit."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
             # In memory, a thread that reads while it reads already (in a filter, say) has the same connection.
-            nested = connection.in_transaction
-            if not nested:
+            if not connection.in_transaction:
                 connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                if connection.in_transaction and not nested:
-                    connection.execute("ROLLBACK")
+            yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[_Connection]:
         """A connection inside a write transaction, committed at the end and rolled back on any exception."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'commits'")
+                self.check_place()
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            # Where the directory was replaced in this very moment, the write went to the one that is gone.
+            self.check_place()
 
     def shrink(self) -> None:
         """Give free pages back to the file system, as far as readers allow."""
@@ -136,45 +154,92 @@ class Catalogue:
         with inside_sqlite(), self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
+            if self.path is not None and self._place is not None and _place_of(self.path) not in (self._place, None):
+                # SQLite would remove the write-ahead log by its path, which is that of another index now.
+                _abandoned.extend(self._all)
+                return
             for connection in idle:
                 self._discard(connection)
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's connections without touching their files."""
         self._lock = threading.RLock()
+        self._nested = 0
         if self.path is not None:
             # SQLite connections must be neither used nor closed on the far side of a fork.
             _abandoned.extend(self._all)
-            self._idle, self._all = [], []
+            self._idle, self._all = [], weakref.WeakSet()
 
     @contextmanager
-    def _borrowed(self) -> Iterator[sqlite3.Connection]:
+    def _borrowed(self) -> Iterator[_Connection]:
+        """A connection outside any transaction, which comes back to the pool outside any transaction."""
         if self.path is None:
             with self._lock:
                 self._check_open()
-                yield self._idle[0]
+                connection = self._idle[0]
+                if not self._nested:
+                    _end_transaction(connection)  # of a use that an interrupt ended too early
+                self._nested += 1
+                try:
+                    yield connection
+                finally:
+                    self._nested -= 1
+                    if not self._nested:
+                        _end_transaction(connection)
             return
         with self._lock:
             self._check_open()
-            connection = self._idle.pop() if self._idle else None
-        if connection is None:
-            connection = self._connect("ro" if self.read_only else "rw")
+            self.check_place()
+            waiting = self._idle.pop() if self._idle else None
+        if waiting is not None and waiting.frozen not in (None, _signature(self.path)):
+            # Somebody wrote since: what an immutable connection knows of the file no longer holds.
+            self._discard(waiting)
+            waiting = None
+        connection = waiting or self._connect("ro" if self.read_only else "rw")
         try:
             yield connection
         finally:
+            _end_transaction(connection)
             with self._lock:
                 if self.closed:
                     self._discard(connection)
                 else:
                     self._idle.append(connection)
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def check_place(self) -> None:
+        """Check that the catalogue's path still leads to the file that was opened.
+
+        Raises:
+            IndexReplacedError: it leads to another one, or to none.
+        """
+        if self.path is None or self._place is None:
+            return
+        found = _place_of(self.path)
+        if found != self._place:
+            what = "moved or deleted" if found is None else "replaced by another one"
+            raise IndexReplacedError(
+                f"the index {self.path.parent} was {what} since it was opened; nothing was read or written there. "
+                "Close this object and open the index again"
+            )
+
+    def _connect(self, mode: str) -> _Connection:
         target = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={mode}"
-        if mode == "ro" and self.path is not None and _frozen(self.path):
-            target += "&immutable=1"
+        frozen = None
+        if self.path is not None:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                check_regular(self.path.with_name(self.path.name + suffix))
+            frozen = _signature(self.path) if mode == "ro" and _frozen(self.path) else None
         connection = sqlite3.connect(
-            target, uri=True, timeout=_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+            target + ("&immutable=1" if frozen else ""),
+            uri=True,
+            timeout=_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
         )
+        connection.frozen = frozen
+        # Statements give Python the floor now and then, so that a signal ends a long one.
+        connection.set_progress_handler(_breathe, _BREATH)
         # FULL: a commit is on the disk when it returns (fullfsync: on macOS too). trusted_schema: a foreign
         # file may not run functions.
         try:
@@ -188,11 +253,14 @@ class Catalogue:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
             raise
-        self._all.append(connection)
+        if self.path is not None:
+            self._place = self._place or _place_of(self.path)
+            self.check_place()
+        self._all.add(connection)
         return connection
 
-    def _discard(self, connection: sqlite3.Connection) -> None:
-        self._all.remove(connection)
+    def _discard(self, connection: _Connection) -> None:
+        self._all.discard(connection)
         connection.close()
 
     def _check_open(self) -> None:
@@ -206,6 +274,8 @@ class Catalogue:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_INTERRUPT:
+                raise KeyboardInterrupt from error
             # Complaints about single values carry no code of their own.
             value = "Could not decode" in str(error) or "malformed JSON" in str(error)
             if value or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -222,10 +292,39 @@ class Catalogue:
             raise
 
 
-_abandoned: list[sqlite3.Connection] = []
+_abandoned: list[_Connection] = []
 
 
 def _frozen(path: Path) -> bool:
-    """Whether nobody can be writing here: a directory without write permission and no write-ahead log."""
+    """Whether SQLite can read only if it is told that nobody writes: nothing may be created here, nor is a log there.
+
+    On a read-only file system that holds for ever. Elsewhere the index was closed, and its owner may write again, so
+    each use compares the file with what it was.
+    """
     log = path.with_name(path.name + "-wal")
     return not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """What changes when somebody writes to a database."""
+    log = path.with_name(path.name + "-wal")
+    found, size = path.stat(), log.stat().st_size if log.exists() else 0
+    return found.st_ino, found.st_size, found.st_mtime_ns, size
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _end_transaction(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _breathe() -> int:
+    return 0

@@ -1,21 +1,23 @@
 """Making an index directory, or emptying the one that is there."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexReadOnlyError
 from fastlane_rag.storage.catalogue import Catalogue
-from fastlane_rag.storage.files import DirectoryStore, sync_directory
-from fastlane_rag.storage.layout import CATALOGUE, LOCK, MARKER, OURS, SEGMENTS
+from fastlane_rag.storage.files import DirectoryStore
+from fastlane_rag.storage.folder import Folder, sync_directory
+from fastlane_rag.storage.layout import CATALOGUE, MARKER, OURS, SEGMENTS
 from fastlane_rag.storage.lock import WriterLock
 from fastlane_rag.storage.marker import write_marker
 from fastlane_rag.storage.records import Reader, Writer
 
-__all__ = ["create_directory"]
+__all__ = ["create_directory", "open_segments"]
 
 
 def create_directory(
     path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
-) -> tuple[Catalogue, DirectoryStore, WriterLock]:
+) -> tuple[Catalogue, DirectoryStore, WriterLock, Folder]:
     """Make an empty index in a new or empty directory, or in place of the index there.
 
     Readers of an index that is overwritten go on, and then see it empty.
@@ -30,22 +32,42 @@ def create_directory(
         (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
     except PermissionError as error:
         raise IndexReadOnlyError(f"cannot create an index in {path}: {error}") from error
-    lock = WriterLock(path / LOCK)
-    store = DirectoryStore(path / SEGMENTS)
-    lock.acquire()
+    folder = Folder(path)
+    lock = WriterLock(folder)
     try:
+        store = DirectoryStore(open_segments(folder))
+        lock.acquire()
         catalogue = _replaced(path, meta, filter_keys, overwrite=overwrite)
         if catalogue is None:
             catalogue = Catalogue.create(path / CATALOGUE, meta, filter_keys)
         with catalogue.reading() as connection:
-            write_marker(path / MARKER, Reader(connection, catalogue.where).commits())
+            write_marker(folder, Reader(connection, catalogue.where).commits())
         store.sweep(())
-        sync_directory(path)
+        folder.sync()
         sync_directory(path.parent)
     except BaseException:
         lock.release()
+        folder.close()
         raise
-    return catalogue, store, lock
+    return catalogue, store, lock, folder
+
+
+def open_segments(folder: Folder) -> Folder:
+    """The folder of the segments, made where it is missing and may be made.
+
+    Raises:
+        IndexFormatError: it is a link.
+    """
+    path = folder.path / SEGMENTS
+    if path.is_symlink():
+        raise IndexFormatError(f"{path} is a link; an index holds its segments itself")
+    # git and object stores keep no empty directories: an index of few documents has nothing in this one.
+    with suppress(OSError):
+        path.mkdir()
+    try:
+        return Folder(path, missing_ok=True)
+    except NotADirectoryError as error:
+        raise IndexFormatError(f"{path} is not a directory; it should hold the segments of the index") from error
 
 
 def _check_free(path: Path) -> None:

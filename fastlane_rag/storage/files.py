@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.storage.folder import Folder, sync_file
 from fastlane_rag.storage.layout import DRAFT_SUFFIX, SEGMENT_SUFFIX
 
-__all__ = ["DirectoryStore", "Draft", "MemoryStore", "Store", "sync_directory"]
+__all__ = ["DirectoryStore", "Draft", "MemoryStore", "Store"]
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 
@@ -67,71 +68,90 @@ class Store(Protocol):
         """The file, for error messages."""
         ...
 
+    def close(self) -> None:
+        """Open no file any more."""
+        ...
+
 
 class DirectoryStore:
-    """Files in a directory, mapped into memory when read."""
+    """Files in a directory, mapped into memory when read.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        folder: the directory. It stays the same one, whatever happens to its path.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
 
     def __str__(self) -> str:
-        return str(self._path)
+        return str(self._folder.path)
 
     def draft(self) -> Draft:
         """Begin a file under a temporary name."""
-        return _FileDraft(self._path)
+        return _FileDraft(self._folder)
 
     def map(self, name: str, size: int) -> NDArray[np.uint8]:
         """Map a file; pages are read when touched."""
-        path = self._file(name)
-        found = path.stat().st_size
-        if found != size:
-            raise IndexFormatError(f"{path} is damaged: it has {found} bytes instead of {size}")
-        # Copy-on-write gives arrays that torch takes without a warning; nothing ever writes to them. As a plain array,
-        # for parts of a memmap take five times as long to cut.
-        return np.asarray(np.memmap(path, np.uint8, mode="c"))
+        path = self._path(name)
+        try:
+            fd = self._folder.open(path.name, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+        with os.fdopen(fd, "rb") as file:
+            found = os.fstat(fd).st_size
+            if found != size:
+                raise IndexFormatError(f"{path} is damaged: it has {found} bytes instead of {size}")
+            # Copy-on-write gives arrays that torch takes without a warning; nothing ever writes to them. As a plain
+            # array, for parts of a memmap take five times as long to cut.
+            return np.asarray(np.memmap(file, np.uint8, mode="c"))
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; on Windows, one that is still mapped stays until a later sweep."""
         for name in names:
-            _unlink(self._file(name))
+            _unlink(self._folder, self._path(name).name)
 
     def sweep(self, keep: Iterable[str]) -> None:
         """Delete drafts and segments that no catalogue entry names."""
         kept = {f"{name}{SEGMENT_SUFFIX}" for name in keep}
-        for path in self._path.iterdir():
-            ours = path.suffix in (SEGMENT_SUFFIX, DRAFT_SUFFIX) and _NAME.fullmatch(path.stem)
-            if ours and path.name not in kept:
-                _unlink(path)
+        for name in self._folder.names():
+            stem, dot, suffix = name.partition(".")
+            ours = dot + suffix in (SEGMENT_SUFFIX, DRAFT_SUFFIX) and _NAME.fullmatch(stem)
+            if ours and name not in kept:
+                _unlink(self._folder, name)
 
     def describe(self, name: str) -> str:
         """The file's path."""
-        return str(self._file(name))
+        return str(self._path(name))
 
-    def _file(self, name: str) -> Path:
+    def close(self) -> None:
+        """Give the directory back; files that are mapped stay readable."""
+        self._folder.close()
+
+    def _path(self, name: str) -> Path:
         # Names come from the catalogue, which may have been tampered with: they must not leave the directory.
         if not _NAME.fullmatch(name):
-            raise IndexFormatError(f"the catalogue beside {self._path} names a segment {name!r}: not a segment name")
-        return self._path / f"{name}{SEGMENT_SUFFIX}"
+            raise IndexFormatError(f"the catalogue beside {self} names a segment {name!r}: not a segment name")
+        return self._folder.path / f"{name}{SEGMENT_SUFFIX}"
 
 
 class _FileDraft:
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._name = uuid.uuid4().hex
-        self._path = directory / f"{self._name}{DRAFT_SUFFIX}"
-        self.file: IO[bytes] = self._path.open("xb+", buffering=1 << 20)
+        self._file_name = f"{self._name}{DRAFT_SUFFIX}"
+        fd = folder.open(self._file_name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        self.file: IO[bytes] = os.fdopen(fd, "rb+", buffering=1 << 20)
 
     def read_back(self) -> NDArray[np.uint8]:
         self.file.flush()
-        return np.memmap(self._path, np.uint8, mode="r")
+        return np.memmap(self.file, np.uint8, mode="r")
 
     def publish(self) -> str:
         self.file.flush()
-        _sync(self.file.fileno())
+        sync_file(self.file.fileno())
         self.file.close()
-        self._path.rename(self._path.with_suffix(SEGMENT_SUFFIX))
-        sync_directory(self._directory)
+        self._folder.rename(self._file_name, f"{self._name}{SEGMENT_SUFFIX}")
+        self._folder.sync()
         return self._name
 
     def discard(self) -> None:
@@ -142,7 +162,7 @@ class _FileDraft:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
         finally:
-            _unlink(self._path)
+            _unlink(self._folder, self._file_name)
 
 
 class MemoryStore:
@@ -175,6 +195,9 @@ class MemoryStore:
         """The segment in words."""
         return f"the in-memory segment {name}"
 
+    def close(self) -> None:
+        """Nothing to do."""
+
 
 class _MemoryDraft:
     def __init__(self, files: dict[str, NDArray[np.uint8]]) -> None:
@@ -194,30 +217,9 @@ class _MemoryDraft:
         self._buffer.close()
 
 
-def sync_directory(path: Path) -> None:
-    """Make a rename or a new file in a directory durable (Windows has no such call)."""
-    if sys.platform == "win32":  # pragma: no cover
-        return
-    fd = os.open(path, os.O_RDONLY)
+def _unlink(folder: Folder, name: str) -> None:
     try:
-        _sync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync(fd: int) -> None:
-    if sys.platform == "darwin":  # pragma: no cover
-        import fcntl
-
-        # There, fsync leaves the data in the drive's cache.
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
+        folder.unlink(name)
     except PermissionError:
         # Windows refuses while a reader maps the file. The next writer's sweep removes it.
         if sys.platform != "win32":

@@ -15,7 +15,7 @@ Every key and value travels as an SQL parameter.
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,8 +92,55 @@ def _all_of(filter_: Any, indexed: frozenset[str], depth: int) -> Compiled:
 def _joined(operator: str, filters: Any, indexed: frozenset[str], depth: int) -> Compiled:
     if not isinstance(filters, Sequence) or isinstance(filters, str):
         raise FilterError(f"{operator} takes a list of filters, not {filters!r}")
-    parts = [_all_of(part, indexed, depth + 1) for part in filters]
+    parts = [_all_of(part, indexed, depth + 1) for part in _grouped(operator, filters, depth)]
     return _join(parts, " AND ", empty="1") if operator == "$and" else _join(parts, " OR ", empty="0")
+
+
+def _grouped(operator: str, filters: Sequence[Any], depth: int) -> list[Any]:
+    """The filters, with equalities on one key as a single list of values.
+
+    Each filter reads the metadata of every document, so five hundred equalities take five hundred times as long as
+    one $in of five hundred values. In $or these are $eq and $in, in $and they are $ne and $nin.
+    """
+    one, many = ("$eq", "$in") if operator == "$or" else ("$ne", "$nin")
+    values: dict[str, list[Any]] = {}
+    others = []
+    for part in _flat(operator, filters, depth):
+        key, asked, operand = _single(part)
+        if key is None or key.startswith("$"):
+            others.append(part)
+        elif asked == one and (operand is None or isinstance(operand, str | int | float)):
+            values.setdefault(key, []).append(operand)
+        elif asked == many and isinstance(operand, list | tuple | set | frozenset):
+            values.setdefault(key, []).extend(operand)
+        else:
+            others.append(part)
+    return others + [{key: {many: found}} for key, found in values.items()]
+
+
+def _flat(operator: str, filters: Sequence[Any], depth: int) -> Iterator[Any]:
+    """The filters, those of groups of the same operator among them as well."""
+    if depth > _DEEPEST:
+        raise FilterError(f"the filter is nested more than {_DEEPEST} levels deep")
+    for part in filters:
+        key, _, operand = _single(part)
+        if key == operator and isinstance(operand, list | tuple):
+            yield from _flat(operator, operand, depth + 1)
+        else:
+            yield part
+
+
+def _single(part: Any) -> tuple[str | None, Any, Any]:
+    """Key, operator and operand of a filter that is one condition on one key; None as key for every other."""
+    if not isinstance(part, Mapping) or len(part) != 1:
+        return None, None, None
+    [(key, condition)] = part.items()
+    if not isinstance(key, str):
+        return None, None, None
+    if isinstance(condition, Mapping):
+        [(asked, operand)] = condition.items() if len(condition) == 1 else [(None, None)]
+        return key, asked, operand
+    return key, "$eq", condition
 
 
 def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Compiled:

@@ -19,31 +19,33 @@ _PATIENCE_SECONDS = 10.0
 class _Gate:
     def __init__(self) -> None:
         self._change = threading.Condition()
-        self._mine = threading.local()
-        self._inside = 0
+        self._inside: dict[int, int] = {}  # uses by thread
         self._closed = False
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        mine = getattr(self._mine, "count", 0)
-        with self._change:
-            # A thread that is inside already must be let through, or the fork would wait for it in vain.
-            self._change.wait_for(lambda: mine or not self._closed)
-            self._inside += 1
-        self._mine.count = mine + 1
+        thread = threading.get_ident()
+        mine = self._inside.get(thread, 0)
         try:
+            with self._change:
+                # A thread that is inside already must be let through, or the fork would wait for it in vain.
+                self._change.wait_for(lambda: mine or not self._closed)
+                self._inside[thread] = mine + 1
             yield
         finally:
-            self._mine.count = mine
+            # Set to what it was, not counted down: an interrupt may have come before it was counted up.
             with self._change:
-                self._inside -= 1
+                if mine:
+                    self._inside[thread] = mine
+                else:
+                    self._inside.pop(thread, None)
                 self._change.notify_all()
 
     def close(self) -> None:
-        mine = getattr(self._mine, "count", 0)
+        thread = threading.get_ident()
         with self._change:
             self._closed = True
-            self._change.wait_for(lambda: self._inside <= mine, _PATIENCE_SECONDS)
+            self._change.wait_for(lambda: not self._inside.keys() - {thread}, _PATIENCE_SECONDS)
 
     def open(self) -> None:
         with self._change:
@@ -53,7 +55,8 @@ class _Gate:
     def reset(self) -> None:
         """In the child, where only the forking thread lives on."""
         self._change = threading.Condition()
-        self._inside = getattr(self._mine, "count", 0)
+        thread = threading.get_ident()
+        self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
         self._closed = False
 
 

@@ -4,9 +4,10 @@ import json
 import os
 import socket
 import sys
-from pathlib import Path
 
 from fastlane_rag.errors import IndexLockedError, IndexReadOnlyError
+from fastlane_rag.storage.folder import Folder
+from fastlane_rag.storage.layout import LOCK
 
 __all__ = ["WriterLock"]
 
@@ -43,10 +44,10 @@ else:
 
 
 class WriterLock:
-    """Exclusive lock on a file, whose text says which process holds it."""
+    """Exclusive lock on a file of an index directory, whose text says which process holds it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._fd: int | None = None
 
     @property
@@ -64,14 +65,14 @@ class WriterLock:
         if self._fd is not None:
             return
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            fd = self._folder.open(LOCK, os.O_RDWR | os.O_CREAT)
         except PermissionError as error:
-            raise IndexReadOnlyError(f"{self._path.parent} cannot be written: {error}") from error
+            raise IndexReadOnlyError(f"{self._folder.path} cannot be written: {error}") from error
         if not _try_lock(fd):
             holder = self._holder(fd)
             os.close(fd)
             raise IndexLockedError(
-                f"{self._path.parent} is being written by {holder}; close that index (or end that process) "
+                f"{self._folder.path} is being written by {holder}; close that index (or end that process) "
                 "and try again. Reading needs no lock."
             )
         self._fd = fd

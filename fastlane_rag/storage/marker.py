@@ -7,16 +7,19 @@ between the two), never behind. It needs no fsync for that.
 
 import os
 import zlib
-from pathlib import Path
+
+from fastlane_rag.storage.folder import Folder
+from fastlane_rag.storage.layout import MARKER
 
 __all__ = ["read_marker", "write_marker"]
 
+_BYTES = 30
 
-def write_marker(path: Path, commits: int) -> None:
+
+def write_marker(folder: Folder, commits: int) -> None:
     """Note that the catalogue has this many commits."""
     number = f"{commits:020d}".encode()
-    # Without O_BINARY, Windows would lengthen the line feed.
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    fd = folder.open(MARKER, os.O_WRONLY | os.O_CREAT)
     try:
         # One write within one disk sector: it is all there or not there.
         os.write(fd, number + f" {zlib.crc32(number):08x}\n".encode())
@@ -24,17 +27,18 @@ def write_marker(path: Path, commits: int) -> None:
         os.close(fd)
 
 
-def read_marker(path: Path) -> int | None:
+def read_marker(folder: Folder) -> int | None:
     """The number of commits noted; None where there is no marker.
 
     Raises:
         ValueError: the file is damaged.
+        IndexFormatError: it is no regular file, or much too large.
     """
     try:
-        text = path.read_bytes()
+        text = folder.read(MARKER, 4096)
     except FileNotFoundError:
         return None
     number, _, checksum = text.removesuffix(b"\n").partition(b" ")
-    if len(text) != 30 or checksum != f"{zlib.crc32(number):08x}".encode():
-        raise ValueError(f"{path} is damaged: it is not a count of commits with its checksum")
+    if len(text) != _BYTES or checksum != f"{zlib.crc32(number):08x}".encode():
+        raise ValueError(f"{folder.path / MARKER} is damaged: it is not a count of commits with its checksum")
     return int(number)

@@ -8,11 +8,18 @@ from pathlib import Path
 
 from fastlane_rag.codecs.base import Codec
 from fastlane_rag.codecs.policy import residual_bits
-from fastlane_rag.errors import FastLaneError, IndexClosedError, IndexFormatError, IndexReadOnlyError
+from fastlane_rag.errors import (
+    FastLaneError,
+    IndexClosedError,
+    IndexFormatError,
+    IndexNotFoundError,
+    IndexReadOnlyError,
+)
 from fastlane_rag.storage.catalogue import Catalogue
-from fastlane_rag.storage.creation import create_directory
+from fastlane_rag.storage.creation import create_directory, open_segments
 from fastlane_rag.storage.files import DirectoryStore, MemoryStore, Store
-from fastlane_rag.storage.layout import CATALOGUE, LOCK, MARKER, SEGMENTS
+from fastlane_rag.storage.folder import Folder
+from fastlane_rag.storage.layout import CATALOGUE, MARKER
 from fastlane_rag.storage.lock import WriterLock
 from fastlane_rag.storage.marker import read_marker, write_marker
 from fastlane_rag.storage.records import Reader, Writer
@@ -39,6 +46,7 @@ class Storage:
 
     Attributes:
         path: the directory; None in memory.
+        folder: its handle.
         catalogue: documents, and what is live.
         store: the segments' files.
         meta: what was fixed at creation.
@@ -47,8 +55,16 @@ class Storage:
         changing: held by a thread while it changes the index.
     """
 
-    def __init__(self, path: Path | None, catalogue: Catalogue, store: Store, lock: WriterLock | None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        catalogue: Catalogue,
+        store: Store,
+        lock: WriterLock | None,
+        folder: Folder | None,
+    ) -> None:
         self.path = path
+        self.folder = folder
         self.catalogue = catalogue
         self.store = store
         self.meta = catalogue.meta()
@@ -69,7 +85,7 @@ class Storage:
     ) -> "Storage":
         """Make an empty index."""
         if path is None:
-            return cls(None, Catalogue.create(None, meta, filter_keys), MemoryStore(), None)
+            return cls(None, Catalogue.create(None, meta, filter_keys), MemoryStore(), None, None)
         return cls(path, *create_directory(path, meta, filter_keys, overwrite=overwrite))
 
     @classmethod
@@ -80,10 +96,15 @@ class Storage:
             IndexNotFoundError: there is no index.
             IndexFormatError: a file is damaged or newer, or the catalogue lost commits.
         """
-        # Before the catalogue: commits made between the two readings must not look like a loss.
-        expected = _marked_commits(path)
-        catalogue = Catalogue.open(path / CATALOGUE, read_only=read_only)
         try:
+            folder = Folder(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise IndexNotFoundError(f"{path} holds no FastLane index (there is no {CATALOGUE} in it)") from error
+        catalogue = None
+        try:
+            # Before the catalogue: commits made between the two readings must not look like a loss.
+            expected = _marked_commits(folder)
+            catalogue = Catalogue.open(path / CATALOGUE, read_only=read_only)
             with catalogue.reading() as connection:
                 commits = Reader(connection, catalogue.where).commits()
             if expected is not None and commits < expected:
@@ -92,9 +113,11 @@ class Storage:
                     "damaged or removed, or an older copy was put in its place. Restore the directory from a "
                     f"backup; to go on without the lost writes, delete {path / MARKER}"
                 )
-            return cls(path, catalogue, DirectoryStore(path / SEGMENTS), WriterLock(path / LOCK))
+            return cls(path, catalogue, DirectoryStore(open_segments(folder)), WriterLock(folder), folder)
         except BaseException:
-            catalogue.close()
+            if catalogue is not None:
+                catalogue.close()
+            folder.close()
             raise
 
     @property
@@ -144,10 +167,10 @@ class Storage:
                 writer = Writer(connection, self.catalogue.where)
                 yield writer
                 commits = writer.commits() + 1
-            if self.path is not None:
+            if self.folder is not None:
                 # The write is stored. A marker that lags behind, as it may after a crash, only notices less.
-                with suppress(OSError):
-                    write_marker(self.path / MARKER, commits)
+                with suppress(OSError, IndexFormatError):
+                    write_marker(self.folder, commits)
 
     def claim(self) -> None:
         """Become the writer, until `close`. The first claim removes what interrupted writes left."""
@@ -156,6 +179,7 @@ class Storage:
         if self.catalogue.read_only:
             raise IndexReadOnlyError(f"{self.path} was opened with read_only=True")
         with self.changing:
+            self.catalogue.check_place()
             if self._lock is None or self._lock.held:
                 return
             self._lock.acquire()
@@ -202,6 +226,9 @@ class Storage:
             self._snapshot = None
             if self._lock is not None:
                 self._lock.release()
+            self.store.close()
+            if self.folder is not None:
+                self.folder.close()
 
     def after_fork(self) -> None:
         """In a forked child: start over with connections and locks of its own."""
@@ -231,8 +258,8 @@ class Storage:
             return snapshot
 
 
-def _marked_commits(path: Path) -> int | None:
+def _marked_commits(folder: Folder) -> int | None:
     try:
-        return read_marker(path / MARKER)
+        return read_marker(folder)
     except ValueError:
         return None  # `verify` tells; the catalogue itself may be sound

@@ -79,15 +79,16 @@ def problems(storage: Storage) -> Iterator[str]:
 
 
 def _marker_problems(storage: Storage, reader: Reader) -> Iterator[str]:
-    if storage.path is None:
+    if storage.folder is None:
         return
     try:
-        marked = read_marker(storage.path / MARKER)
+        marked = read_marker(storage.folder)
     except ValueError as error:
         yield str(error)
         return
     if marked is None:
-        yield f"{storage.path / MARKER} is missing: lost commits could not be noticed; the next write makes it anew"
+        where = storage.folder.path / MARKER
+        yield f"{where} is missing: lost commits could not be noticed; the next write makes it anew"
 
 
 def _document_problems(reader: Reader) -> Iterator[str]:

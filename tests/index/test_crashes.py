@@ -51,7 +51,8 @@ def run_trials(worker, path, trials, seed, codec="fp16"):
     chance = random.Random(seed)
     with FastLaneIndex.create(path, model=WordModel(), codec=codec):
         pass
-    error = 1e-3 if codec == "fp16" else 0.05
+    # A row that was written by one codec and again by the next is rounded twice: up to .03 a query token.
+    error = 1e-3 if codec == "fp16" else 0.1
     contents, step, between = {}, 0, 0
     for _ in range(trials):
         begun, ended = interrupted(worker, path, seed, step, chance.expovariate(1 / 0.06))
@@ -128,27 +129,27 @@ def test_killed_while_creating(tmp_path):
 
 def test_a_segment_is_on_the_disk_before_the_commit_that_names_it(tmp_path, monkeypatch, small_limits):
     """fsync of the file, then its rename, then fsync of the directory, then the commit."""
-    from fastlane_rag.storage import files
+    from fastlane_rag.storage import folder
     from fastlane_rag.storage.catalogue import Catalogue
 
     events = []
-    fsync, rename, writing = os.fsync, Path.rename, Catalogue.writing
+    fsync, rename, writing = os.fsync, os.rename, Catalogue.writing
 
     def noted_fsync(fd):
         events.append("sync directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "sync draft")
         fsync(fd)
 
-    def noted_rename(self, target):
+    def noted_rename(*names, **handles):
         events.append("rename")
-        return rename(self, target)
+        return rename(*names, **handles)
 
     def noted_writing(self):
         events.append("commit")
         return writing(self)
 
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
-        monkeypatch.setattr(files.os, "fsync", noted_fsync)
-        monkeypatch.setattr(Path, "rename", noted_rename)
+        monkeypatch.setattr(folder.os, "fsync", noted_fsync)
+        monkeypatch.setattr(folder.os, "rename", noted_rename)
         monkeypatch.setattr(Catalogue, "writing", noted_writing)
         index.add([f"word{i} " * 9 for i in range(9)])
     assert events[:4] == ["sync draft", "rename", "sync directory", "commit"]

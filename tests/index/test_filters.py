@@ -7,6 +7,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FilterError
+from fastlane_rag.storage.filters import compile_filter
 
 DOCUMENTS = {
     "en20": {"lang": "en", "year": 2020, "tags": ["a", "b"], "draft": False},
@@ -125,8 +126,21 @@ def test_wrong_filters_are_named_on_an_empty_index_too():
 def test_filters_of_any_size(filtered):
     assert filtered.ids({"$or": [{"year": year} for year in range(1500, 3500)]}) == ["en20", "de21"]
     assert filtered.ids({"year": {"$in": list(range(100_000))}}) == ["en20", "de21"]
+    assert filtered.ids({"$or": [{"year": year} for year in range(40_000)]}) == ["en20", "de21"]
     with pytest.raises(FilterError, match=r"\$in and \$nin"):
-        filtered.ids({"$or": [{"year": year} for year in range(40_000)]})
+        filtered.ids({"$or": [{"year": {"$gt": year}} for year in range(40_000)]})
+
+
+def test_equalities_on_one_key_are_one_list(filtered):
+    """Frameworks write five hundred ids as $or; each branch of its own would read every document's metadata once."""
+    years, names = [{"year": year} for year in range(1990, 2021)], [{"lang": {"$in": ["fr", "it"]}}, {"lang": "es"}]
+    one, many = {"$or": [*years, *names]}, {"$or": [{"$or": years[:9]}, {"$or": [*years[9:], *names]}]}
+    plain = {"$or": [{"year": {"$in": list(range(1990, 2021))}}, {"lang": {"$in": ["fr", "it", "es"]}}]}
+    assert filtered.ids(one) == filtered.ids(many) == filtered.ids(plain) != []
+    without = {"$and": [{"year": {"$ne": 2020}}, {"$and": [{"lang": {"$nin": ["fr"]}}, {"year": {"$ne": 2021}}]}]}
+    assert filtered.ids(without) == filtered.ids({"year": {"$nin": [2020, 2021]}, "lang": {"$nin": ["fr"]}})
+    for filter_ in (one, many, without):
+        assert len(compile_filter(filter_).parameters) <= 6
 
 
 def test_nested_filters(filtered):

@@ -341,3 +341,22 @@ def test_searches_do_not_wait_for_a_long_write(tmp_path, word_model):
 
 
 assert WordModel  # the children import it by name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_encodes_and_searches_at_once(tmp_path):
+    """With the real model and two threads: OpenMP's threads do not survive a fork, and torch would wait for them."""
+    program = """
+import os
+from fastlane_rag import FastLaneIndex
+
+index = FastLaneIndex.create()
+index.add([f"text number {n} about cats" for n in range(40)])
+index.search_batch(["cats"] * 8)
+child = os.fork()
+if child == 0:
+    os._exit(0 if index.search("cats") and index.model.encode_documents(["dogs"] * 40) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=False).returncode == 0

@@ -1,0 +1,145 @@
+"""A directory whose files are opened by name, never by path, and never through a link.
+
+An index directory may come from a stranger, and may be replaced while it is open. A file opened through the handle of
+the directory is a file of that very directory, or none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from fastlane_rag.errors import IndexFormatError
+
+__all__ = ["Folder", "check_regular", "sync_directory", "sync_file"]
+
+# Where the platform has them: handles of directories, links that are not followed, pipes that do not block.
+_HANDLES = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS |= getattr(os, "O_BINARY", 0)
+
+
+class Folder:
+    """An open directory.
+
+    Args:
+        path: where it is. It may be a link, files in it may not.
+        missing_ok: whether it may be missing; then it has no files.
+
+    Attributes:
+        path: as given, for messages.
+
+    Raises:
+        FileNotFoundError: there is none.
+        NotADirectoryError: it is something else.
+    """
+
+    def __init__(self, path: Path, *, missing_ok: bool = False) -> None:
+        self.path = path
+        self._fd: int | None = None
+        if _HANDLES and not (missing_ok and not path.exists()):
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+
+    def open(self, name: str, flags: int, mode: int = 0o666) -> int:
+        """A handle of a regular file in the directory.
+
+        Args:
+            name: of the file, without a path.
+            flags: `os.O_RDONLY` and the like.
+            mode: of a file that is created.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            IndexFormatError: it is a link, a pipe, a device or a directory.
+        """
+        try:
+            fd = os.open(self._at(name), flags | _FLAGS, mode, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
+                raise IndexFormatError(f"{self.path / name} is not a regular file: {error.strerror}") from error
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise IndexFormatError(f"{self.path / name} is not a regular file")
+        return fd
+
+    def read(self, name: str, most: int) -> bytes:
+        """The bytes of a small file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            IndexFormatError: it is no regular file, or larger than `most` bytes.
+        """
+        fd = self.open(name, os.O_RDONLY)
+        try:
+            data = os.read(fd, most + 1)
+        finally:
+            os.close(fd)
+        if len(data) > most:
+            raise IndexFormatError(f"{self.path / name} has more than the {most} bytes that it may have")
+        return data
+
+    def names(self) -> list[str]:
+        """Everything in the directory."""
+        return os.listdir(self.path if self._fd is None else self._fd)  # noqa: PTH208 (by the directory's handle)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file or a link; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._at(name), dir_fd=self._fd)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name."""
+        os.rename(self._at(old), self._at(new), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def sync(self) -> None:
+        """Make renames and new files durable (Windows has no such call)."""
+        if self._fd is not None:
+            sync_file(self._fd)
+
+    def close(self) -> None:
+        """Give the handle back."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _at(self, name: str) -> str | Path:
+        return self.path / name if self._fd is None else name
+
+
+def sync_file(fd: int) -> None:
+    """Bring a file or directory to the disk."""
+    if sys.platform == "darwin":  # pragma: no cover
+        import fcntl
+
+        # There, fsync leaves the data in the drive's cache.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a new entry of a directory durable."""
+    folder = Folder(path)
+    try:
+        folder.sync()
+    finally:
+        folder.close()
+
+
+def check_regular(path: Path) -> None:
+    """Check that a file that SQLite will open by its path is a regular file or absent.
+
+    Raises:
+        IndexFormatError: it is a link, a pipe, a device or a directory.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise IndexFormatError(f"{path} is not a regular file; an index holds no links, pipes or devices")
