@@ -117,8 +117,8 @@ def fastlane_codes(bits: int) -> Callable[[Problem], Run]:
 
 def fastlane_torch(problem: Problem) -> Run:
     """The scoring core without its compiled kernels, as where numba is not installed."""
-    from fastlane_rag.scoring import torch_backend
     from fastlane_rag.scoring.inputs import pack
+    from fastlane_rag.scoring.torch import backend as torch_backend
 
     queries = pack("queries", problem.queries, None, None)
     documents = pack("documents", problem.packed, problem.offsets, None)

@@ -6,8 +6,10 @@ from typing import Protocol
 
 import torch
 
-from fastlane_rag.scoring import cpu_backend, torch_backend, triton_backend
+from fastlane_rag.scoring import cpu_backend
 from fastlane_rag.scoring.inputs import Packed, Rows
+from fastlane_rag.scoring.torch import backend as torch_backend
+from fastlane_rag.scoring.triton import backend as triton_backend
 
 __all__ = ["Backend", "choose"]
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring import cpu_backend
+from fastlane_rag.scoring.api import maxsim
 from fastlane_rag.scoring.codes import Codebook, Codes
-from fastlane_rag.scoring.maxsim import maxsim
 
 __all__ = ["CodedDocuments", "CodedQuery"]
 

@@ -15,7 +15,7 @@ from fastlane_rag.scoring.codes import Codebook, Codes
 from fastlane_rag.scoring.inputs import Packed, Rows
 from fastlane_rag.scoring.numba_found import has_numba
 from fastlane_rag.scoring.threads import get_threads
-from fastlane_rag.scoring.torch_backend import bag, query_blocks
+from fastlane_rag.scoring.torch.backend import bag, query_blocks
 
 if TYPE_CHECKING:
     from fastlane_rag.scoring.coded import CodedDocuments

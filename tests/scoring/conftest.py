@@ -7,8 +7,9 @@ from functools import cached_property
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codebook, Codes, cpu_backend, triton_backend
+from fastlane_rag.scoring import Codebook, Codes, cpu_backend
 from fastlane_rag.scoring.codes import pack_levels
+from fastlane_rag.scoring.triton import backend as triton_backend
 
 # Inputs are rounded to their dtype before either side sees them and products are summed in float32,
 # so half precision is held to the tolerance of float32.
