@@ -35,12 +35,12 @@ WARM_UP = 20
 SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.select"),
     ("route", "fastlane_rag.model:RoutedQuery.compared"),
-    ("gather", "fastlane_rag.scoring.coded:CodedQuery.__init__"),
+    ("gather", "fastlane_rag.scoring.codes:CodedQuery.__init__"),
     ("gather", "fastlane_rag.index.lanes:probe"),
     ("gather", "fastlane_rag.index.postings:Gatherer.gather"),
-    ("sift", "fastlane_rag.scoring.coded:CodedQuery.near_scores"),
+    ("sift", "fastlane_rag.scoring.codes:CodedQuery.near_scores"),
     ("gather", "fastlane_rag.search:exhaustive"),
-    ("refine", "fastlane_rag.scoring.coded:CodedQuery.scores"),
+    ("refine", "fastlane_rag.scoring.codes:CodedQuery.scores"),
     ("refine", "fastlane_rag.search:rescore"),
     ("fetch", "fastlane_rag.search:_Plan._fetch"),
 )

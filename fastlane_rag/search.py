@@ -385,4 +385,6 @@ def _check_knobs(lane: Lane | None, nprobe: int | None, depth: int | None) -> No
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidInputError(f"{name} must be a number from 1 or None, not {value!r}")
     if lane == "approximate" and not can_gather():
-        raise InvalidInputError("lane='approximate' needs numba: pip install 'fastlane-rag[cpu]'")
+        raise InvalidInputError(
+            "lane='approximate' needs the compiled kernels, which do not run here: fastlane doctor says why"
+        )

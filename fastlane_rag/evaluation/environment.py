@@ -20,7 +20,6 @@ _DISTRIBUTIONS = (
     "faiss-cpu",
     "faiss-gpu",
     "numpy",
-    "numba",
     "onnxruntime",
     "langchain-core",
     "llama-index-core",

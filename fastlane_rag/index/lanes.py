@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastlane_rag.index.postings import probe
 from fastlane_rag.index.snapshot import Coded, Mask, Snapshot
 from fastlane_rag.scoring import maxsim
-from fastlane_rag.scoring.coded import CodedQuery
+from fastlane_rag.scoring.codes import CodedQuery
 
 # Of the documents found, those best by centroids alone are sifted: one of so many in the collection, between the least
 # and the most documents. Centroids leave more documents with like scores in a large one. On dev queries medquad (15,803

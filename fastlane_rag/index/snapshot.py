@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastlane_rag.index.lexical import LexicalLane
     from fastlane_rag.index.postings import Gatherer, Postings
     from fastlane_rag.scoring import Codes
-    from fastlane_rag.scoring.coded import CodedDocuments
+    from fastlane_rag.scoring.codes import CodedDocuments
     from fastlane_rag.scoring.inputs import Rows
 
 __all__ = ["Coded", "Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
@@ -197,7 +197,7 @@ class Snapshot:
     def coded(self) -> list[Coded]:
         """The other parts, by codec."""
         from fastlane_rag.index.postings import Gatherer
-        from fastlane_rag.scoring.coded import CodedDocuments
+        from fastlane_rag.scoring.codes import CodedDocuments
 
         groups: dict[str, list[int]] = {}
         for p in np.setdiff1d(np.arange(len(self.parts)), self.plain).tolist():

@@ -7,8 +7,10 @@ from functools import cached_property
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codebook, Codes, cpu_backend
+from fastlane_rag.scoring import Codebook, Codes
 from fastlane_rag.scoring.codes import pack_levels
+from fastlane_rag.scoring.native import backend as native_backend
+from fastlane_rag.scoring.native import kernels
 from fastlane_rag.scoring.triton import backend as triton_backend
 
 # Inputs are rounded to their dtype before either side sees them and products are summed in float32,
@@ -110,9 +112,10 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 def backend(request, monkeypatch):
     """Run a test with each implementation that this process can run on CPU tensors."""
     if request.param == "compiled":
-        pytest.importorskip("numba", reason="the compiled kernels need numba")
+        if not kernels.available():
+            pytest.skip("the compiled kernels are not here")
         return request.param
-    monkeypatch.setattr(cpu_backend, "supports", lambda queries, documents: False)
+    monkeypatch.setattr(native_backend, "supports", lambda queries, documents: False)
     if request.param == "triton":
         # The interpreter multiplies bfloat16 by their bits; on a device test_gpu.py covers them.
         dtypes = (torch.float32, torch.float16)

@@ -93,7 +93,7 @@ def test_rounding_the_query_costs_little_beside_the_code(bits, draw_codes):
 def test_threads_change_no_bit(bits, monkeypatch, draw_codes):
     codes, query = draw_codes(700, 24, bits), torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
     offsets = torch.arange(0, 701, 7)
-    monkeypatch.setattr("fastlane_rag.scoring.cpu_backend._WORTH_A_THREAD", 1000)
+    monkeypatch.setattr("fastlane_rag.scoring.native.kernels._WORTH_A_THREAD", 1000)
     alone = maxsim(query, codes, document_offsets=offsets)
     set_threads(3)
     try:
@@ -107,7 +107,7 @@ def test_many_queries_are_scored_in_parts(bits, monkeypatch, draw_codes):
     codes, queries = draw_codes(40, 16, bits), torch.randn(12, 5, 16, generator=torch.Generator().manual_seed(1))
     offsets = torch.tensor([0, 10, 40])
     whole = maxsim(queries, codes, document_offsets=offsets)
-    monkeypatch.setattr("fastlane_rag.scoring.cpu_backend._TABLE_BYTES", 37 * 4 * 12)
+    monkeypatch.setattr("fastlane_rag.scoring.native.backend._TABLE_BYTES", 37 * 4 * 12)
     torch.testing.assert_close(maxsim(queries, codes, document_offsets=offsets), whole)
 
 
