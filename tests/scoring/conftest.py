@@ -153,6 +153,26 @@ def draw_codes():
     return draw
 
 
+@pytest.fixture(scope="session")
+def tolerance():
+    """How far a token's maximum over codes may be from that over the decoded rows."""
+
+    def of(queries, codes):
+        """What rounding can cost one maximum: query and centroids to a byte a dimension, or both sides to float16."""
+        if 0 in (len(queries), len(codes)):
+            return 0.0
+        book = codes.codebook
+        centroid_steps = (book.centroids.max(0).values - book.centroids.min(0).values) / 255
+        unit = (queries * book.steps).abs().max() / 127
+        of_query = unit / 2 * (2**book.bits - 1) / 2 * queries.shape[1]
+        of_centroids = 1.1 * (queries.abs() * centroid_steps / 2).sum(1).max()  # a tenth for the query's two bytes
+        to_bytes = 1.5 * (of_query + of_centroids)  # scales go up to 1.5
+        to_halfs = 2**-10 * queries.norm(dim=1).max() * codes.decode(slice(None)).norm(dim=1).max()
+        return 1e-5 + float(torch.maximum(to_bytes, to_halfs))
+
+    return of
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     before = torch.get_num_threads()

@@ -10,20 +10,6 @@ from fastlane_rag.scoring.reference import reference_maxsim, reference_token_max
 pytestmark = pytest.mark.usefixtures("backend")
 
 
-def tolerance(queries, codes):
-    """What rounding can cost one maximum: query and centroids to a byte a dimension, or both sides to float16."""
-    if 0 in (len(queries), len(codes)):
-        return 0.0
-    book = codes.codebook
-    centroid_steps = (book.centroids.max(0).values - book.centroids.min(0).values) / 255
-    unit = (queries * book.steps).abs().max() / 127
-    of_query = unit / 2 * (2**book.bits - 1) / 2 * queries.shape[1]
-    of_centroids = 1.1 * (queries.abs() * centroid_steps / 2).sum(1).max()  # a tenth for the query's two bytes
-    to_bytes = 1.5 * (of_query + of_centroids)  # scales go up to 1.5
-    to_halfs = 2**-10 * queries.norm(dim=1).max() * codes.decode(slice(None)).norm(dim=1).max()
-    return 1e-5 + float(torch.maximum(to_bytes, to_halfs))
-
-
 @pytest.fixture(params=[1, 2, 4, 8], ids="{}-bit".format)
 def bits(request):
     return request.param
@@ -47,7 +33,7 @@ def test_decoding_follows_the_formula(bits, draw_codes):
         torch.testing.assert_close(codes.decode(torch.tensor([row]))[0], expected)
 
 
-def test_scores_are_those_of_the_decoded_rows(case, bits, draw_codes):
+def test_scores_are_those_of_the_decoded_rows(case, bits, draw_codes, tolerance):
     queries, documents = case.batches()
     codes = draw_codes(len(documents.packed), case.dim, bits)
     decoded = codes.decode(slice(None)).split(case.documents)
@@ -65,7 +51,7 @@ def test_scores_are_those_of_the_decoded_rows(case, bits, draw_codes):
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=atol)
 
 
-def test_token_maxima_and_selections(case, bits, draw_codes):
+def test_token_maxima_and_selections(case, bits, draw_codes, tolerance):
     queries, documents = case.batches()
     codes = draw_codes(len(documents.packed), case.dim, bits)
     decoded = codes.decode(slice(None))

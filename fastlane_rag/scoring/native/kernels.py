@@ -257,7 +257,7 @@ def best_rows(products: NDArray[np.float32], tokens: int, most: int) -> tuple[ND
     rows, values = np.empty((tokens, most), np.int64), np.empty((tokens, most), np.float32)
     products = _flat(products)
     fixed = _address(products), *products.shape, tokens, most, _address(rows), _address(values)
-    _library().fastlane_best_rows(*fixed)
+    _check(_library().fastlane_best_rows(*fixed))
     return rows, values
 
 

@@ -111,7 +111,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         c_int32,
         (POINTER(Book), POINTER(Query), POINTER(Coded), c_int64, *[c_void_p] * 4, c_int32),
     ),
-    "fastlane_best_rows": (None, (c_void_p, *[c_int64] * 4, c_void_p, c_void_p)),
+    "fastlane_best_rows": (c_int32, (c_void_p, *[c_int64] * 4, c_void_p, c_void_p)),
     "fastlane_gather": (
         c_int32,
         (c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int64, *[c_void_p] * 5, c_int32),
@@ -197,13 +197,13 @@ def _check_whole(path: Path) -> None:
     Raises:
         LibraryProblem: the file ends too early.
     """
+    if sys.platform != "linux":
+        return
     with path.open("rb") as file:
         head = file.read(64)
-    if head[:4] != b"\x7fELF" and sys.platform != "linux":
-        return
     start, size, count = (int.from_bytes(head[a:b], "little") for a, b in ((40, 48), (58, 60), (60, 62)))
-    if len(head) < 64 or start == 0 or path.stat().st_size < start + size * count:
-        raise LibraryProblem(f"{path} is damaged: it ends too early")
+    if len(head) < 64 or (head.startswith(b"\x7fELF") and path.stat().st_size < start + size * count):
+        raise LibraryProblem(f"the library of compiled kernels {path} is damaged: it ends too early")
 
 
 def _openmp() -> int | None:

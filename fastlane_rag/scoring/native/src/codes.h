@@ -23,11 +23,9 @@ struct CodedRows {
 //   split: levels go up to 255 and this processor multiplies no such bytes: their halves are summed one after the other
 template <int R, int V, bool split>
 inline void dot_bytes(const CodedRows& rows, const int8_t* query, Ints (&sums)[R][V]) {
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) sums[r][v] = splat_int(0);
-  }
   for (int64_t start = 0; start < rows.words; start += ByteSums::words) {
-    const int64_t end = rows.words - start > ByteSums::words ? start + ByteSums::words : rows.words;
+    const bool at_once = ByteSums::words == 0 || rows.words - start <= ByteSums::words;
+    const int64_t end = at_once ? rows.words : start + ByteSums::words;
     for (int half = 0; half < (split ? 2 : 1); ++half) {
       ByteSums part[R][V];
       for (int64_t w = start; w < end; ++w) {
@@ -41,36 +39,38 @@ inline void dot_bytes(const CodedRows& rows, const int8_t* query, Ints (&sums)[R
       }
       for (int r = 0; r < R; ++r) {
         for (int v = 0; v < V; ++v) {
-          sums[r][v] = add(sums[r][v], half ? part[r][v].total_times_16() : part[r][v].total());
+          const Ints total = half ? part[r][v].total_times_16() : part[r][v].total();
+          sums[r][v] = start == 0 && half == 0 ? total : add(sums[r][v], total);
         }
       }
     }
+    if (ByteSums::words == 0) return;
   }
 }
 
 // Makes the products of R rows and one vector of tokens out of their sums.
 //   table: for each row, the tokens' products with its centroid
-//   scales: (R,)
+//   scaled_by: (R,)
 //   units: (lanes,)
 template <int R, int V>
-inline void products_of(const Ints (&sums)[R][V], int v, const float* const (&table)[R], const float* scales,
+inline void products_of(const Ints (&sums)[R][V], int v, const float* const (&table)[R], const float* scaled_by,
                         const float* units, Floats (&values)[R]) {
   const Floats unit = load(units + v * lanes);
   for (int r = 0; r < R; ++r) {
     const Floats product = multiply_add(to_floats(sums[r][v]), unit, load(table[r] + v * lanes));
-    values[r] = multiply(product, splat(scales[r]));
+    values[r] = multiply(product, splat(scaled_by[r]));
   }
 }
 
 // Raises `best` to the maxima over a tile of rows of one document, the first of them number `first`.
 template <Keep keep, int V, bool split>
-inline void code_tile(const CodedRows& rows, const float* const (&table)[tile_rows], const float* scales,
+inline void code_tile(const CodedRows& rows, const float* const (&table)[tile_rows], const float* scaled_by,
                       const int8_t* query, const float* units, float* best, int32_t* where, int64_t first) {
   Ints sums[tile_rows][V];
   dot_bytes<tile_rows, V, split>(rows, query, sums);
   for (int v = 0; v < V; ++v) {
     Floats values[tile_rows];
-    products_of<tile_rows, V>(sums, v, table, scales, units, values);
+    products_of<tile_rows, V>(sums, v, table, scaled_by, units, values);
     raise_maxima<keep>(values, first, best + v * lanes, where + v * lanes);
   }
 }
@@ -78,13 +78,13 @@ inline void code_tile(const CodedRows& rows, const float* const (&table)[tile_ro
 // As `code_tile`, of rows of several documents: each raises a maximum of its own.
 //   best: (R,) addresses, `best_step` numbers before the token's
 template <int V, bool split>
-inline void code_tile_each(const CodedRows& rows, const float* const (&table)[tile_rows], const float* scales,
+inline void code_tile_each(const CodedRows& rows, const float* const (&table)[tile_rows], const float* scaled_by,
                            const int8_t* query, const float* units, float* const* best, int64_t best_step) {
   Ints sums[tile_rows][V];
   dot_bytes<tile_rows, V, split>(rows, query, sums);
   for (int v = 0; v < V; ++v) {
     Floats values[tile_rows];
-    products_of<tile_rows, V>(sums, v, table, scales, units, values);
+    products_of<tile_rows, V>(sums, v, table, scaled_by, units, values);
     for (int r = 0; r < tile_rows; ++r) {
       const Floats one[1] = {values[r]};
       raise_maxima<Keep::maximum>(one, 0, best[r] + best_step + v * lanes, nullptr);
@@ -101,7 +101,7 @@ inline void unpack_rows(const uint8_t* const (&rows)[tile_rows], const fastlane_
     const int64_t start = plane * book.row_bytes, left = book.dim - start;
     const int64_t count = left < book.row_bytes ? left : book.row_bytes;
     if (count <= 0) return;
-    for (int r = 0; r < tile_rows; ++r) unpack(rows[r], levels + r * padded + start, count, plane * bits, mask);
+    unpack(rows, levels + start, padded, count, plane * bits, mask);
   }
 }
 
@@ -117,7 +117,14 @@ struct Pack {
         scales(reinterpret_cast<const uint8_t*>(packs[3 * owner + 2])) {}
 };
 
-inline float scale_of(uint8_t stored) { return static_cast<float>(stored + 128) * (1.0f / 256); }
+// The scales that bytes stand for, from 0.5 to 1.496.
+struct Scales {
+  float of[256];
+  constexpr Scales() : of() {
+    for (int stored = 0; stored < 256; ++stored) of[stored] = static_cast<float>(stored + 128) / 256;
+  }
+};
+constexpr Scales scales;
 
 constexpr int64_t rows_ahead = 32;  // asked for before they are read
 
@@ -133,22 +140,23 @@ inline bool scan_codes(const CodesTask& task, const Pack& pack, int planes, int6
   const uint8_t* rows[tile_rows];
   const float* table[tile_rows];
   const float* shifted[tile_rows];
-  float scales[tile_rows];
+  float scaled_by[tile_rows];
   for (int64_t first = 0; first < count; first += tile_rows) {
-    for (int i = 0; i < tile_rows; ++i) {  // the last row fills the last tile: a maximum does not mind
-      const int64_t r = start + (first + i < count ? first + i : count - 1);
+    const int64_t left = count - 1 - first;  // the last row fills the last tile: a maximum does not mind
+    for (int i = 0; i < tile_rows; ++i) {
+      const int64_t r = start + first + (i < left ? i : left);
       const int64_t centroid = pack.centroids[r];
       if (centroid >= book.centroids) return false;
       rows[i] = pack.residuals + r * book.row_bytes;
       table[i] = query.tables + centroid * width;
-      scales[i] = scale_of(pack.scales[r]);
+      scaled_by[i] = scales.of[pack.scales[r]];
       prefetch(rows[i] + rows_ahead * book.row_bytes);
       prefetch(table[i]);
     }
     unpack_rows(rows, book, planes, levels, unpacked.row_bytes);
     for (int64_t t = 0; t < query.tiles; ++t) {
       for (int i = 0; i < tile_rows; ++i) shifted[i] = table[i] + t * book.centroids * width;
-      code_tile<keep, V, split>(unpacked, shifted, scales, query.numbers + t * book.words * width * 4,
+      code_tile<keep, V, split>(unpacked, shifted, scaled_by, query.numbers + t * book.words * width * 4,
                                 query.units + t * width, best + t * width, where + t * width, first);
     }
   }

@@ -132,8 +132,8 @@ FASTLANE_API int32_t fastlane_score_near(const fastlane_book* book, const fastla
 
 // Writes the largest products of the first `tokens` columns, descending, and their rows: (tokens, most) both.
 //   products: (count, stride)
-FASTLANE_API void fastlane_best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens,
-                                     int64_t most, int64_t* rows, float* values);
+FASTLANE_API int32_t fastlane_best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens,
+                                        int64_t most, int64_t* rows, float* values);
 
 // A block of documents of one segment, whose postings are walked together.
 struct fastlane_block {

@@ -164,9 +164,10 @@ int32_t fastlane_score_near(const fastlane_book* book, const fastlane_query* que
   return fastlane::run<fastlane::NearTask, &fastlane::Kernels::score_near>(task, documents->count, threads);
 }
 
-void fastlane_best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
-                        int64_t* rows, float* values) {
-  kernels().best_rows(products, count, stride, tokens, most, rows, values);
+int32_t fastlane_best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
+                           int64_t* rows, float* values) {
+  const bool done = kernels().best_rows(products, count, stride, tokens, most, rows, values);
+  return done ? 0 : fastlane::out_of_memory;
 }
 
 int32_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids,

@@ -78,7 +78,7 @@ struct Kernels {
   bool (*score_codes)(const CodesTask&, int64_t first, int64_t last);
   bool (*score_near)(const NearTask&, int64_t first, int64_t last);
   bool (*gather)(const GatherTask&, int64_t first, int64_t last);
-  void (*best_rows)(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most, int64_t* rows,
+  bool (*best_rows)(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most, int64_t* rows,
                     float* values);
   bool (*cover)(const float* similar, const float* weights, int64_t count, int64_t limit, uint8_t* picked);
 };

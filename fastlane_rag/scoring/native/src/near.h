@@ -36,7 +36,7 @@ struct NearRows {
   int64_t* numbers;          // in their pack
   const uint8_t** levels;    // packed
   const float** table;       // the products with the row's centroid
-  const uint8_t** scales;
+  const uint8_t** scaled_by;
   float** best;              // the maxima of the row's document
 
   static int64_t bytes(int64_t most) { return Room::of<int64_t>(most) * 5; }
@@ -44,7 +44,7 @@ struct NearRows {
       : numbers(room.take<int64_t>(most)),
         levels(room.take<const uint8_t*>(most)),
         table(room.take<const float*>(most)),
-        scales(room.take<const uint8_t*>(most)),
+        scaled_by(room.take<const uint8_t*>(most)),
         best(room.take<float*>(most)) {}
 
   // Fills in the rest of rows first <= i < last, and asks for what lies there.
@@ -53,10 +53,10 @@ struct NearRows {
       const int64_t r = numbers[i];
       levels[i] = pack.residuals + r * task.book->row_bytes;
       table[i] = task.query->tables + pack.centroids[r] * task.table_width;
-      scales[i] = pack.scales + r;
+      scaled_by[i] = pack.scales + r;
       best[i] = own;
       prefetch(levels[i]);
-      prefetch(scales[i]);
+      prefetch(scaled_by[i]);
     }
   }
 
@@ -65,7 +65,7 @@ struct NearRows {
     for (int64_t i = total; i % tile_rows; ++i) {
       levels[i] = levels[total - 1];
       table[i] = table[total - 1];
-      scales[i] = scales[total - 1];
+      scaled_by[i] = scaled_by[total - 1];
       best[i] = best[total - 1];
     }
   }
@@ -113,15 +113,15 @@ bool score_near_in(const NearTask& task, int64_t first, int64_t last) {
     for (int64_t row = 0; row < total; row += tile_rows) {
       const uint8_t* packed[tile_rows];
       const float* table[tile_rows];
-      float scales[tile_rows];
+      float scaled_by[tile_rows];
       for (int i = 0; i < tile_rows; ++i) {
         packed[i] = rows.levels[row + i];
-        scales[i] = scale_of(*rows.scales[row + i]);
+        scaled_by[i] = scales.of[*rows.scaled_by[row + i]];
       }
       unpack_rows(packed, book, planes, levels, unpacked.row_bytes);
       for (int64_t t = 0; t < query.tiles; ++t) {
         for (int i = 0; i < tile_rows; ++i) table[i] = rows.table[row + i] + t * book.centroids * task.table_width;
-        code_tile_each<V, split>(unpacked, table, scales, query.numbers + t * book.words * width * 4,
+        code_tile_each<V, split>(unpacked, table, scaled_by, query.numbers + t * book.words * width * 4,
                                  query.units + t * width, rows.best + row, t * width);
       }
     }

@@ -6,20 +6,24 @@
 
 namespace fastlane::FASTLANE_LEVEL {
 
-inline void best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
+inline bool best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
                       int64_t* rows, float* values) {
+  Room room(Room::of<float>(tokens) + 64);
+  if (!room) return false;
+  float* least = room.take<float>(tokens);  // of each token's best rows
+  fill(least, tokens, -__builtin_inff());
   fill(values, tokens * most, -__builtin_inff());
   std::memset(rows, 0, static_cast<size_t>(tokens * most) * sizeof(int64_t));
   for (int64_t row = 0; row < count; ++row) {
     const float* of_row = products + row * stride;
     // Few rows are among the best of any token: the others are passed over without a branch for each.
-    bool any_better = false;
-    for (int64_t k = 0; k < tokens; ++k) any_better |= of_row[k] > values[k * most + most - 1];
+    int any_better = 0;
+    for (int64_t k = 0; k < tokens; ++k) any_better |= of_row[k] > least[k];
     if (!any_better) continue;
     for (int64_t k = 0; k < tokens; ++k) {
       const float value = of_row[k];
+      if (!(value > least[k])) continue;
       float* best = values + k * most;
-      if (!(value > best[most - 1])) continue;
       int64_t at = most - 1;
       for (; at > 0 && best[at - 1] < value; --at) {
         best[at] = best[at - 1];
@@ -27,8 +31,10 @@ inline void best_rows(const float* products, int64_t count, int64_t stride, int6
       }
       best[at] = value;
       rows[k * most + at] = row;
+      least[k] = best[most - 1];
     }
   }
+  return true;
 }
 
 // Where the first posting that is not below a document stands, in an ascending list.

@@ -60,10 +60,11 @@ inline Ints high_halves(Ints bytes) { return low_halves(_mm256_srli_epi16(bytes,
 // Sums of four products, unsigned byte times signed byte, in each lane.
 struct ByteSums {
 #if defined(FASTLANE_BYTE_DOT)
-  static constexpr bool whole_bytes = true;      // takes unsigned bytes up to 255
-  static constexpr int64_t words = INT64_C(1) << 40;  // that may be added before the sums overflow
+  static constexpr bool whole_bytes = true;  // takes unsigned bytes up to 255
+  static constexpr int64_t words = 0;        // that may be added before the sums overflow; 0 for any number
   Ints sums = _mm256_setzero_si256();
-  void add(Ints levels, Ints query) { sums = _mm256_dpbusd_avx_epi32(sums, levels, query); }
+  // In assembler, for GCC 12 copies each sum twice around the intrinsic.
+  void add(Ints levels, Ints query) { __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(levels), "x"(query)); }
   Ints total() const { return sums; }
   Ints total_times_16() const { return _mm256_slli_epi32(sums, 4); }
 #else
@@ -76,16 +77,23 @@ struct ByteSums {
 #endif
 };
 
-// Writes (byte >> shift) & mask for `count` bytes, and touches no others.
-inline void unpack(const uint8_t* from, uint8_t* to, int64_t count, int shift, int mask) {
-  if (count < 32) return unpack_few(from, to, count, shift, mask);
+// Writes (byte >> shift) & mask for `count` bytes of each row, and touches no others.
+//   to: row r's start at r * step
+inline void unpack(const uint8_t* const (&rows)[tile_rows], uint8_t* to, int64_t step, int64_t count, int shift,
+                   int mask) {
+  if (count < 32) {
+    for (int r = 0; r < tile_rows; ++r) unpack_few(rows[r], to + r * step, count, shift, mask);
+    return;
+  }
   const Ints masks = _mm256_set1_epi8(static_cast<char>(mask));
   const __m128i shifts = _mm_cvtsi32_si128(shift);  // in words of four bytes: the mask clears what the next byte adds
   for (int64_t i = 0; i < count; i += 32) {
     const int64_t at = i < count - 32 ? i : count - 32;  // the last turn reaches back over bytes already written
-    const Ints bytes = _mm256_loadu_si256(reinterpret_cast<const Ints*>(from + at));
-    const Ints levels = _mm256_and_si256(_mm256_srl_epi32(bytes, shifts), masks);
-    _mm256_storeu_si256(reinterpret_cast<Ints*>(to + at), levels);
+    for (int r = 0; r < tile_rows; ++r) {
+      const Ints bytes = _mm256_loadu_si256(reinterpret_cast<const Ints*>(rows[r] + at));
+      const Ints levels = _mm256_and_si256(_mm256_srl_epi32(bytes, shifts), masks);
+      _mm256_storeu_si256(reinterpret_cast<Ints*>(to + r * step + at), levels);
+    }
   }
 }
 

@@ -53,24 +53,29 @@ inline Ints load_words(const int8_t* from) { return _mm512_loadu_si512(from); }
 inline Ints low_halves(Ints bytes) { return bytes; }
 inline Ints high_halves(Ints bytes) { return bytes; }
 
-// Sums of four products, unsigned byte times signed byte, in each lane.
+// Sums of four products, unsigned byte times signed byte, in each lane. In assembler, for GCC 12 copies each sum twice
+// around the intrinsic.
 struct ByteSums {
-  static constexpr bool whole_bytes = true;      // takes unsigned bytes up to 255
-  static constexpr int64_t words = INT64_C(1) << 40;  // that may be added before the sums overflow
+  static constexpr bool whole_bytes = true;  // takes unsigned bytes up to 255
+  static constexpr int64_t words = 0;        // that may be added before the sums overflow; 0 for any number
   Ints sums = _mm512_setzero_si512();
-  void add(Ints levels, Ints query) { sums = _mm512_dpbusd_epi32(sums, levels, query); }
+  void add(Ints levels, Ints query) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(levels), "v"(query)); }
   Ints total() const { return sums; }
   Ints total_times_16() const { return _mm512_slli_epi32(sums, 4); }
 };
 
-// Writes (byte >> shift) & mask for `count` bytes, and touches no others.
-inline void unpack(const uint8_t* from, uint8_t* to, int64_t count, int shift, int mask) {
+// Writes (byte >> shift) & mask for `count` bytes of each row, and touches no others.
+//   to: row r's start at r * step
+inline void unpack(const uint8_t* const (&rows)[tile_rows], uint8_t* to, int64_t step, int64_t count, int shift,
+                   int mask) {
   const Ints masks = _mm512_set1_epi8(static_cast<char>(mask));
   const __m128i shifts = _mm_cvtsi32_si128(shift);  // in words of four bytes: the mask clears what the next byte adds
   for (int64_t i = 0; i < count; i += 64) {
     const __mmask64 some = count - i >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << (count - i)) - 1;
-    const Ints bytes = _mm512_maskz_loadu_epi8(some, from + i);
-    _mm512_mask_storeu_epi8(to + i, some, _mm512_and_si512(_mm512_srl_epi32(bytes, shifts), masks));
+    for (int r = 0; r < tile_rows; ++r) {
+      const Ints bytes = _mm512_maskz_loadu_epi8(some, rows[r] + i);
+      _mm512_mask_storeu_epi8(to + r * step + i, some, _mm512_and_si512(_mm512_srl_epi32(bytes, shifts), masks));
+    }
   }
 }
 

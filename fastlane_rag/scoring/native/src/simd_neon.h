@@ -57,7 +57,7 @@ inline Ints high_halves(Ints bytes) { return vreinterpretq_s32_u8(vshrq_n_u8(vre
 struct ByteSums {
   static constexpr bool whole_bytes = false;
 #if defined(FASTLANE_BYTE_DOT)
-  static constexpr int64_t words = INT64_C(1) << 40;  // that may be added before the sums overflow
+  static constexpr int64_t words = 0;  // that may be added before the sums overflow; 0 for any number
   Ints sums = vdupq_n_s32(0);
   void add(Ints levels, Ints query) {
     sums = vdotq_s32(sums, vreinterpretq_s8_s32(levels), vreinterpretq_s8_s32(query));
@@ -77,14 +77,21 @@ struct ByteSums {
   Ints total_times_16() const { return vshlq_n_s32(total(), 4); }
 };
 
-// Writes (byte >> shift) & mask for `count` bytes, and touches no others.
-inline void unpack(const uint8_t* from, uint8_t* to, int64_t count, int shift, int mask) {
-  if (count < 16) return unpack_few(from, to, count, shift, mask);
+// Writes (byte >> shift) & mask for `count` bytes of each row, and touches no others.
+//   to: row r's start at r * step
+inline void unpack(const uint8_t* const (&rows)[tile_rows], uint8_t* to, int64_t step, int64_t count, int shift,
+                   int mask) {
+  if (count < 16) {
+    for (int r = 0; r < tile_rows; ++r) unpack_few(rows[r], to + r * step, count, shift, mask);
+    return;
+  }
   const uint8x16_t masks = vdupq_n_u8(static_cast<uint8_t>(mask));
   const int8x16_t shifts = vdupq_n_s8(static_cast<int8_t>(-shift));
   for (int64_t i = 0; i < count; i += 16) {
     const int64_t at = i < count - 16 ? i : count - 16;  // the last turn reaches back over bytes already written
-    vst1q_u8(to + at, vandq_u8(vshlq_u8(vld1q_u8(from + at), shifts), masks));
+    for (int r = 0; r < tile_rows; ++r) {
+      vst1q_u8(to + r * step + at, vandq_u8(vshlq_u8(vld1q_u8(rows[r] + at), shifts), masks));
+    }
   }
 }
 

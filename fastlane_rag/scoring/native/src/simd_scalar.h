@@ -107,15 +107,18 @@ inline Ints high_halves(Ints bytes) { return bytes; }
 
 // Sums of four products, unsigned byte times signed byte, in each lane.
 struct ByteSums {
-  static constexpr bool whole_bytes = true;      // takes unsigned bytes up to 255
-  static constexpr int64_t words = INT64_C(1) << 40;  // that may be added before the sums overflow
+  static constexpr bool whole_bytes = true;  // takes unsigned bytes up to 255
+  static constexpr int64_t words = 0;        // that may be added before the sums overflow; 0 for any number
   Ints sums = splat_int(0);
   void add(Ints levels, Ints query) {
-    uint8_t a[4 * lanes];
-    int8_t b[4 * lanes];
-    __builtin_memcpy(a, &levels, sizeof a);
-    __builtin_memcpy(b, &query, sizeof b);
-    for (int i = 0; i < 4 * lanes; ++i) sums.at[i / 4] += a[i] * b[i];
+    // Each byte of the words in turn: processors of every kind multiply and add whole lanes.
+    for (int byte = 0; byte < 4; ++byte) {
+      for (int i = 0; i < lanes; ++i) {
+        const int32_t level = levels.at[i] >> 8 * byte & 255;
+        const int32_t number = static_cast<int8_t>(query.at[i] >> 8 * byte);
+        sums.at[i] += level * number;
+      }
+    }
   }
   Ints total() const { return sums; }
   Ints total_times_16() const {
@@ -123,9 +126,11 @@ struct ByteSums {
   }
 };
 
-// Writes (byte >> shift) & mask for `count` bytes, and touches no others.
-inline void unpack(const uint8_t* from, uint8_t* to, int64_t count, int shift, int mask) {
-  unpack_few(from, to, count, shift, mask);
+// Writes (byte >> shift) & mask for `count` bytes of each row, and touches no others.
+//   to: row r's start at r * step
+inline void unpack(const uint8_t* const (&rows)[tile_rows], uint8_t* to, int64_t step, int64_t count, int shift,
+                   int mask) {
+  for (int r = 0; r < tile_rows; ++r) unpack_few(rows[r], to + r * step, count, shift, mask);
 }
 
 }  // namespace fastlane::FASTLANE_LEVEL
