@@ -14,6 +14,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -103,7 +104,6 @@ def zig_settings(folder: Path) -> dict[str, str]:
             "g++), or let pip install the package ziglang for the build (without --no-build-isolation)"
         )
     target = os.environ.get(TARGET, "")
-    processor = target.split("-")[0] or ("aarch64" if sys.platform == "darwin" else "x86_64")
     tools = {}
     for tool in ("c++", "ar", "ranlib"):
         script = folder / f"zig-{tool.replace('+', 'x')}{'.cmd' if sys.platform == 'win32' else ''}"
@@ -119,7 +119,23 @@ def zig_settings(folder: Path) -> dict[str, str]:
     lines = [f'set(CMAKE_CXX_COMPILER "{tools["c++"]}")', f'set(CMAKE_AR "{tools["ar"]}")']
     lines.append(f'set(CMAKE_RANLIB "{tools["ranlib"]}")')
     if target:
-        lines += ["set(CMAKE_SYSTEM_NAME Linux)", f"set(CMAKE_SYSTEM_PROCESSOR {processor})"]
+        lines += ["set(CMAKE_SYSTEM_NAME Linux)", f"set(CMAKE_SYSTEM_PROCESSOR {target.partition('-')[0]})"]
     toolchain = folder / "zig.cmake"
     toolchain.write_text("\n".join(lines) + "\n")
-    return {"cmake.define.CMAKE_TOOLCHAIN_FILE": toolchain.as_posix()}
+    settings = {"cmake.define.CMAKE_TOOLCHAIN_FILE": toolchain.as_posix(), "install.strip": "false"}
+    if target:
+        settings["wheel.tags"] = f"py3-none-{manylinux(target)}"
+    return settings
+
+
+def manylinux(target: str) -> str:
+    """The platform tag of a target of zig: x86_64-linux-gnu.2.28 gives manylinux_2_28_x86_64.
+
+    Raises:
+        SystemExit: it is another kind of target.
+    """
+    found = re.fullmatch(r"(x86_64|aarch64)-linux-gnu\.(\d+)\.(\d+)", target)
+    if found is None:
+        raise SystemExit(f"{TARGET} must be like x86_64-linux-gnu.2.28 or aarch64-linux-gnu.2.28, but is {target!r}")
+    machine, major, minor = found.groups()
+    return f"manylinux_{major}_{minor}_{machine}"

@@ -110,6 +110,7 @@ def examine(model: str | None = None) -> Iterator[Finding]:
     yield from _guarded("versions", _versions)
     yield from _guarded("device", _devices)
     yield from _guarded("threads", _threads)
+    yield from _guarded("kernels", _kernels)
     yield from _guarded("faiss", _faiss)
     yield from _guarded("search", lambda: _search(model))
 
@@ -155,6 +156,28 @@ def _threads() -> Iterator[Finding]:
         yield Finding("warning", "threads", f"{detail}; more threads than cores slow searches down")
     else:
         yield Finding("ok", "threads", detail)
+
+
+def _kernels() -> Iterator[Finding]:
+    import warnings
+
+    from fastlane_rag.scoring.native import kernels, library
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says the same
+        problem = library.problem()
+    if problem is not None:
+        yield Finding("warning", "kernels", f"{problem}; torch stands in and searches take several times as long")
+        return
+    detail = f"compiled for {kernels.level()}; this processor runs {', '.join(kernels.levels())}"
+    if os.environ.get(library.LEVEL_VARIABLE):
+        detail += f", {library.LEVEL_VARIABLE}={kernels.level()}"
+    if kernels.level() == "scalar":
+        yield Finding(
+            "warning", "kernels", f"{detail}; without vector instructions searches take several times as long"
+        )
+    else:
+        yield Finding("ok", "kernels", detail)
 
 
 def _faiss() -> Iterator[Finding]:

@@ -94,8 +94,8 @@ inline void code_tile_each(const CodedRows& rows, const float* const (&table)[ti
 
 // Writes the levels of a tile's rows, out of their packed bytes. Byte j holds the levels of dimensions j, j + W,
 // j + 2 W and so on, the lowest bits first, W being `row_bytes`.
-inline void unpack_rows(const uint8_t* const (&rows)[tile_rows], const fastlane_book& book, int planes,
-                        uint8_t* levels, int64_t padded) {
+inline void unpack_rows(const uint8_t* const (&rows)[tile_rows], const fastlane_book& book, int planes, uint8_t* levels,
+                        int64_t padded) {
   const int bits = static_cast<int>(book.bits), mask = (1 << bits) - 1;
   for (int plane = 0; plane < planes; ++plane) {
     const int64_t start = plane * book.row_bytes, left = book.dim - start;
@@ -119,8 +119,8 @@ struct Pack {
 
 // The scales that bytes stand for, from 0.5 to 1.496.
 struct Scales {
-  float of[256];
-  constexpr Scales() : of() {
+  float of[256] = {};
+  constexpr Scales() {
     for (int stored = 0; stored < 256; ++stored) of[stored] = static_cast<float>(stored + 128) / 256;
   }
 };

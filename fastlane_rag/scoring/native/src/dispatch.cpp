@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <string>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
@@ -101,12 +102,12 @@ namespace {
 struct Levels {
   const Kernels* best_first[4] = {};
   int count = 0;
-  char names[64] = {};
+  std::string names;
 
   void offer(bool there, const Kernels& kernels) {
     if (!there) return;
-    if (count) std::strcat(names, ",");
-    std::strcat(names, kernels.name);
+    if (count) names += ',';
+    names += kernels.name;
     best_first[count++] = &kernels;
   }
 
@@ -138,7 +139,7 @@ const Kernels& kernels() {
   return now ? *now : *found().best_first[0];
 }
 
-const char* levels() { return found().names; }
+const char* levels() { return found().names.c_str(); }
 
 bool use_level(const char* name) {
   for (int i = 0; i < found().count; ++i) {

@@ -47,7 +47,7 @@ struct fastlane_query {
 
 // Documents in code: document n owns `lengths[n]` rows of pack `owners[n]` from row `starts[n]` on.
 struct fastlane_coded {
-  const int64_t* packs;    // (P, 3) addresses of residuals (T, row_bytes) uint8, centroids (T,) uint16, scales (T,) uint8
+  const int64_t* packs;  // (P, 3) addresses of residuals (T, row_bytes) uint8, centroids (T,) uint16, scales (T,) uint8
   const int64_t* owners;   // (n,)
   const int64_t* starts;   // (n,)
   const int64_t* lengths;  // (n,)

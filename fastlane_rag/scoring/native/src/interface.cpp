@@ -1,11 +1,10 @@
 // The C interface: prepares queries, and shares the kernels' work among threads.
-#include "fastlane.h"
-
 #include <cstring>
 #include <memory>
 #include <new>
 
 #include "dispatch.h"
+#include "fastlane.h"
 #include "rounding.h"
 #include "team.h"
 
@@ -53,8 +52,8 @@ void fastlane_tiles(int64_t tokens, int64_t* tiles, int64_t* width) {
 }
 
 int32_t fastlane_score_rows(const float* rows, int64_t tokens, int64_t dim, const void* documents, int32_t dtype,
-                            const int64_t* starts, const int64_t* lengths, int64_t count,
-                            const fastlane_totals* totals, int32_t threads) {
+                            const int64_t* starts, const int64_t* lengths, int64_t count, const fastlane_totals* totals,
+                            int32_t threads) {
   fastlane::RowsTask task = {};
   fastlane_tiles(tokens, &task.count_tiles, &task.width);
   const auto tiles = zeros<float>(task.count_tiles * dim * task.width);
@@ -92,7 +91,8 @@ int32_t fastlane_make_query(const fastlane_book* book, const float* rows, fastla
     fastlane::FASTLANE_LEVEL::Rounded as_levels(token, nullptr, book->steps, dim, scratch.get());
     as_levels.write(query->numbers + at, step, query->units + i, middle);
     query->middle[i] = -as_levels.rest();
-    fastlane::FASTLANE_LEVEL::Rounded as_centroids(token, book->centroid_center, book->centroid_steps, dim, scratch.get());
+    fastlane::FASTLANE_LEVEL::Rounded as_centroids(token, book->centroid_center, book->centroid_steps, dim,
+                                                   scratch.get());
     for (int64_t p = 0; p < 2; ++p) {
       as_centroids.write(of_centroids.get() + p * numbers + at, step, units.get() + p * columns + i, 127.5f);
     }
@@ -170,9 +170,9 @@ int32_t fastlane_best_rows(const float* products, int64_t count, int64_t stride,
   return done ? 0 : fastlane::out_of_memory;
 }
 
-int32_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids,
-                        const float* gains, int64_t k, int64_t n, const uint8_t* allowed, float* scores,
-                        uint16_t* stamps, int64_t* found, int64_t* counts, int32_t threads) {
+int32_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids, const float* gains,
+                        int64_t k, int64_t n, const uint8_t* allowed, float* scores, uint16_t* stamps, int64_t* found,
+                        int64_t* counts, int32_t threads) {
   const fastlane::GatherTask task = {blocks, centroids, gains, k, n, allowed, scores, stamps, found, counts};
   return fastlane::run<fastlane::GatherTask, &fastlane::Kernels::gather>(task, block_count, threads);
 }

@@ -16,7 +16,16 @@
 namespace fastlane::FASTLANE_LEVEL {
 
 extern const Kernels kernels;
-const Kernels kernels = {FASTLANE_TEXT(FASTLANE_LEVEL), lanes, most_vectors, score_rows, multiply_centroids, nearest,
-                         score_codes, score_near, gather, best_rows, cover};
+const Kernels kernels = {FASTLANE_TEXT(FASTLANE_LEVEL),
+                         lanes,
+                         most_vectors,
+                         score_rows,
+                         multiply_centroids,
+                         nearest,
+                         score_codes,
+                         score_near,
+                         gather,
+                         best_rows,
+                         cover};
 
 }  // namespace fastlane::FASTLANE_LEVEL

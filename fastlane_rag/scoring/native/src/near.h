@@ -33,11 +33,11 @@ inline int64_t near_rows(const uint16_t* centroids, int64_t start, int64_t count
 
 // The near rows of a few documents.
 struct NearRows {
-  int64_t* numbers;          // in their pack
-  const uint8_t** levels;    // packed
-  const float** table;       // the products with the row's centroid
+  int64_t* numbers;        // in their pack
+  const uint8_t** levels;  // packed
+  const float** table;     // the products with the row's centroid
   const uint8_t** scaled_by;
-  float** best;              // the maxima of the row's document
+  float** best;  // the maxima of the row's document
 
   static int64_t bytes(int64_t most) { return Room::of<int64_t>(most) * 5; }
   NearRows(Room& room, int64_t most)

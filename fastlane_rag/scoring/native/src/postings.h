@@ -6,8 +6,8 @@
 
 namespace fastlane::FASTLANE_LEVEL {
 
-inline bool best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
-                      int64_t* rows, float* values) {
+inline bool best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most, int64_t* rows,
+                      float* values) {
   Room room(Room::of<float>(tokens) + 64);
   if (!room) return false;
   float* least = room.take<float>(tokens);  // of each token's best rows

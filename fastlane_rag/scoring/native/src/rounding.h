@@ -29,7 +29,8 @@ class Rounded {
     int64_t total = 0;
     for (int64_t d = 0; d < dim_; ++d) {
       const float exact = scaled_[d] / unit_;
-      const int number = __builtin_fabsf(exact) < 128 ? static_cast<int>(__builtin_lrintf(exact)) : 0;  // else it is NaN
+      const int number =
+          __builtin_fabsf(exact) < 128 ? static_cast<int>(__builtin_lrintf(exact)) : 0;  // else it is NaN
       numbers[d / 4 * step + d % 4] = static_cast<int8_t>(number);
       scaled_[d] -= static_cast<float>(number) * unit_;
       total += number;

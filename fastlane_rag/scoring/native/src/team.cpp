@@ -142,6 +142,9 @@ std::atomic<int> openmp_process{0};  // GNU's threads do not survive a fork, and
 // The right to use an OpenMP team, which one thread has as long as it lives.
 class Right {
  public:
+  Right() = default;
+  Right(const Right&) = delete;
+  Right& operator=(const Right&) = delete;
   ~Right() {
     if (mine_) taken_.store(false);
   }

@@ -13,8 +13,8 @@ namespace fastlane {
 // Does the parts first <= i < last of some work; false without memory.
 using Part = bool (*)(const void* work, int64_t first, int64_t last);
 
-// Calls `part` for ranges that make up 0 <= i < count, on this thread and at most `threads` - 1 others. Each thread takes
-// the next range when it is done with one. Returns 0, or -1 if a part had no memory.
+// Calls `part` for ranges that make up 0 <= i < count, on this thread and at most `threads` - 1 others. Each thread
+// takes the next range when it is done with one. Returns 0, or -1 if a part had no memory.
 int32_t share(Part part, const void* work, int64_t count, int32_t threads);
 
 // Sets the address of OpenMP's entry `GOMP_parallel`; null for none.

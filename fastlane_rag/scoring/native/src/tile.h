@@ -14,7 +14,8 @@ enum class Keep { maximum, position };
 
 inline void prefetch(const void* address) { __builtin_prefetch(address); }
 
-// Raises the `lanes` maxima at `best` to the values of R rows. Of equal values the first row's stays, and so does a NaN.
+// Raises the `lanes` maxima at `best` to the values of R rows. Of equal values the first row's stays, and so does a
+// NaN.
 //   first: number of the first row; written to `where` with Keep::position
 template <Keep keep, int R>
 inline void raise_maxima(const Floats (&values)[R], int64_t first, float* best, int32_t* where) {
