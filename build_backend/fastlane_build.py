@@ -108,8 +108,8 @@ def zig_settings(folder: Path) -> dict[str, str]:
     for tool in ("c++", "ar", "ranlib"):
         script = folder / f"zig-{tool.replace('+', 'x')}{'.cmd' if sys.platform == 'win32' else ''}"
         words = [sys.executable, "-m", "ziglang", tool]
-        if tool == "c++" and target:
-            words += ["-target", target]
+        if tool == "c++":  # for any processor of its kind, not for this one
+            words += ["-mcpu=baseline", *(["-target", target] if target else [])]
         if sys.platform == "win32":
             script.write_text("@" + " ".join(f'"{word}"' for word in words) + " %*\n")
         else:
