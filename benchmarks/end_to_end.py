@@ -36,13 +36,13 @@ SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.select"),
     ("route", "fastlane_rag.model:RoutedQuery.compared"),
     ("gather", "fastlane_rag.scoring.codes:CodedQuery.__init__"),
-    ("gather", "fastlane_rag.index.lanes:probe"),
-    ("gather", "fastlane_rag.index.postings:Gatherer.gather"),
-    ("sift", "fastlane_rag.scoring.codes:CodedQuery.near_scores"),
-    ("gather", "fastlane_rag.search:exhaustive"),
+    ("gather", "fastlane_rag.search.lanes.approximate:probe"),
+    ("gather", "fastlane_rag.search.lanes.gather:Gatherer.gather"),
+    ("re-score", "fastlane_rag.scoring.codes:CodedQuery.near_scores"),
+    ("gather", "fastlane_rag.search.plan:exhaustive"),
     ("refine", "fastlane_rag.scoring.codes:CodedQuery.scores"),
-    ("refine", "fastlane_rag.search:rescore"),
-    ("fetch", "fastlane_rag.search:_Plan._fetch"),
+    ("refine", "fastlane_rag.search.plan:rescore"),
+    ("fetch", "fastlane_rag.search.plan:_Plan._fetch"),
 )
 
 

@@ -46,9 +46,8 @@ class Setting:
 
 def searching(index: "FastLaneIndex", **options: Any) -> Answer:
     """Search with these options."""
-    from fastlane_rag.search import search_many
 
-    return lambda query: [hit.id for hit in search_many(index, [query], K, **options)[0].hits]
+    return lambda query: [hit.id for hit in index.search_batch_detailed([query], K, **options)[0].hits]
 
 
 def fastlane(index: "FastLaneIndex", arguments: argparse.Namespace) -> Iterator[Setting]:

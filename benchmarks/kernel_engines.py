@@ -96,7 +96,7 @@ def fastlane_codes(bits: int) -> Callable[[Problem], Run]:
     """The scoring core on documents in the residual codec's code."""
 
     def prepare(problem: Problem) -> Run:
-        from fastlane_rag.index.residual import ResidualCodec
+        from fastlane_rag.codecs.residual import ResidualCodec
         from fastlane_rag.scoring import Codes, maxsim
         from fastlane_rag.scoring.codes import Codebook
 

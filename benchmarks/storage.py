@@ -107,10 +107,11 @@ def additions(folder: Path, count: int) -> dict[str, float]:
 
 def search_time(index: Any, routed: list[Any], **options: Any) -> float:
     """Median seconds of a search with an encoded query."""
-    from fastlane_rag.search import search_many
 
-    search_many(index, routed, 10, route_k=4, **options)
-    return statistics.median(timed(lambda: search_many(index, routed, 10, route_k=4, **options)) for _ in range(7))
+    index.search_batch_detailed(routed, 10, route_k=4, **options)
+    return statistics.median(
+        timed(lambda: index.search_batch_detailed(routed, 10, route_k=4, **options)) for _ in range(7)
+    )
 
 
 def streaming(folder: Path, count: int) -> dict[str, float]:
@@ -149,7 +150,6 @@ def private_memory() -> float:
 def filters(folder: Path, count: int, filter_keys: tuple[str, ...], codec: str) -> dict[str, float]:
     """Filtered searches against the unfiltered one; a filter's first search after a write, and later ones."""
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.search import search_many
 
     model, kind = PreparedModel(), "indexed" if filter_keys else "plain"
     texts, ids, metadatas = corpus(count)
@@ -164,9 +164,9 @@ def filters(folder: Path, count: int, filter_keys: tuple[str, ...], codec: str) 
                 applied = timed(lambda v=view, f=chosen: v.allowed(f))  # type: ignore[misc]
             results[f"{name} filter on {kind} key, applied for the first time after a write, ms"] = 1000 * applied
             index.update_metadata([ids[0]], [metadatas[0]])
-            first = timed(lambda f=chosen: search_many(index, routed, 10, route_k=4, filter=f))  # type: ignore[misc]
+            first = timed(lambda f=chosen: index.search_batch_detailed(routed, 10, route_k=4, filter=f))  # type: ignore[misc]
             later = search_time(index, routed, filter=chosen)
-            (result,) = search_many(index, routed, 10, route_k=4, filter=chosen)
+            (result,) = index.search_batch_detailed(routed, 10, route_k=4, filter=chosen)
             field, value = next(iter(chosen.items()))
             if len(result.hits) != 10 or any(hit.metadata[field] != value for hit in result.hits):
                 raise AssertionError(f"the filter {chosen} gave {result.hits}")

@@ -15,7 +15,6 @@ import time
 
 import numpy as np
 from fastlane_rag import FastLaneModel
-from fastlane_rag.search import search_many
 
 from common import pep_index, pep_questions
 
@@ -74,12 +73,12 @@ for query in queries:
 
 # %%
 routed = model.encode_routed([question["question"] for question in pep_questions()])
-exact = [{hit.id for hit in result.hits} for result in search_many(index, routed, 10, route_k="all")]
+exact = [{hit.id for hit in result.hits} for result in index.search_batch_detailed(routed, 10, route_k="all")]
 print(f"{'route_k':8} {'refined':8} {'recall@10':>9} {'comparisons':>12} {'ms a query':>11}")
 for refine in (False, True):
     for k in (1, 2, 4, 8, "auto", "all"):
         started = time.perf_counter()
-        results = [search_many(index, [query], 10, route_k=k, refine=refine)[0] for query in routed]
+        results = [index.search_batch_detailed([query], 10, route_k=k, refine=refine)[0] for query in routed]
         elapsed = 1000 * (time.perf_counter() - started) / len(routed)
         recalls = [len(wanted & {hit.id for hit in one.hits}) / 10 for wanted, one in zip(exact, results, strict=True)]
         comparisons = np.mean([result.comparisons for result in results])

@@ -45,6 +45,10 @@ class InvalidInputError(FastLaneError, ValueError):
     """An argument that cannot be stored or searched with, by name and position."""
 
 
+class UnknownOptionError(InvalidInputError, TypeError):
+    """A keyword argument that is no option, with the nearest one that is."""
+
+
 class FilterError(FastLaneError, ValueError):
     """A metadata filter that means nothing, with the part that is wrong."""
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastlane_rag.model import FastLaneModel
-    from fastlane_rag.search import SearchResult
-    from fastlane_rag.types import Hit
+    from fastlane_rag.search.result import Hit, SearchResult
 
 __all__ = ["Ranked", "diversify", "relevance", "relevances", "rerank"]
 

@@ -1,14 +1,18 @@
 """The small values that cross module borders."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from fastlane_rag.errors import FastLaneError
+__all__ = ["DEFAULT_ROUTE_K", "Document", "Finding", "IndexStats", "Ingested", "Lane", "RouteK"]
 
-if TYPE_CHECKING:
-    from fastlane_rag.explain import Explanation
+RouteK = int | Literal["auto", "all"]
+"""How many query tokens gather: a number, the router's own choice, or every token, which needs no refining."""
+
+DEFAULT_ROUTE_K: RouteK = 16
+
+Lane = Literal["exhaustive", "approximate"]
+"""How candidates are gathered: by comparing with every document, or by the centroids near the routed tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,49 +108,3 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-class _Explained:
-    """What a hit knows of its search: a slot and no field, so no part of equality, repr, copies and pickles."""
-
-    __slots__ = ("_explain",)
-
-
-@dataclass(frozen=True, slots=True)
-class Hit(_Explained):
-    """One search result.
-
-    Attributes:
-        id: the document's id.
-        score: SumMaxSim (or the routed score when not refined), of a hybrid search plus what `search` says
-            for words; higher is better.
-        text: the document's text as it was added.
-        metadata: the document's metadata, a copy the caller may change.
-    """
-
-    id: str
-    score: float
-    text: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def explain(self) -> "Explanation":
-        """Which query tokens were routed, and what each matched in the text, as character spans.
-
-        Computed when called, by encoding the query and the text once more.
-
-        Raises:
-            FastLaneError: the hit does not come from a search, or was copied or pickled since.
-            ModelError: the model cannot say where its tokens are.
-        """
-        explain: Callable[[str], Explanation] | None = getattr(self, "_explain", None)
-        if explain is None:
-            raise FastLaneError(
-                f"the hit {self.id!r} does not know its search, because it was copied, pickled or made by hand; "
-                "index.explain(query, hit) explains it"
-            )
-        return explain(self.text)
-
-
-def remember(hit: Hit, explain: "Callable[[str], Explanation]") -> None:
-    """Give a hit what its `explain` calls with its text."""
-    object.__setattr__(hit, "_explain", explain)

@@ -98,7 +98,7 @@ def automatic(queries: "list[RoutedQuery]") -> dict[str, float]:
 
 def per_token(index: "FastLaneIndex", query: "RoutedQuery") -> NDArray[np.float32]:
     """(Lq, N): each query token's best match in each document."""
-    from fastlane_rag.index.lanes import exhaustive
+    from fastlane_rag.search.lanes.exhaustive import exhaustive
 
     with index._storage.view() as view:
         rows = [query.embeddings[i : i + 1] for i in range(len(query.embeddings))]

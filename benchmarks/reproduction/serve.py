@@ -90,12 +90,11 @@ def forget(index: Path) -> None:
 def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Search every query alone, first with a cold cache, then again."""
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.search import search_many
 
     index_path = index_path.resolve()  # as the system names what is mapped
     queries = read_queries(queries_path)
     with FastLaneIndex.open(index_path, read_only=True) as warm:  # imports and compiled kernels before the clock
-        search_many(warm, queries[:1], _K, **options)
+        warm.search_batch_detailed(queries[:1], _K, **options)
     del warm
     gc.collect()
     forget(index_path)
@@ -109,7 +108,7 @@ def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict
         seconds = []
         for query in queries:
             start = time.perf_counter()
-            search_many(index, [query], _K, **options)
+            index.search_batch_detailed([query], _K, **options)
             seconds.append(time.perf_counter() - start)
         passes.append(sorted(seconds))
     after = resident(index_path)

@@ -42,7 +42,7 @@ def index_curve(
     Every k is measured at 4 bits and in half precision; other bits at the default of `FastLaneIndex.search`.
     """
     from fastlane_rag.model import RoutedQuery
-    from fastlane_rag.search import DEFAULT_ROUTE_K
+    from fastlane_rag.types import DEFAULT_ROUTE_K
 
     if not queries:
         encoded = run.model.encode_routed(list(dataset.queries.values()))
@@ -76,14 +76,13 @@ def point(
 ) -> dict[str, Any]:
     """One point of a curve: queries come encoded, one a call; of each the least of some repeats counts."""
     from fastlane_rag.evaluation.metrics import mean_scores, score_run
-    from fastlane_rag.search import search_many
 
     run, seconds, comparisons, lanes = {}, [], [], set()
     for name, query in progress(queries.items(), f"k={route_k}"):
         best = float("inf")
         for _ in range(_REPEATS):
             start = time.perf_counter()
-            (found,) = search_many(index, [query], _K, route_k=route_k, refine=refine)
+            (found,) = index.search_batch_detailed([query], _K, route_k=route_k, refine=refine)
             best = min(best, time.perf_counter() - start)
         run[name] = [hit.id for hit in found.hits]
         seconds.append(best)

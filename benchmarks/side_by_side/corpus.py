@@ -105,15 +105,6 @@ class Corpus:
         ]
 
 
-def open_corpus(folder: Path) -> Corpus:
-    """The corpus of a folder, exported or grown."""
-    if (folder / "grown.json").is_file():
-        from side_by_side.grown import Grown
-
-        return Grown(folder)
-    return Corpus(folder)
-
-
 def write_documents(folder: Path, documents: Iterator[tuple[str, str, Rows]], tokens: int, dim: int) -> None:
     """Write documents' ids, texts and rows.
 

@@ -128,3 +128,8 @@ class Grown(Corpus):
     def qrels(self) -> dict[str, dict[str, int]]:
         """None: quality means nothing among copies."""
         return {}
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """The corpus of a folder, exported or grown."""
+    return Grown(folder) if (folder / "grown.json").is_file() else Corpus(folder)

@@ -115,8 +115,8 @@ def main() -> None:
     """Do what the command line says."""
     task, module, corpus_folder, folder, threads, reply = sys.argv[1:]
     limit_threads(int(threads))
-    from side_by_side.corpus import open_corpus
     from side_by_side.engine import load
+    from side_by_side.grown import open_corpus
 
     engine, corpus = load(module), open_corpus(Path(corpus_folder))
     if "torch" in sys.modules:

@@ -1,20 +1,19 @@
 """What the commands share: errors in one line, the terminal, common options."""
 
-import json
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlane_rag.errors import FastLaneError
-from fastlane_rag.explain.terminal import printable
+from fastlane_rag.rendering.terminal import printable
+from fastlane_rag.search.options import SearchOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fastlane_rag.search import RouteK
-
-ROUTE_K_HELP = "Query tokens to gather with: a number, 'auto' or 'all'. Default: what the model prefers."
 
 _PLAIN_WIDTH = 100
 
@@ -43,34 +42,33 @@ def _one_line(error: Exception) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
-def parse_route_k(context: click.Context, option: click.Parameter, value: str | None) -> "RouteK | None":
-    """Callback of --route-k: a number above 0, "auto" or "all"."""
-    if value is None:
-        return None
-    if value == "auto":
-        return "auto"
-    if value == "all":
-        return "all"
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise click.BadParameter(f"{value!r} is neither a number above 0, nor 'auto', nor 'all'")
-    return number
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a search but `k`, each under its own name."""
+    for one in reversed([one for one in fields(SearchOptions) if one.name != "k"]):
+        flag, said, default = one.name.replace("_", "-"), one.metadata["help"], one.default
+        if isinstance(default, bool):
+            flag = f"no-{flag}" if default else flag
+            option = click.option(
+                f"--{flag}", one.name, is_flag=True, flag_value=not default, default=default, help=said
+            )
+        elif one.metadata["parse"] is not None:
+            option = click.option(f"--{flag}", one.name, callback=parsed_by(one.metadata["parse"]), help=said)
+        else:
+            continue
+        command = option(command)
+    return command
 
 
-def parse_object(context: click.Context, option: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    """Callback of options that take a JSON object."""
-    if value is None:
-        return None
-    try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(f"{value!r} is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(parsed, dict):
-        raise click.BadParameter(f"{value!r} is no JSON object")
-    return parsed
+def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback for options whose text a function reads; the function raises ValueError."""
+
+    def callback(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
 
 
 def quiet_libraries() -> None:

@@ -12,7 +12,7 @@ from fastlane_rag.cli.base import console, progress, quiet_libraries
 from fastlane_rag.cli.search import show_hits, show_route
 from fastlane_rag.data import Passage, add_passages, read_passages, sample_path
 from fastlane_rag.errors import DataError, MissingExtraError
-from fastlane_rag.types import Hit
+from fastlane_rag.search.result import Hit
 
 if TYPE_CHECKING:
     from rich.console import Console

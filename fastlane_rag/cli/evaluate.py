@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, parse_route_k, progress, quiet_libraries
+from fastlane_rag.cli.base import console, parsed_by, progress, quiet_libraries
 from fastlane_rag.evaluation.method import DEFAULT_METHODS, METHODS
+from fastlane_rag.search.options import parse_route_k
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,8 +32,8 @@ def _parse_methods(context: click.Context, option: click.Parameter, value: str) 
     return names
 
 
-def _parse_route_ks(context: click.Context, option: click.Parameter, value: str) -> list[Any]:
-    return [parse_route_k(context, option, part.strip()) for part in value.split(",") if part.strip()]
+def _parse_route_ks(text: str) -> list[Any]:
+    return [parse_route_k(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _parse_budget(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
@@ -58,7 +59,7 @@ def _parse_budget(context: click.Context, option: click.Parameter, value: str | 
     "route_ks",
     default="1,2,4,8",
     show_default=True,
-    callback=_parse_route_ks,
+    callback=parsed_by(_parse_route_ks),
     help="For fastlane and gather: numbers, 'auto' or 'all', with commas.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many queries, spread over the split.")
@@ -97,9 +98,9 @@ def evaluate(
     The report (--json) also holds a paired significance test of every two methods, and what `fastlane doctor --index`
     says of the index. A corpus is encoded once and kept (--cache) for the next run with the same model.
     """
+    from fastlane_rag.codecs.policy import check_codec
     from fastlane_rag.evaluation.dataset import load_dataset
     from fastlane_rag.evaluation.ir import PREFIX, SPLIT, export_ir_dataset
-    from fastlane_rag.index.codec import check_codec
     from fastlane_rag.model.default import cache_dir
 
     check_codec(codec)

@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, parse_route_k, quiet_libraries
+from fastlane_rag.cli.base import console, parsed_by, quiet_libraries
 from fastlane_rag.cli.search import heading
+from fastlane_rag.search.options import parse_route_k
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
     from fastlane_rag.explain import Explanation
     from fastlane_rag.model import Route
-    from fastlane_rag.search import RouteK
-    from fastlane_rag.types import Hit
+    from fastlane_rag.search.result import Hit
+    from fastlane_rag.types import RouteK
 
 
 @click.command()
 @click.argument("query")
 @click.option("--index", type=click.Path(path_type=Path), help="Explain the best passages of this index too.")
 @click.option("-k", type=click.IntRange(min=0), default=3, show_default=True, help="Passages explained.")
-@click.option("--route-k", metavar="K", default="auto", show_default=True, callback=parse_route_k)
+@click.option("--route-k", metavar="K", default="auto", show_default=True, callback=parsed_by(parse_route_k))
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a web page instead.")
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
 def explain(query: str, index: Path | None, k: int, route_k: "RouteK", html: Path | None, model: str | None) -> None:
@@ -61,7 +62,7 @@ def _route(model: "FastLaneModel", query: str, route_k: "RouteK") -> "Route":
 
 
 def _page(query: str, route: "Route", found: "Sequence[tuple[Hit, Explanation]]") -> str:
-    from fastlane_rag.explain.web import page, section
+    from fastlane_rag.rendering.html import page, section
 
     parts = [section("Routed tokens", route)]
     parts += [

@@ -13,7 +13,7 @@ import click
 from fastlane_rag.cli.base import console, quiet_libraries
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.errors import DataError
-from fastlane_rag.explain.terminal import printable
+from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneIndex

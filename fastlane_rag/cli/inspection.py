@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import console
-from fastlane_rag.explain.terminal import printable
+from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
     from fastlane_rag.types import Document, IndexStats
@@ -26,7 +26,7 @@ _DIRECTORY = click.Path(path_type=Path)
 @click.pass_context
 def verify(context: click.Context, index: Path) -> None:
     """Read every byte of INDEX and print what is wrong, a line a problem; exit code 1 when something is."""
-    from fastlane_rag.index.inspection import verify as problems_of
+    from fastlane_rag.upkeep.verify import verify as problems_of
 
     found = problems_of(index)
     for problem in found:
@@ -83,7 +83,7 @@ def export(index: Path, out: Path | None) -> None:
 
     Works where segments are lost or damaged, because texts and metadata are not in them.
     """
-    from fastlane_rag.index.inspection import export as documents_of
+    from fastlane_rag.upkeep.verify import export as documents_of
 
     if out is None:
         _write(documents_of(index), sys.stdout.buffer.write)

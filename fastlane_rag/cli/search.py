@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import ROUTE_K_HELP, console, parse_object, parse_route_k, quiet_libraries
-from fastlane_rag.explain.terminal import printable
+from fastlane_rag.cli.base import console, quiet_libraries, search_options
+from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
     from fastlane_rag import Hit
-    from fastlane_rag.search import RouteK, SearchResult
+    from fastlane_rag.search.result import SearchResult
 
 _SNIPPET = 400
 
@@ -25,31 +25,16 @@ _SNIPPET = 400
 @click.argument("index", type=click.Path(path_type=Path))
 @click.argument("query")
 @click.option("-k", type=click.IntRange(min=0), default=5, show_default=True, help="Passages wanted.")
-@click.option("--filter", "filter_", callback=parse_object, help="Metadata filter, a JSON object.")
-@click.option("--route-k", metavar="K", callback=parse_route_k, help=ROUTE_K_HELP)
-@click.option("--no-refine", is_flag=True, help="Rank by the routed tokens alone.")
-@click.option("--hybrid", is_flag=True, help="Rank by words (BM25) too, for exact names and codes.")
+@search_options
 @click.option("--model", help="What the index was made with, where it is not the bundled model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-def search(
-    index: Path,
-    query: str,
-    k: int,
-    filter_: dict[str, Any] | None,
-    route_k: "RouteK | None",
-    no_refine: bool,
-    hybrid: bool,
-    model: str | None,
-    as_json: bool,
-) -> None:
+def search(index: Path, query: str, k: int, model: str | None, as_json: bool, **options: Any) -> None:
     """Print the passages of INDEX that answer QUERY best."""
     quiet_libraries()
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.search import search_many
 
     with FastLaneIndex.open(index, model=model, read_only=True) as opened:
-        options: dict[str, Any] = {"route_k": route_k, "refine": not no_refine, "hybrid": hybrid}
-        (result,) = search_many(opened, [query], k, filter=filter_, **options)
+        result = opened.search_detailed(query, k, **options)
     if as_json:
         click.echo(json.dumps(_as_json(query, result), ensure_ascii=False, indent=2))
         return

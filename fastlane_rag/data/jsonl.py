@@ -13,7 +13,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
 # A few megabytes of gzip can hold one line of many gigabytes; no document is this long.
 _LONGEST = 64 << 20
-# What an index stores: see fastlane_rag.index.metadata.
+# What an index stores: see fastlane_rag.storage.metadata.
 _DEEPEST = 100
 
 

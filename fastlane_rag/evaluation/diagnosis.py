@@ -221,17 +221,18 @@ def _quantisation(index: FastLaneIndex, queries: Sequence[RoutedQuery], generato
 
 def _candidates(index: FastLaneIndex, queries: Sequence[RoutedQuery], of: str) -> Finding:
     """Whether more candidates, and comparing everything, would change the ten best."""
-    from fastlane_rag.search import search_many
 
     some = queries[: max(_EXACT, 1)]
-    default = search_many(index, queries, _K)
+    default = index.search_batch_detailed(queries, _K)
     refined = max(result.candidates for result in default)
     if all(result.candidates in (0, len(index)) for result in default):
         return Finding("ok", "candidates", "every document is compared: nothing is missed", {"documents": len(index)})
     depth = max(1, int(np.median([result.candidates for result in default])))
     lane = default[0].lane
-    half, double = (search_many(index, queries, _K, depth=d, lane=lane) for d in (max(_K, depth // 2), 2 * depth))
-    exact = search_many(index, some, _K, route_k="all", lane="exhaustive")
+    half, double = (
+        index.search_batch_detailed(queries, _K, depth=d, lane=lane) for d in (max(_K, depth // 2), 2 * depth)
+    )
+    exact = index.search_batch_detailed(some, _K, route_k="all", lane="exhaustive")
     late, changed = _changed(half, default), _changed(default, double)
     found = 1 - _changed(default[: len(some)], exact)
     figures = {

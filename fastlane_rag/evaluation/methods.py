@@ -8,7 +8,7 @@ from fastlane_rag.evaluation.method import Answer
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
     from fastlane_rag.model import RoutedQuery
-    from fastlane_rag.search import RouteK
+    from fastlane_rag.types import RouteK
 
 __all__ = ["FastLane", "Full", "Hybrid"]
 
@@ -37,12 +37,11 @@ class FastLane:
 
     def answer(self, query: str, depth: int) -> Answer:
         """What `index.search(query, depth)` finds."""
-        from fastlane_rag.search import search_many
 
         start = perf_counter()
         routed = [_routed(one, self._route_k) for one in self._index.model.encode_routed([query])]
         encoded = perf_counter()
-        (result,) = search_many(self._index, routed, depth, **self._options(query))
+        (result,) = self._index.search_batch_detailed(routed, depth, **self._options(query))
         ids = [hit.id for hit in result.hits]
         return Answer(ids, encoded - start, perf_counter() - encoded, float(result.comparisons))
 
@@ -73,7 +72,7 @@ class Hybrid(FastLane):
     """`index.search(query, hybrid=True)`: the default search, with documents of high BM25 among the candidates."""
 
     def __init__(self, index: "FastLaneIndex") -> None:
-        from fastlane_rag.search import DEFAULT_ROUTE_K
+        from fastlane_rag.types import DEFAULT_ROUTE_K
 
         super().__init__(index, DEFAULT_ROUTE_K)
 

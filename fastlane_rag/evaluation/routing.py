@@ -114,7 +114,7 @@ def _numbers(index: FastLaneIndex) -> dict[str, int]:
 
 
 def _usefulness(index: FastLaneIndex, query: RoutedQuery, gold: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-    from fastlane_rag.index.lanes import exhaustive
+    from fastlane_rag.search.lanes.exhaustive import exhaustive
 
     with index._storage.view() as view:
         rows = [query.embeddings[i : i + 1] for i in range(len(query.embeddings))]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlane_rag.index.segment import Segment
+from fastlane_rag.storage.segment import Segment
 
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex

@@ -20,7 +20,7 @@ from fastlane_rag.types import Finding
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
-    from fastlane_rag.search import RouteK
+    from fastlane_rag.types import RouteK
 
 _METRIC = "nDCG@10"
 Track = Callable[[Iterable[Any], str], Iterable[Any]]

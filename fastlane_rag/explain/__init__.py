@@ -1,5 +1,6 @@
 """Why a document was found: which query tokens were routed, and where in the text each of them found its match."""
 
-from fastlane_rag.explain.evidence import Explanation, Span, TokenMatch, explain
+from fastlane_rag.explain.evidence import Explanation, explain
+from fastlane_rag.explain.matches import Span, TokenMatch
 
 __all__ = ["Explanation", "Span", "TokenMatch", "explain"]

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastlane_rag.errors import ModelError
-from fastlane_rag.explain import terminal, web
-from fastlane_rag.explain.spans import token_spans
-from fastlane_rag.explain.web import shares
+from fastlane_rag.explain.matches import Span, TokenMatch
+from fastlane_rag.explain.terminal import explanation_view
+from fastlane_rag.explain.web import explanation_html
+from fastlane_rag.rendering.weights import shares
 
 if TYPE_CHECKING:
     import torch
@@ -22,50 +23,7 @@ if TYPE_CHECKING:
 
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["Explanation", "Span", "TokenMatch", "explain"]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenMatch:
-    """One query token and the document token that is most similar to it.
-
-    Attributes:
-        token: the query token.
-        query_span: (start, end), in the query, of the word it is or is a piece of; None for a token that is not
-            in it, such as [CLS].
-        score: the router's; -inf where it may not be routed.
-        weight: the softmax of the scores, so that all weights sum to 1; 0 where it may not be routed.
-        routed: whether it gathered candidates.
-        span: (start, end), in the document's text, of the word it matched; None for a token that is not in it.
-        matched: that word, or else the document token.
-        similarity: of the two embeddings, from -1 to 1; the sum over all query tokens is the SumMaxSim score.
-    """
-
-    token: str
-    query_span: tuple[int, int] | None
-    score: float
-    weight: float
-    routed: bool
-    span: tuple[int, int] | None
-    matched: str
-    similarity: float
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of a document's text that query tokens matched.
-
-    Attributes:
-        start: first character.
-        end: one behind the last character.
-        text: the characters between.
-        weight: its share of all evidence in the text, above 0 and at most 1.
-    """
-
-    start: int
-    end: int
-    text: str
-    weight: float
+__all__ = ["Explanation", "explain"]
 
 
 @dataclass(frozen=True)
@@ -104,10 +62,10 @@ class Explanation:
         return tuple(_joined(self.text, self.tokens))
 
     def _repr_html_(self) -> str:
-        return web.explanation_html(self)
+        return explanation_html(self.text, self.tokens, self.spans)
 
     def __rich__(self) -> RenderableType:
-        return terminal.explanation(self)
+        return explanation_view(self.text, self.tokens, self.spans)
 
 
 def explain(
@@ -132,6 +90,7 @@ def explain(
         )
     import torch
 
+    from fastlane_rag.model.spans import token_spans
     from fastlane_rag.scoring import token_maxima
 
     (routed,) = model.encode_routed([query])

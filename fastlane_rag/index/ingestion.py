@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import MANY
-from fastlane_rag.index.metadata import check_text, kind, metadata_json
 from fastlane_rag.index.progress import documents_bar
+from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.types import Document, Ingested
-
-if TYPE_CHECKING:
-    from fastlane_rag.index import FastLaneIndex
 
 __all__ = ["ingest"]
 
@@ -24,8 +21,28 @@ CHUNK = 256
 CHUNK_CHARACTERS = 4 << 20
 
 
+class Collection(Protocol):
+    """What documents go into; an index is one."""
+
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The documents with these ids."""
+        ...
+
+    def add(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[str]:
+        """Store texts; all or nothing."""
+        ...
+
+
 def ingest(
-    index: FastLaneIndex,
+    index: Collection,
     documents: Iterable[Document],
     *,
     batch_size: int | None = None,

@@ -125,7 +125,6 @@ def _write_ranking(
 ) -> None:
     """Rank the passages for every query, and write training pairs and a dev collection of it."""
     from fastlane_rag.index import FastLaneIndex
-    from fastlane_rag.search import search_many
 
     folder.mkdir(parents=True, exist_ok=True)
     dev_count = max(10, round(_DEV_SHARE * len(queries)))
@@ -135,7 +134,7 @@ def _write_ranking(
         logger.info("ranking them for %d queries", len(queries))
         ranked = [
             (query, [(hit.id, hit.text) for hit in result.hits])
-            for query, result in zip(queries, search_many(index, queries, _DEPTH, route_k="all"), strict=True)
+            for query, result in zip(queries, index.search_batch_detailed(queries, _DEPTH, route_k="all"), strict=True)
         ]
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for query, hits in ranked[dev_count:]:

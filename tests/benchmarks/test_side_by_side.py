@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from side_by_side import runs
-from side_by_side.corpus import Corpus, Query, open_corpus, write_documents, write_queries
+from side_by_side.corpus import Corpus, Query, write_documents, write_queries
 from side_by_side.engine import ENGINES
 from side_by_side.export import choose
-from side_by_side.grown import write_grown
+from side_by_side.grown import open_corpus, write_grown
 from side_by_side.judging import compare, named, percentiles, quality, shared
 from side_by_side.runs import Runner, WorkerFailed, build_once, rounds, runners
 

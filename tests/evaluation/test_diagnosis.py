@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.codecs.residual import ResidualCodec
 from fastlane_rag.evaluation.diagnosis import diagnose, gini
-from fastlane_rag.index.residual import ResidualCodec
 from fastlane_rag.model import RoutedQuery
+from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.types import Finding
 
 DIM = 32
@@ -55,13 +56,13 @@ def texts(count: int, *, words: int = 400) -> list[str]:
 @pytest.fixture
 def coded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., FastLaneIndex]:
     """Makes an index in code of a few documents."""
-    monkeypatch.setattr("fastlane_rag.index.recoding.TRAIN_TOKENS", 1000)
+    monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 1000)
 
-    def make(documents: list[str], model: Any = None, codec: str = "residual8") -> FastLaneIndex:
+    def make(documents: list[str], model: Any = None, codec: str = "residual8", **options: Any) -> FastLaneIndex:
         with FastLaneIndex.create(model=model or Words(), codec="fp16") as index:
             index.add(documents, [f"d{i}" for i in range(len(documents))])
             index.save(tmp_path / "coded", codec=codec, overwrite=True)
-        return FastLaneIndex.open(tmp_path / "coded", model=model or Words())
+        return FastLaneIndex.open(tmp_path / "coded", model=model or Words(), **options)
 
     return make
 
@@ -130,10 +131,9 @@ def test_rows_that_were_left_out_are_noticed(coded: Callable[..., FastLaneIndex]
     assert "document_budget" in finding.detail
 
 
-def test_too_few_candidates_are_noticed(coded: Callable[..., FastLaneIndex], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("DEPTH_LEAST", 10), ("DEPTH_FACTOR", 1), ("DEPTH_TOKENS", 1), ("DEFAULT_ROUTE_K", 1)):
-        monkeypatch.setattr(f"fastlane_rag.search.{name}", value)
-    with coded(texts(1200)) as index:
+def test_too_few_candidates_are_noticed(coded: Callable[..., FastLaneIndex]) -> None:
+    policy = SearchPolicy(refine_least=10, refine_factor=1, refine_tokens=1, route_k=1)
+    with coded(texts(1200), policy=policy) as index:
         finding = findings(index)["candidates"]
     assert finding.level in ("warning", "trouble")
     assert "the depth is too small" in finding.detail

@@ -29,7 +29,7 @@ def index(request, tmp_path, word_model):
 @pytest.fixture
 def small_limits(monkeypatch):
     """Size limits so low that a few documents exercise pending rows, segments and merges."""
-    from fastlane_rag.index import writing
+    from fastlane_rag.upkeep import merge, write
 
-    monkeypatch.setattr(writing, "SMALL_BYTES", 400)
-    monkeypatch.setattr(writing, "PENDING_BYTES", 1600)
+    monkeypatch.setattr(write, "SMALL_BYTES", 400)
+    monkeypatch.setattr(merge, "PENDING_BYTES", 1600)

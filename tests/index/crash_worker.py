@@ -80,11 +80,11 @@ if __name__ == "__main__":
     from word_model import WordModel
 
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.index import recoding, writing
+    from fastlane_rag.upkeep import merge, recode, write
 
     # A few documents must do to fill the pending rows, make segments, merge them, and train codecs.
-    writing.SMALL_BYTES, writing.PENDING_BYTES, writing.FAN = 600, 2000, 3
-    recoding.TRAIN_TOKENS, recoding.GROWTH = 60, 1.5
+    write.SMALL_BYTES, merge.PENDING_BYTES, merge.FAN = 600, 2000, 3
+    recode.TRAIN_TOKENS, recode.GROWTH = 60, 1.5
     # The children find imported and compiled what the kills are not to hit.
     with FastLaneIndex.create(model=WordModel(), codec="residual8") as warm:
         warm.add([f"w{i} w{i % 7}" for i in range(200)])

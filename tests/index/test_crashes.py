@@ -102,7 +102,7 @@ def test_killed_at_many_random_instants(worker, tmp_path, seed):
 def test_killed_while_creating(tmp_path):
     """An index that is not finished is no index, and creating it again works."""
     delays = [0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02]
-    from fastlane_rag.index import creation  # noqa: F401  (imported before the fork, so that the delays hit the work)
+    from fastlane_rag.storage import creation  # noqa: F401  (imported before the fork, so that the delays hit the work)
 
     for i, delay in enumerate(delays):
         path = tmp_path / f"index{i}"
@@ -128,8 +128,8 @@ def test_killed_while_creating(tmp_path):
 
 def test_a_segment_is_on_the_disk_before_the_commit_that_names_it(tmp_path, monkeypatch, small_limits):
     """fsync of the file, then its rename, then fsync of the directory, then the commit."""
-    from fastlane_rag.index import store
-    from fastlane_rag.index.catalogue import Catalogue
+    from fastlane_rag.storage import files
+    from fastlane_rag.storage.catalogue import Catalogue
 
     events = []
     fsync, rename, writing = os.fsync, Path.rename, Catalogue.writing
@@ -147,7 +147,7 @@ def test_a_segment_is_on_the_disk_before_the_commit_that_names_it(tmp_path, monk
         return writing(self)
 
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
-        monkeypatch.setattr(store.os, "fsync", noted_fsync)
+        monkeypatch.setattr(files.os, "fsync", noted_fsync)
         monkeypatch.setattr(Path, "rename", noted_rename)
         monkeypatch.setattr(Catalogue, "writing", noted_writing)
         index.add([f"word{i} " * 9 for i in range(9)])

@@ -13,7 +13,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneError, IndexFormatError, StorageError
-from fastlane_rag.index.inspection import export, verify
+from fastlane_rag.upkeep.verify import export, verify
 
 HERE = Path(__file__).parent
 FLIPS = int(os.environ.get("FASTLANE_TEST_FLIPS", "80"))
@@ -27,9 +27,9 @@ def sound(tmp_path_factory):
         pytest.MonkeyPatch.context() as patch,
         FastLaneIndex.create(path, model=WordModel(), filter_keys=["n"]) as index,
     ):
-        from fastlane_rag.index import writing
+        from fastlane_rag.upkeep import write
 
-        patch.setattr(writing, "SMALL_BYTES", 2000)
+        patch.setattr(write, "SMALL_BYTES", 2000)
         for start in (0, 40):
             names = [f"d{i}" for i in range(start, start + 40)]
             index.add([f"word{i} of {n}" for i, n in enumerate(names)], ids=names, metadatas=[{"n": 1}] * 40)
@@ -48,10 +48,10 @@ def coded(tmp_path_factory):
         pytest.MonkeyPatch.context() as patch,
         FastLaneIndex.create(path, model=WordModel(), codec="residual4") as index,
     ):
-        from fastlane_rag.index import recoding, writing
+        from fastlane_rag.upkeep import recode, write
 
-        patch.setattr(writing, "SMALL_BYTES", 2000)
-        patch.setattr(recoding, "TRAIN_TOKENS", 100)
+        patch.setattr(write, "SMALL_BYTES", 2000)
+        patch.setattr(recode, "TRAIN_TOKENS", 100)
         names = [f"d{i}" for i in range(80)]
         index.add([f"word{i} of {n}" for i, n in enumerate(names)], ids=names, metadatas=[{"n": 1}] * 80)
         index.add(["pending one", "pending two"], ids=["p1", "p2"], metadatas=[{"n": 2}, {"n": 3}])
@@ -330,8 +330,8 @@ import resource, signal, sys
 from word_model import WordModel
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneError
-from fastlane_rag.index import writing
-writing.SMALL_BYTES = 20_000
+from fastlane_rag.upkeep import merge, write
+write.SMALL_BYTES = 20_000
 path, size, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 index = FastLaneIndex.open(path, model=WordModel())
 before = index.ids()
@@ -409,14 +409,14 @@ def test_every_kind_of_write_survives_a_full_disk(damaged, kind):
 
 def test_a_write_is_stored_though_there_is_no_room_to_merge(tmp_path, monkeypatch, small_limits, caplog):
     """Merging comes after the commit and needs more space than the write: its failure is not the write's."""
-    from fastlane_rag.index import writing
+    from fastlane_rag.upkeep import merge
 
     def no_room(*_):
         raise StorageError("no space left")
 
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
         with monkeypatch.context() as patch:
-            patch.setattr(writing, "_merge", no_room)
+            patch.setattr(merge, "_merge", no_room)
             for i in range(40):
                 assert index.add([f"word{i} of many words"], ids=[f"d{i}"]) == [f"d{i}"]
             assert index.delete(["d7"]) == 1
@@ -430,14 +430,14 @@ def test_a_write_is_stored_though_there_is_no_room_to_merge(tmp_path, monkeypatc
 
 
 def test_a_write_is_stored_though_its_marker_cannot_be_written(tmp_path, monkeypatch):
-    from fastlane_rag.index import storage
+    from fastlane_rag.storage import transactions
 
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "write_marker", no_room)
+            patch.setattr(transactions, "write_marker", no_room)
             index.add(["stored"], ids=["s"])
         assert index.ids() == ["s"]
     assert verify(tmp_path / "index") == []
@@ -450,7 +450,7 @@ import os, sys
 from word_model import WordModel
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneError
-from fastlane_rag.index.inspection import verify
+from fastlane_rag.upkeep.verify import verify
 path = sys.argv[1]
 with FastLaneIndex.create(model=WordModel()) as warm:
     warm.add(["everything that is imported late"])

@@ -12,13 +12,12 @@ from word_model import WordModel, hybrid_scores
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import IndexFormatError, InvalidInputError
-from fastlane_rag.index import lexicon as lexicon_module
-from fastlane_rag.index import recoding, writing
-from fastlane_rag.index.lexical import LexicalLane
-from fastlane_rag.index.lexicon import Lexicon, build_lexicon, count_document, merge_lexicons
-from fastlane_rag.index.rows import row_checksum
-from fastlane_rag.index.words import count_words
-from fastlane_rag.search import search_many
+from fastlane_rag.search.bm25 import LexicalLane
+from fastlane_rag.storage import lexicon as lexicon_module
+from fastlane_rag.storage.lexicon import Lexicon, build_lexicon, count_document, merge_lexicons
+from fastlane_rag.storage.records import row_checksum
+from fastlane_rag.storage.words import count_words
+from fastlane_rag.upkeep import merge, recode, write
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +30,9 @@ def texts(passages):
 @pytest.fixture
 def ragged(tmp_path, texts, small_limits, monkeypatch):
     """Those texts in segments in code and in half precision, pending ones, replaced and deleted ones between."""
-    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1500)
-    monkeypatch.setattr(writing, "SMALL_BYTES", 4000)
-    monkeypatch.setattr(writing, "PENDING_BYTES", 20_000)
+    monkeypatch.setattr(recode, "TRAIN_TOKENS", 1500)
+    monkeypatch.setattr(write, "SMALL_BYTES", 4000)
+    monkeypatch.setattr(merge, "PENDING_BYTES", 20_000)
     names = list(texts)
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
         for first in range(0, 150, 10):
@@ -88,7 +87,9 @@ def lexical_scores(index, queries):
     with index._storage.view() as view:
         numbers = view.snapshot.live_numbers
         names = dict(zip(view.reader.ids_at(view.snapshot.places(numbers)), numbers, strict=True))
-        found = [view.lexical().scores(query, view.allowed(None)) for query in queries]
+        state = index._states.of(view.snapshot)
+        lane, allowed = state.lexical(view.reader), state.allowed(view.reader, None)
+        found = [lane.scores(query, allowed) for query in queries]
         return [{name: float(scores[number]) for name, number in sorted(names.items())} for scores in found]
 
 
@@ -136,16 +137,16 @@ def test_an_empty_index_has_no_hits(index):
 def test_encoded_queries_need_their_texts(ragged):
     routed = ragged.model.encode_routed(QUERIES)
     with pytest.raises(InvalidInputError, match="give the texts"):
-        search_many(ragged, routed, hybrid=True)
+        ragged.search_batch_detailed(routed, hybrid=True)
     with pytest.raises(InvalidInputError, match="5 queries but 1 texts"):
-        search_many(ragged, routed, hybrid=True, texts=QUERIES[:1])
-    found = [result.hits for result in search_many(ragged, routed, 5, hybrid=True, texts=QUERIES)]
+        ragged.search_batch_detailed(routed, hybrid=True, texts=QUERIES[:1])
+    found = [result.hits for result in ragged.search_batch_detailed(routed, 5, hybrid=True, texts=QUERIES)]
     assert found == ragged.search_batch(QUERIES, 5, hybrid=True)
 
 
 def test_the_report_counts_what_words_brought(ragged, texts):
-    plain = search_many(ragged, [QUERIES[0]], 3, lane="approximate", depth=3)[0]
-    hybrid = search_many(ragged, [QUERIES[0]], 3, lane="approximate", depth=3, hybrid=True)[0]
+    plain = ragged.search_batch_detailed([QUERIES[0]], 3, lane="approximate", depth=3)[0]
+    hybrid = ragged.search_batch_detailed([QUERIES[0]], 3, lane="approximate", depth=3, hybrid=True)[0]
     assert plain.by_words == 0 < hybrid.by_words == hybrid.candidates - plain.candidates
     assert hybrid.gathered == plain.gathered
     assert hybrid.refined > plain.refined
@@ -156,7 +157,7 @@ def test_an_index_from_before_the_lexical_lane(tmp_path, texts, monkeypatch):
     names = list(texts)
     with monkeypatch.context() as patch, FastLaneIndex.create(tmp_path / "old", model=WordModel()) as index:
         patch.setattr(Lexicon, "arrays", lambda self: {})
-        patch.setattr(writing, "SMALL_BYTES", 4000)
+        patch.setattr(write, "SMALL_BYTES", 4000)
         index.add([texts[name] for name in names[:100]], names[:100])
         index.add([texts[name] for name in names[100:]], names[100:])
         index.delete(names[3:5])
@@ -188,7 +189,7 @@ def test_an_index_that_nobody_may_write_to(ragged, texts, tmp_path):
 
 
 def test_verify_compares_words_with_texts(tmp_path, texts, monkeypatch):
-    monkeypatch.setattr(writing, "SMALL_BYTES", 4000)
+    monkeypatch.setattr(write, "SMALL_BYTES", 4000)
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
         index.add(list(texts.values()), list(texts))
     name = next(iter(texts))

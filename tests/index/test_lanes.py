@@ -13,11 +13,12 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index import lanes, recoding, writing
-from fastlane_rag.index import postings as postings_module
-from fastlane_rag.index.postings import Gatherer, Postings, build_postings, probe
 from fastlane_rag.scoring import set_threads
-from fastlane_rag.search import DEPTH_FACTOR, DEPTH_LEAST, search_many
+from fastlane_rag.search.lanes.gather import Gatherer, probe
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.storage import postings as postings_module
+from fastlane_rag.storage.postings import Postings, build_postings
+from fastlane_rag.upkeep import merge, recode, write
 
 
 def codecs(path):
@@ -47,9 +48,9 @@ def index(texts, tmp_path_factory):
         pytest.MonkeyPatch.context() as patch,
         FastLaneIndex.create(path, model=WordModel(), codec="residual4") as index,
     ):
-        patch.setattr(recoding, "TRAIN_TOKENS", 1000)
-        patch.setattr(recoding, "GROWTH", 3)
-        patch.setattr(writing, "SMALL_BYTES", 20_000)
+        patch.setattr(recode, "TRAIN_TOKENS", 1000)
+        patch.setattr(recode, "GROWTH", 3)
+        patch.setattr(write, "SMALL_BYTES", 20_000)
 
         def add(first, last):
             names = [f"{i:04}" for i in range(first, last)]
@@ -58,7 +59,7 @@ def index(texts, tmp_path_factory):
         add(0, 250)
         before_recoding(patch)
         add(250, 820)
-        patch.setattr(writing, "tidy", lambda _: None)
+        patch.setattr(merge, "tidy", lambda _: None)
         add(820, 890)
         add(890, 900)
         index.delete([f"{i:04}" for i in range(7, 900, 100)])
@@ -72,7 +73,7 @@ def index(texts, tmp_path_factory):
 
 
 def hits(index, query, k=10, **options):
-    return search_many(index, [query], k, **options)[0].hits
+    return index.search_batch_detailed([query], k, **options)[0].hits
 
 
 def test_the_lanes_agree(index, queries):
@@ -90,7 +91,7 @@ def test_the_lanes_agree(index, queries):
 def test_unrefined_scores_are_partial_summaxsim(index, queries):
     for query in queries[:5]:
         exact = {hit.id: hit.score for hit in hits(index, query, 900, route_k=3, refine=False, lane="exhaustive")}
-        [result] = search_many(index, [query], 10, route_k=3, refine=False, lane="approximate")
+        [result] = index.search_batch_detailed([query], 10, route_k=3, refine=False, lane="approximate")
         assert (result.candidates, result.refined) == (0, 0)
         assert [hit.score for hit in result.hits] == pytest.approx([exact[hit.id] for hit in result.hits], abs=1e-4)
 
@@ -116,7 +117,7 @@ def test_k_is_filled_whatever_the_filter(index, queries, k, filter, matching):
 
 
 def test_the_report_counts_what_was_compared(index, queries):
-    [result] = search_many(index, queries[:1], 5, route_k=2, depth=50, lane="approximate")
+    [result] = index.search_batch_detailed(queries[:1], 5, route_k=2, depth=50, lane="approximate")
     with index._storage.view() as view:
         lists = [len(part.source.codec.codebook.centroids) for part in view.snapshot.parts[:2]]
     assert result.lane == "approximate"
@@ -130,39 +131,39 @@ def test_the_report_counts_what_was_compared(index, queries):
     assert result.refined == 8 * 40 * result.candidates + 6 * sum(lists)
 
 
-def test_fewer_to_refine_are_sifted_from_fewer(index, queries, monkeypatch):
+def test_fewer_to_refine_are_rescored_from_fewer(index, queries):
     """So many for each, up to the default depth."""
-    assert lanes.SIFT_DEPTH == DEPTH_LEAST
-    monkeypatch.setattr(lanes, "SIFT_LEAST", 200)
-    monkeypatch.setattr(lanes, "SIFT_COMPARISONS", 200)
-    monkeypatch.setattr(lanes, "SIFT_EACH", 3)
+    assert SearchPolicy().rescore_refined == SearchPolicy().refine_least
+    policy = SearchPolicy(rescore_least=200, rescore_comparisons=200, rescore_each=3)
 
     def gathered(depth):
-        return search_many(index, queries[:1], 5, depth=depth, lane="approximate", nprobe=8)[0].gathered
+        options = {"depth": depth, "lane": "approximate", "nprobe": 8, "policy": policy}
+        return index.search_batch_detailed(queries[:1], 5, **options)[0].gathered
 
     assert gathered(16) < gathered(32) < gathered(64)
 
 
 def test_the_planner_chooses_by_what_there_is_to_rank(index, queries):
     def lane(**options):
-        return search_many(index, queries[:1], **options)[0].lane
+        return index.search_batch_detailed(queries[:1], **options)[0].lane
 
     assert lane() == "approximate"
     assert lane(route_k="all") == "exhaustive"
     assert lane(filter={"i": {"$lt": 300}}) == "exhaustive"
     assert lane(k=300) == "exhaustive"
     assert lane(lane="exhaustive") == "exhaustive"
-    assert 4 * max(DEPTH_LEAST, 10 * DEPTH_FACTOR) < len(index)
+    policy = SearchPolicy()
+    assert 4 * max(policy.refine_least, 10 * policy.refine_factor) < len(index)
     with FastLaneIndex.create(model=WordModel()) as plain:
         plain.add([f"word{i} and more" for i in range(900)])
-        assert search_many(plain, ["word5"])[0].lane == "exhaustive"
+        assert plain.search_batch_detailed(["word5"])[0].lane == "exhaustive"
 
 
 def test_without_the_compiled_kernel_all_is_exhaustive(index, queries, monkeypatch):
-    from fastlane_rag import search
+    from fastlane_rag.search import plan
 
     expected = hits(index, queries[0], lane="exhaustive")
-    monkeypatch.setattr(search, "can_gather", lambda: False)
+    monkeypatch.setattr(plan, "can_gather", lambda: False)
     assert hits(index, queries[0]) == expected
     with pytest.raises(InvalidInputError, match="needs the compiled kernels"):
         hits(index, queries[0], lane="approximate")
@@ -205,8 +206,8 @@ def test_codecs_have_names():
 @pytest.mark.parametrize("codec", ["fp16", "residual1", "residual2", "residual4", "residual8"])
 def test_an_index_stays_as_it_is_through_merges_copies_and_reopening(tmp_path, texts, queries, monkeypatch, codec):
     """Rows of one codec are copied code by code: not a bit of a score changes."""
-    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1000)
-    monkeypatch.setattr(writing, "SMALL_BYTES", 20_000)
+    monkeypatch.setattr(recode, "TRAIN_TOKENS", 1000)
+    monkeypatch.setattr(write, "SMALL_BYTES", 20_000)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=WordModel(), codec=codec) as index:
         for first in (0, 100, 200):
@@ -238,8 +239,8 @@ def test_few_tokens_stay_exact(tmp_path, texts):
 
 
 def test_a_grown_index_gets_a_new_codec_and_forgets_the_old_one(tmp_path, texts, monkeypatch):
-    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1000)
-    monkeypatch.setattr(writing, "SMALL_BYTES", 20_000)
+    monkeypatch.setattr(recode, "TRAIN_TOKENS", 1000)
+    monkeypatch.setattr(write, "SMALL_BYTES", 20_000)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=WordModel()) as index:
         index.add(texts[:60])
@@ -306,9 +307,8 @@ def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered, block)
         flat = np.array([c for document in some for c in document], np.uint16)
         arrays = build_postings(lambda first, last: flat[first:last], offsets, lists)  # noqa: B023
         segments.append(Postings(arrays["postings"].astype(width), arrays["posting_offsets"], len(some)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postings_module, "_DOCUMENTS", block)
-        searched = Gatherer(segments, [0, cut], len(documents))
+    policy = SearchPolicy(gather_block=block, gather_postings=1)
+    searched = Gatherer(segments, [0, cut], len(documents), policy)
     products = chance.standard_normal((lists, tokens + 2)).astype(np.float32)
     allowed = chance.random(len(documents)) < 0.5 if filtered else None
 
@@ -323,11 +323,9 @@ def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered, block)
         if touched and (allowed is None or allowed[n]):
             expected[n] = sum(parts)
     for threads in (1, 2):  # the second gather finds its room as the first one left it
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fastlane_rag.scoring.native.kernels._POSTINGS_WORTH_A_THREAD", 1)
-            set_threads(threads)
-            found, scores = searched.gather(probe(products, tokens, nprobe), allowed)
-            set_threads(None)
+        set_threads(threads)
+        found, scores = searched.gather(probe(products, tokens, nprobe), allowed)
+        set_threads(None)
         assert sorted(found.tolist()) == sorted(expected)
         assert dict(zip(found.tolist(), scores.tolist(), strict=True)) == pytest.approx(expected, abs=1e-4)
 

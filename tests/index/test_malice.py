@@ -14,7 +14,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneError, IndexFormatError
-from fastlane_rag.index.inspection import verify
+from fastlane_rag.upkeep.verify import verify
 
 HOSTILE = [
     "'; DROP TABLE documents; --",
@@ -176,9 +176,9 @@ def test_a_forged_segment_is_refused_and_reads_nothing_outside(foreign, change):
 )
 def test_a_forged_segment_in_code_reads_nothing_outside(tmp_path, monkeypatch, name, change):
     """Centroids that do not exist, lists beyond the file, documents beyond the segment: no crash, and verify tells."""
-    from fastlane_rag.index import recoding
+    from fastlane_rag.upkeep import recode
 
-    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 100)
+    monkeypatch.setattr(recode, "TRAIN_TOKENS", 100)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=WordModel(), codec="residual4") as index:
         index.add([f"word{i} of many" for i in range(500)])

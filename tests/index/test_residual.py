@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from fastlane_rag.codecs.residual import ResidualCodec
 from fastlane_rag.errors import IndexFormatError
-from fastlane_rag.index.residual import ResidualCodec
 from fastlane_rag.scoring import maxsim, set_threads
 
 

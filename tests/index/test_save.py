@@ -66,7 +66,7 @@ def test_saving_where_the_index_lives_changes_nothing(model, tmp_path):
 
 
 def test_a_save_that_fails_leaves_the_index_it_was_to_replace(model, tmp_path, monkeypatch):
-    from fastlane_rag.index.rows import Writer
+    from fastlane_rag.storage.records import Writer
 
     with FastLaneIndex.create(tmp_path / "copy", model=model, filter_keys=["legs"]) as old:
         old.add(["Cats meow."], ids=["old"], metadatas=[{"legs": 4}])
@@ -83,7 +83,7 @@ def test_a_save_that_fails_leaves_the_index_it_was_to_replace(model, tmp_path, m
 
 def test_a_copy_may_store_tokens_otherwise(model, tmp_path, passages, monkeypatch):
     """From half precision to code and back, without encoding; the best hits stay."""
-    monkeypatch.setattr("fastlane_rag.index.recoding.TRAIN_TOKENS", 1000)
+    monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 1000)
     with FastLaneIndex.create(model=model, codec="fp16") as index:
         index.add([p["text"] for p in passages[:60]], ids=[p["id"] for p in passages[:60]])
         monkeypatch.setattr(FastLaneModel, "encode_documents", lambda *_, **__: pytest.fail("encoded again"))

@@ -8,7 +8,7 @@ from word_model import WordModel, exact_score
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.model import RoutedQuery
-from fastlane_rag.search import GATHER_FACTOR, GATHER_LEAST, search_many
+from fastlane_rag.search.policy import SearchPolicy
 
 QUERY = "alpha7 beta of"  # three tokens; the long words are routed first
 
@@ -28,9 +28,9 @@ def index():
 
 
 def test_the_report_counts_comparisons(index):
-    [result] = search_many(index, [QUERY], 5, route_k=2)
+    [result] = index.search_batch_detailed([QUERY], 5, route_k=2)
     assert len(result.selected) == 2
-    assert result.candidates >= GATHER_LEAST
+    assert result.candidates >= SearchPolicy().candidates_least
     # Dead rows are not compared: 900 live documents of three tokens.
     assert result.gathered == 2 * 900 * 3
     assert result.refined == 3 * result.candidates * 3
@@ -39,26 +39,26 @@ def test_the_report_counts_comparisons(index):
 
 
 def test_every_token_needs_no_refining_and_is_exact(index):
-    [result] = search_many(index, [QUERY], 20, route_k="all")
+    [result] = index.search_batch_detailed([QUERY], 20, route_k="all")
     assert (result.gathered, result.refined, result.candidates) == (result.full, 0, 0)
     for hit in result.hits:
         assert hit.score == pytest.approx(exact_score(QUERY, hit.text), abs=1e-4)
 
 
 def test_few_matching_documents_are_refined_without_a_gather(index):
-    [result] = search_many(index, [QUERY], 5, route_k=1, filter={"i": {"$lt": 100}})
+    [result] = index.search_batch_detailed([QUERY], 5, route_k=1, filter={"i": {"$lt": 100}})
     assert (result.gathered, result.candidates) == (0, 100)
     assert result.refined == 3 * 100 * 3
 
 
 def test_the_gather_is_deep_enough_for_k(index):
-    [result] = search_many(index, [QUERY], 60, route_k=1)
-    assert result.candidates >= 60 * GATHER_FACTOR
+    [result] = index.search_batch_detailed([QUERY], 60, route_k=1)
+    assert result.candidates >= 60 * SearchPolicy().candidates_factor
     assert len(result.hits) == 60
 
 
 def test_a_gather_alone_reports_no_refinement(index):
-    [result] = search_many(index, [QUERY], 5, route_k=1, refine=False)
+    [result] = index.search_batch_detailed([QUERY], 5, route_k=1, refine=False)
     assert (result.gathered, result.refined, result.candidates) == (900 * 3, 0, 0)
     best = max(exact_score("alpha7", hit.text) for hit in result.hits)
     assert result.hits[0].score == pytest.approx(best, abs=1e-4)
@@ -66,22 +66,24 @@ def test_a_gather_alone_reports_no_refinement(index):
 
 def test_encoded_queries_are_taken_as_they_are(index):
     routed = index.model.encode_routed([QUERY, "beta"])
-    assert [r.hits for r in search_many(index, routed, 3)] == [r.hits for r in search_many(index, [QUERY, "beta"], 3)]
-    assert search_many(index, routed, 3)[0].routed is routed[0]
+    assert [r.hits for r in index.search_batch_detailed(routed, 3)] == [
+        r.hits for r in index.search_batch_detailed([QUERY, "beta"], 3)
+    ]
+    assert index.search_batch_detailed(routed, 3)[0].routed is routed[0]
 
 
 @pytest.mark.parametrize("queries", ["one text", ["a", 3], [None], [b"a"]])
 def test_queries_must_be_texts(index, queries):
     with pytest.raises(InvalidInputError, match="queries"):
-        search_many(index, queries)
+        index.search_batch_detailed(queries)
 
 
 def test_unusable_embeddings_are_refused(index):
     [query] = index.model.encode_routed([QUERY])
     with pytest.raises(InvalidInputError, match="NaN"):
-        search_many(index, [RoutedQuery(query.embeddings * math.nan, query.scores, query.tokens)])
+        index.search_batch_detailed([RoutedQuery(query.embeddings * math.nan, query.scores, query.tokens)])
     with pytest.raises(InvalidInputError, match="3 dimensions, the index 16"):
-        search_many(index, [RoutedQuery(query.embeddings[:, :3], query.scores, query.tokens)])
+        index.search_batch_detailed([RoutedQuery(query.embeddings[:, :3], query.scores, query.tokens)])
 
 
 def test_results_do_not_depend_on_how_documents_came_in(index):

@@ -18,8 +18,8 @@ from word_model import WordModel, bm25_scores, exact_score, words
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index import writing
 from fastlane_rag.types import Document
+from fastlane_rag.upkeep import merge, write
 
 names = st.sampled_from([f"d{i}" for i in range(12)])
 texts = st.lists(st.sampled_from(["red", "green", "blue", "sea", "tree", "long-word"]), max_size=6).map(" ".join)
@@ -143,9 +143,9 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
 
 
 def run(on_disk, monkeypatch, **options):
-    monkeypatch.setattr(writing, "SMALL_BYTES", 600)
-    monkeypatch.setattr(writing, "PENDING_BYTES", 1500)
-    monkeypatch.setattr(writing, "FAN", 3)
+    monkeypatch.setattr(write, "SMALL_BYTES", 600)
+    monkeypatch.setattr(merge, "PENDING_BYTES", 1500)
+    monkeypatch.setattr(merge, "FAN", 3)
     machine = type("Machine", (IndexAgainstDictionary,), {"on_disk": on_disk})
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     run_state_machine_as_test(machine, settings=settings(deadline=None, suppress_health_check=checks, **options))

@@ -168,9 +168,9 @@ def unescaped(value):
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    from fastlane_rag.index import writing
+    from fastlane_rag.upkeep import write
 
-    monkeypatch.setattr(writing, "SMALL_BYTES", 40_000)
+    monkeypatch.setattr(write, "SMALL_BYTES", 40_000)
     return tmp_path / "index"
 
 
@@ -211,16 +211,16 @@ def test_an_index_is_read_by_the_page_alone(path, passages):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_an_index_in_code_is_read_by_the_page_alone(path, passages, monkeypatch, bits):
     """Segments in code of two codecs, one in half precision beside them, pending documents."""
-    from fastlane_rag.index import recoding, writing
+    from fastlane_rag.upkeep import merge, recode
 
-    monkeypatch.setattr(recoding, "TRAIN_TOKENS", 1000)
-    monkeypatch.setattr(recoding, "GROWTH", 2)
+    monkeypatch.setattr(recode, "TRAIN_TOKENS", 1000)
+    monkeypatch.setattr(recode, "GROWTH", 2)
     texts = [passage["text"] for passage in passages[:120]]
     with FastLaneIndex.create(path, model=WordModel(), codec=f"residual{bits}") as index:
         index.add(texts[:20])
         before_recoding(monkeypatch)
         index.add(texts[20:90])
-        monkeypatch.setattr(writing, "tidy", lambda _: None)
+        monkeypatch.setattr(merge, "tidy", lambda _: None)
         index.add(texts[90:119])
         index.add(texts[119:])
         with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.model import QueryRouter, RoutedQuery
-from fastlane_rag.model.fastlane import CONTEXT_MOST
-from fastlane_rag.search import search_many
+from fastlane_rag.model.router import CONTEXT_MOST
 
 QUESTIONS = [
     "why does Python have no switch statement before version 3.10",
@@ -220,7 +219,7 @@ def test_unrefined_search_ranks_by_what_is_compared(
     index: FastLaneIndex, documents: list[Tensor], queries: list[RoutedQuery], k: int
 ) -> None:
     """Scores of every passage against brute force over compared(); a query routed whole is scored whole, as it is."""
-    results = search_many(index, queries, len(documents), route_k=k, refine=False)
+    results = index.search_batch_detailed(queries, len(documents), route_k=k, refine=False)
     for query, result in zip(queries, results, strict=True):
         whole = len(query.tokens) <= k
         wanted = brute_force(query.embeddings if whole else query.compared(query.select(k)), documents)
@@ -232,7 +231,7 @@ def test_refined_scores_are_of_the_plain_embeddings(
     index: FastLaneIndex, documents: list[Tensor], queries: list[RoutedQuery]
 ) -> None:
     """The context finds candidates and leaves no trace in full SumMaxSim."""
-    for query, result in zip(queries, search_many(index, queries, len(documents), route_k=1), strict=True):
+    for query, result in zip(queries, index.search_batch_detailed(queries, len(documents), route_k=1), strict=True):
         wanted = brute_force(query.embeddings, documents)
         assert [hit.score for hit in result.hits] == pytest.approx([wanted[hit.id] for hit in result.hits], abs=3e-2)
         assert result.hits[0].score == pytest.approx(max(wanted.values()), abs=3e-2)

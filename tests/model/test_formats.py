@@ -123,6 +123,16 @@ def test_foreign_code_is_not_run_unless_asked_for(checkpoints: dict[str, Path], 
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_routed_tokens_are_in_their_place_whatever_the_encoder_adds(checkpoints: dict[str, Path], kind: str) -> None:
+    """A marker before the query does not hide where its tokens are, as it once did for ColBERT checkpoints."""
+    query = "capital of france ?"
+    [route] = opened(checkpoints[kind]).route([query], None)
+    places = {token: query[slice(*span)] for token, span in zip(route.tokens, route.spans, strict=True)}
+    assert {token for token in places if places[token] == token} >= {"capital", "france"}
+    assert {place for token, place in places.items() if token.startswith("[")} <= {""}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_evidence_is_in_its_place_whatever_the_encoder_adds(checkpoints: dict[str, Path], kind: str) -> None:
     """Prefixes, markers and expansion masks shift tokens; the spans are those of the text all the same."""
     text = "paris , the capital ; is the largest city in france , and the capital of the river"

@@ -216,7 +216,7 @@ def test_bounds_of_posting_lists_that_lie(level):
         block = [documents.ctypes.data, 2, 10, bounds.ctypes.data, 2, 0, 0, 10]
         gathering = kernels.Gathering(np.array([block], np.int64), 10)
         centroids, gains = np.array([[0, 1, 7, -3]]), np.ones((1, 4), np.float32)
-        found, scores = gathering.gather(centroids, gains, None, 0.5, 10)
+        found, scores = gathering.gather(centroids, gains, None, 0.5, 1)
         assert set(found.tolist()) <= set(range(10))
         assert set(scores.tolist()) <= {1.5}
     assert len(found) <= 10

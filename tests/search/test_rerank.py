@@ -7,7 +7,6 @@ import pytest
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.rerank import diversify, relevance, relevances, rerank
-from fastlane_rag.search import search_many
 
 QUERY = "when do cats purr?"
 TEXTS = ["Dogs bark at strangers.", "Cats purr when content.", "Cats purr when they are content.", "Birds sing."]
@@ -39,13 +38,13 @@ def test_relevance_is_the_mean_similarity_from_0_to_1(score, tokens, expected):
 
 @pytest.mark.parametrize("options", [{}, {"route_k": 2, "refine": False}, {"route_k": "all"}, {"route_k": 1}])
 def test_the_relevance_of_hits_divides_by_the_tokens_that_were_scored(index, options):
-    (result,) = search_many(index, [QUERY], 4, **options)
+    (result,) = index.search_batch_detailed([QUERY], 4, **options)
     tokens = 2 if options.get("refine") is False else len(result.routed.embeddings)
     assert relevances(result) == [relevance(hit.score, tokens) for hit in result.hits]
 
 
 def test_diversify_passes_over_what_repeats(index, model):
-    (result,) = search_many(index, [QUERY], 4)
+    (result,) = index.search_batch_detailed([QUERY], 4)
     assert {hit.id for hit in result.hits[:2]} == {"cat", "cats"}
     varied = [hit.id for hit in diversify(result, 3, model=model, relevance_weight=0.3)]
     assert varied[0] == result.hits[0].id

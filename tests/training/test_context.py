@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from fastlane_rag import FastLaneModel
 from fastlane_rag.errors import ModelError
-from fastlane_rag.model.fastlane import CONTEXT_MOST
+from fastlane_rag.model.router import CONTEXT_MOST
 from fastlane_rag.scoring import maxsim
 from fastlane_rag.training import TrainConfig, train
 from fastlane_rag.training.config import LossWeights, RoutingConfig

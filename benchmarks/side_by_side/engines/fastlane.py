@@ -11,7 +11,6 @@ import torch
 from fastlane_rag.index import FastLaneIndex, writing  # noqa: F401
 from fastlane_rag.model import RoutedQuery
 from fastlane_rag.model.stand_ins import condensed
-from fastlane_rag.search import search_many
 from fastlane_rag.types import Document
 from side_by_side.corpus import Corpus, Query
 from side_by_side.engine import K, Knobs
@@ -84,7 +83,7 @@ class FastLane:
 
     def search(self, query: Any, knobs: Knobs) -> Any:
         """One query, from its embeddings to hits with text and metadata."""
-        return search_many(self._index, [query], K, **knobs)[0].hits
+        return self._index.search_batch_detailed([query], K, **knobs)[0].hits
 
     def documents(self, answer: Any) -> list[str]:
         """Ids."""

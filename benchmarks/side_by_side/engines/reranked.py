@@ -49,8 +49,8 @@ class Reranked(ABC):
         self.open_first(corpus, folder / "first", threads)
         self._late.open(corpus, folder / "late", threads)
         with self._late._index._storage.view() as view:
-            self._snapshot = view.snapshot
-            places = self._snapshot.places(np.arange(int(self._snapshot.starts[-1])))
+            self._state = self._late._index._states.of(view.snapshot)
+            places = view.snapshot.places(np.arange(int(view.snapshot.starts[-1])))
             ids = view.reader.ids_at(places)
         numbers = {id_: number for number, id_ in enumerate(ids)}
         self._places = np.array([numbers[id_] for id_ in corpus.ids])
@@ -62,10 +62,10 @@ class Reranked(ABC):
 
     def search(self, query: Any, knobs: Knobs) -> np.ndarray:
         """First stage, then all query tokens."""
-        from fastlane_rag.index.lanes import rescore
+        from fastlane_rag.search.lanes.exhaustive import rescore
 
         numbers = np.sort(self._places[self.gather(query, knobs["depth"])])
-        scores, _ = rescore(self._snapshot, self.rows(query), numbers)
+        scores, _ = rescore(self._state, self.rows(query), numbers)
         return self._back[numbers[best(scores, K)]]
 
     @abstractmethod

@@ -33,9 +33,7 @@ __all__ = [
 
 _N = TypeVar("_N", bound=np.generic)
 
-# Multiply-adds, and postings: fewer take less time than waking a thread that sleeps.
-_WORTH_A_THREAD = 4_000_000
-_POSTINGS_WORTH_A_THREAD = 5_000
+_WORTH_A_THREAD = 4_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
 _FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 _NEAR_MARKS = 1 << 16  # a damaged file may name centroids that do not exist
 
@@ -281,7 +279,7 @@ class Gathering:
         gains: NDArray[np.float32],
         allowed: NDArray[np.bool_] | None,
         every: float,
-        postings: int,
+        threads: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Walk the lists of the best centroids of each token.
 
@@ -290,7 +288,7 @@ class Gathering:
             gains: (k, n) what each adds to a document's score.
             allowed: (N,) which documents may be found; None for all.
             every: what is added to every score.
-            postings: about how many are walked.
+            threads: at most so many walk.
 
         Returns:
             The documents found, in no particular order, and their scores.
@@ -298,7 +296,6 @@ class Gathering:
         found, count = _library(), len(self._blocks)
         centroids, gains = _flat(centroids), _flat(gains)
         counts = np.zeros(count, np.int64)
-        threads = max(1, min(get_threads(), count, postings // _POSTINGS_WORTH_A_THREAD))
         mask = None if allowed is None else _flat(allowed)
         walked = _address(centroids), _address(gains), *centroids.shape, None if mask is None else _address(mask)
         room = self._scores, self._stamps, self._found, counts

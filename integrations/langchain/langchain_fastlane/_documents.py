@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from langchain_core.documents import Document
 
+from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.types import Document as StoredDocument
-from fastlane_rag.types import Hit
 
 
 def to_document(stored: Hit | StoredDocument) -> Document:

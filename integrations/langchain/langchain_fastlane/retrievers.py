@@ -15,17 +15,18 @@ from langchain_core.runnables import RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
 from pydantic import ConfigDict, Field
 
+from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
-from fastlane_rag.search import RouteK
-from fastlane_rag.types import Hit
+from fastlane_rag.search.fields import SearchFields
+from fastlane_rag.search.options import SearchOptions
 from langchain_fastlane._documents import add_documents, to_document
 
 
-class FastLaneRetriever(BaseRetriever):
+class FastLaneRetriever(SearchFields, BaseRetriever):
     """Late-interaction retriever over a `FastLaneIndex`.
 
-    Everything below except `index` and `score_key` can also be given for one call:
+    Besides the fields below it has one for each option of a search (`filter`, `route_k`, `hybrid`, ...), as
+    `fastlane_rag.search.options.SearchOptions` documents them. `k` and these can also be given for one call:
     `retriever.invoke("query", k=2, filter={"lang": "en"})`, and the same with `ainvoke`, `batch` and `bind`.
 
     Example:
@@ -37,12 +38,6 @@ class FastLaneRetriever(BaseRetriever):
     Attributes:
         index: the engine; safe to share between retrievers, stores and threads.
         k: how many documents to return; fewer only when fewer match.
-        filter: a metadata filter such as `{"year": {"$gte": 2020}}`, or a callable that takes a document's
-            metadata and says whether it may be returned. Applied before ranking.
-        route_k: how many query tokens gather candidates: a number, "auto" (the router decides) or "all" (exact);
-            None is the engine's default.
-        refine: whether the candidates are scored again with all query tokens.
-        hybrid: whether words count too, by BM25: for exact names and codes.
         score_key: if set, each document's SumMaxSim is put in its metadata under this key.
     """
 
@@ -50,10 +45,6 @@ class FastLaneRetriever(BaseRetriever):
 
     index: FastLaneIndex = Field(repr=False, exclude=True)
     k: int = Field(default=4, ge=0)
-    filter: Filter | None = None
-    route_k: RouteK | None = None
-    refine: bool = True
-    hybrid: bool = False
     score_key: str | None = None
 
     @classmethod
@@ -128,38 +119,16 @@ class FastLaneRetriever(BaseRetriever):
         return params
 
     def _get_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
-        filter: Filter | None = None,
-        route_k: RouteK | None = None,
-        refine: bool | None = None,
-        hybrid: bool | None = None,
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        (documents,) = self._search([query], k=k, filter=filter, route_k=route_k, refine=refine, hybrid=hybrid)
+        (documents,) = self._search([query], **options)
         return documents
 
-    def _search(
-        self,
-        queries: list[str],
-        *,
-        k: int | None = None,
-        filter: Filter | None = None,
-        route_k: RouteK | None = None,
-        refine: bool | None = None,
-        hybrid: bool | None = None,
-    ) -> list[list[Document]]:
-        """The documents of each query; None stands for the retriever's own option."""
-        results = self.index.search_batch(
-            queries,
-            k=self.k if k is None else k,
-            filter=self.filter if filter is None else filter,
-            route_k=self.route_k if route_k is None else route_k,
-            refine=self.refine if refine is None else refine,
-            hybrid=self.hybrid if hybrid is None else hybrid,
-        )
+    def _search(self, queries: list[str], **options: Any) -> list[list[Document]]:
+        """The documents of each query; an option that is missing or None is the retriever's own."""
+        own = {name: getattr(self, name) for name in SearchOptions.names()}
+        given = {name: value for name, value in options.items() if value is not None}
+        results = self.index.search_batch(queries, **(own | given))
         return [[self._document(hit) for hit in hits] for hits in results]
 
     def _document(self, hit: Hit) -> Document:
@@ -205,27 +174,10 @@ class FastLaneRetriever(BaseRetriever):
         )
         return manager.on_retriever_start(None, query, name=config.get("run_name") or self.get_name())
 
-    # BaseRetriever reads the arguments it passes on from the synchronous signature alone, and its own
-    # asynchronous method takes none of them: without this one `ainvoke(query, k=2)` is a TypeError.
+    # BaseRetriever's own asynchronous method takes no options: without this one `ainvoke(query, k=2)` is a TypeError.
     async def _aget_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
-        filter: Filter | None = None,
-        route_k: RouteK | None = None,
-        refine: bool | None = None,
-        hybrid: bool | None = None,
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         return await run_in_executor(
-            None,
-            self._get_relevant_documents,
-            query,
-            run_manager=run_manager.get_sync(),
-            k=k,
-            filter=filter,
-            route_k=route_k,
-            refine=refine,
-            hybrid=hybrid,
+            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
         )

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -11,20 +11,19 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
 from fastlane_rag.rerank import diversify, relevances
-from fastlane_rag.search import RouteK, search_many
+from fastlane_rag.search.options import SearchKeywords
+from fastlane_rag.storage.filters import Filter
 from langchain_fastlane._documents import add_documents, to_document
 
 
 class FastLaneVectorStore(VectorStore):
     """A vector store whose vectors are one a token, over a `FastLaneIndex`.
 
-    All searches take `k`, `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a callable on the metadata,
-    applied before ranking), `route_k` (how many query tokens gather candidates), `refine` (whether all query
-    tokens score the candidates again) and `hybrid` (whether words count too, by BM25). Scores are SumMaxSim,
-    higher is better; relevance scores are from 0 to 1. There is no single vector for a text, so nothing here
-    takes or gives one.
+    All searches take `k` and the options of a search: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a
+    callable on the metadata, applied before ranking), `route_k`, `hybrid` and the others that
+    `fastlane_rag.search.options.SearchOptions` documents. Scores are SumMaxSim, higher is better; relevance scores
+    are from 0 to 1. There is no single vector for a text, so nothing here takes or gives one.
 
     Example:
         ```python
@@ -173,35 +172,27 @@ class FastLaneVectorStore(VectorStore):
         self,
         query: str,
         k: int = 4,
-        *,
-        filter: Filter | None = None,
-        route_k: RouteK | None = None,
-        refine: bool = True,
-        hybrid: bool = False,
+        **options: Unpack[SearchKeywords],
     ) -> list[Document]:
         """The k best documents, best first; fewer only when fewer match the filter."""
-        hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine, hybrid=hybrid)
+        hits = self.index.search(query, k, **options)
         return [to_document(hit) for hit in hits]
 
     def similarity_search_with_score(
         self,
         query: str,
         k: int = 4,
-        *,
-        filter: Filter | None = None,
-        route_k: RouteK | None = None,
-        refine: bool = True,
-        hybrid: bool = False,
+        **options: Unpack[SearchKeywords],
     ) -> list[tuple[Document, float]]:
         """As `similarity_search`, each with its SumMaxSim: a sum over the query's tokens, higher is better."""
-        hits = self.index.search(query, k, filter=filter, route_k=route_k, refine=refine, hybrid=hybrid)
+        hits = self.index.search(query, k, **options)
         return [(to_document(hit), hit.score) for hit in hits]
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         # Not by LangChain's score function: what a SumMaxSim means depends on how many tokens it sums over.
-        (result,) = search_many(self.index, [query], k, **kwargs)
+        result = self.index.search_detailed(query, k, **kwargs)
         documents = [to_document(hit) for hit in result.hits]
         return list(zip(documents, relevances(result), strict=True))
 
@@ -216,11 +207,7 @@ class FastLaneVectorStore(VectorStore):
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
-        *,
-        filter: Filter | None = None,
-        route_k: RouteK | None = None,
-        refine: bool = True,
-        hybrid: bool = False,
+        **options: Unpack[SearchKeywords],
     ) -> list[Document]:
         """k of the `fetch_k` best documents, each relevant yet unlike those before it.
 
@@ -229,12 +216,8 @@ class FastLaneVectorStore(VectorStore):
             k: how many to return.
             fetch_k: how many to choose from.
             lambda_mult: 1 looks at relevance alone, 0 at variety alone.
-            filter: as in `similarity_search`.
-            route_k: as in `similarity_search`.
-            refine: as in `similarity_search`.
-            hybrid: as in `similarity_search`.
+            **options: as in `similarity_search`.
         """
-        options: dict[str, Any] = {"filter": filter, "route_k": route_k, "refine": refine, "hybrid": hybrid}
-        (result,) = search_many(self.index, [query], max(fetch_k, k), **options)
+        result = self.index.search_detailed(query, max(fetch_k, k), **options)
         picked = diversify(result, k, model=self.index.model, relevance_weight=lambda_mult)
         return [to_document(hit) for hit in picked]

@@ -14,7 +14,7 @@ from typing import Any
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from fastlane_rag.errors import FilterError
-from fastlane_rag.index.filters import Filter
+from fastlane_rag.storage.filters import Filter
 
 _ORDER: dict[FilterOperator, str] = {
     FilterOperator.GT: "$gt",
@@ -71,6 +71,23 @@ def within(filter: Filter | None, key: str, allowed: Sequence[str]) -> Filter:
         known = set(allowed)
         return lambda metadata: metadata.get(key) in known and filter(metadata)
     return {"$and": [filter or {}, {key: {"$in": list(allowed)}}]}
+
+
+def both(one: Filter | None, other: Filter | None) -> Filter | None:
+    """What matches both filters.
+
+    Raises:
+        FilterError: one is a function and the other is not.
+    """
+    if one is None or other is None:
+        return other if one is None else one
+    if callable(one) and callable(other):
+        return lambda metadata: one(metadata) and other(metadata)
+    if callable(one) or callable(other):
+        raise FilterError(
+            "a filter that is a function cannot be joined with one in the index's language; give both in one form"
+        )
+    return {"$and": [one, other]}
 
 
 def _check(filters: MetadataFilters) -> None:

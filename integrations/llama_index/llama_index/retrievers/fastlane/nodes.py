@@ -16,9 +16,9 @@ from llama_index.core.schema import (
     TextNode,
 )
 
+from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.types import Document as StoredDocument
-from fastlane_rag.types import Hit
 
 # Kept beside the node's own metadata, which stays on top so that filters see it.
 CONTENT_KEY = "_node_content"

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -12,22 +12,23 @@ from llama_index.core.ingestion import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle, TransformComponent
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores import MetadataFilters
-from llama_index.retrievers.fastlane.filters import to_filter
+from llama_index.retrievers.fastlane.filters import both, to_filter
 from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
+from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.search import RouteK
-from fastlane_rag.types import Hit
+from fastlane_rag.search.options import SearchKeywords, SearchOptions
 
 # How deep each of several query texts is searched before their scores are averaged.
 _FUSED_DEPTH = 100
+_OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
 
 
 class FastLaneRetriever(BaseRetriever):
     """Late-interaction retriever over a `FastLaneIndex`.
 
-    LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters`, `route_k`,
-    `refine` and `hybrid` are attributes that may be set between calls. A `QueryBundle` is searched by its
+    LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters` and each option of a
+    search (`route_k`, `hybrid`, ...) are attributes that may be set between calls. A `QueryBundle` is searched by its
     text; if it brings several `custom_embedding_strs`, as HyDE does, by the mean of their scores. Its
     embedding is not used.
 
@@ -41,14 +42,11 @@ class FastLaneRetriever(BaseRetriever):
         index: the engine; safe to share between retrievers, stores and threads.
         similarity_top_k: how many nodes to return; fewer only when fewer match.
         filters: metadata filters, every operator, nested as deep as wanted; applied before ranking.
-        route_k: how many query tokens gather candidates: a number, "auto" (the router decides) or "all" (exact);
-            None is the engine's default.
-        refine: whether the candidates are scored again with all query tokens.
-        hybrid: whether words count too, by BM25: for exact names and codes.
         callback_manager: LlamaIndex's.
         object_map: what index nodes stand for, by their `index_id`.
         objects: index nodes whose objects go into that map.
         verbose: print which object a retrieval enters.
+        **options: of a search (`route_k`, `hybrid`, ...); `fastlane_rag.search.options.SearchOptions` documents them.
     """
 
     def __init__(
@@ -57,20 +55,18 @@ class FastLaneRetriever(BaseRetriever):
         similarity_top_k: int = 4,
         *,
         filters: MetadataFilters | None = None,
-        route_k: RouteK | None = None,
-        refine: bool = True,
-        hybrid: bool = False,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
+        **options: Unpack[SearchKeywords],
     ) -> None:
         self.index = index
         self.similarity_top_k = similarity_top_k
         self.filters = filters
-        self.route_k = route_k
-        self.refine = refine
-        self.hybrid = hybrid
+        told = SearchOptions.of(**options)
+        for name in _OPTIONS:
+            setattr(self, name, getattr(told, name))
         super().__init__(callback_manager, object_map, objects, verbose)
 
     @classmethod
@@ -171,14 +167,9 @@ class FastLaneRetriever(BaseRetriever):
         return [to_scored_node(hit) for hit in hits]
 
     def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
-        return self.index.search_batch(
-            texts,
-            k,
-            filter=to_filter(self.filters),
-            route_k=self.route_k,
-            refine=self.refine,
-            hybrid=self.hybrid,
-        )
+        options: SearchKeywords = {name: getattr(self, name) for name in _OPTIONS}  # type: ignore[assignment]
+        options["filter"] = both(to_filter(self.filters), options["filter"])
+        return self.index.search_batch(texts, k, **options)
 
     # BaseRetriever's own would run `_retrieve` on the event loop and stop everything else there.
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -18,13 +18,13 @@ from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     VectorStoreQueryMode,
 )
-from llama_index.retrievers.fastlane.filters import to_filter, within
+from llama_index.retrievers.fastlane.filters import both, to_filter, within
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
 
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.filters import Filter
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search import RouteK, search_many
+from fastlane_rag.search.options import SearchKeywords
+from fastlane_rag.storage.filters import Filter
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
@@ -169,11 +169,9 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         self,
         query: VectorStoreQuery,
         *,
-        route_k: RouteK | None = None,
-        refine: bool = True,
-        hybrid: bool = False,
         mmr_threshold: float | None = None,
         mmr_prefetch_factor: float = 4.0,
+        **options: Unpack[SearchKeywords],
     ) -> VectorStoreQueryResult:
         """Search by the query's text; an embedding it carries is not used.
 
@@ -181,11 +179,10 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
         Args:
             query: an empty list in `node_ids` or `doc_ids` restricts nothing: LlamaIndex always sends one.
-            route_k: how many query tokens gather candidates; "auto" lets the router decide.
-            refine: whether the candidates are scored again with all query tokens.
-            hybrid: whether words count too, by BM25: for exact names and codes.
             mmr_threshold: in mode `mmr`, the weight of relevance against variety; 0.5 by default.
             mmr_prefetch_factor: in mode `mmr`, how many times `similarity_top_k` nodes to choose from.
+            **options: of a search (`route_k`, `hybrid`, ...), as `fastlane_rag.search.options.SearchOptions` documents
+                them. A `filter` among them narrows the query's own filters.
 
         Raises:
             ValueError: no query text, or another mode.
@@ -193,13 +190,12 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         if query.query_str is None:
             raise ValueError("FastLane searches by text, and this query has only an embedding: give query_str")
         top_k = query.similarity_top_k
-        options: dict[str, Any] = {"filter": self._restriction(query), "route_k": route_k, "refine": refine}
-        options["hybrid"] = hybrid
+        options["filter"] = both(self._restriction(query), options.get("filter"))
         if query.mode == VectorStoreQueryMode.DEFAULT:
             hits = self._index.search(query.query_str, top_k, **options)
         elif query.mode == VectorStoreQueryMode.MMR:
             fetched = max(top_k, round(top_k * mmr_prefetch_factor))
-            (result,) = search_many(self._index, [query.query_str], fetched, **options)
+            result = self._index.search_detailed(query.query_str, fetched, **options)
             weights = (mmr_threshold, query.mmr_threshold, 0.5)
             weight = next(given for given in weights if given is not None)
             hits = diversify(result, top_k, model=self._index.model, relevance_weight=weight)

@@ -1,0 +1,1 @@
+"""How token rows become bytes."""

@@ -1,0 +1,84 @@
+"""How token embeddings are written down: the codec of a segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring.inputs import Rows
+
+__all__ = ["Arrays", "Codec", "HalfCodec"]
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Codec(Protocol):
+    """Turns float32 token rows into arrays with one row a token, and back.
+
+    Rows are independent of each other: encoding a part of the rows gives that part of the arrays. This is
+    what lets segments be streamed, merged by copying and read in any order.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the segment and the catalogue call it."""
+        ...
+
+    @property
+    def lists(self) -> int:
+        """Posting lists of a segment: the values that the array `centroids` can have; 0 where there is none."""
+        ...
+
+    def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        """The arrays of a segment: name -> (little-endian dtype, shape of one row)."""
+        ...
+
+    def encode(self, tokens: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+        """Encode (T, dim) float32 rows into the arrays of `layout`, T rows each."""
+        ...
+
+    def decode(self, arrays: Arrays) -> NDArray[np.floating]:
+        """Give back (T, dim) rows, float16 or float32; a view of the arrays where that is possible."""
+        ...
+
+    def packed(self, arrays: Arrays) -> Rows:
+        """The arrays as documents for the scoring core, without a copy."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """The trained parameters; nothing where there are none."""
+        ...
+
+
+class HalfCodec:
+    """Half precision: 2 bytes a dimension, scored as it lies."""
+
+    name = "fp16"
+    lists = 0
+
+    def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        """One array, `tokens`, (T, dim) float16."""
+        return {"tokens": (np.dtype("<f2"), (dim,))}
+
+    def encode(self, tokens: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+        """Round to half precision."""
+        return {"tokens": tokens.astype("<f2", copy=False)}
+
+    def decode(self, arrays: Arrays) -> NDArray[np.floating]:
+        """The stored rows themselves, float16, without a copy."""
+        tokens: NDArray[np.floating] = arrays["tokens"]  # type: ignore[assignment]
+        return tokens
+
+    def packed(self, arrays: Arrays) -> Rows:
+        """The stored rows as a tensor."""
+        import torch
+
+        return torch.from_numpy(arrays["tokens"])
+
+    def to_bytes(self) -> bytes:
+        """Nothing: there is nothing to train."""
+        return b""

@@ -1,0 +1,319 @@
+"""The residual codec: each token as its nearest centroid, a few bits a dimension, and a scale.
+
+Trained on a sample of the corpus. What it stores is scored as it is (`fastlane_rag.scoring.Codes`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.codecs.base import Arrays
+from fastlane_rag.errors import IndexFormatError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastlane_rag.scoring import Codebook, Codes
+    from fastlane_rag.scoring.inputs import Rows
+    from fastlane_rag.scoring.native import kernels
+
+__all__ = ["SAMPLE_PER_CENTROID", "ResidualCodec", "centroids_for"]
+
+_FORMAT = "fastlane-residual-codec", "1"
+# Distance between levels, in standard deviations, that loses least of rows that are not in the sample, on scifact and
+# arxiv_title. It is more than a Gaussian asks for (.335 with 4 bits, .031 with 8): residuals have longer tails.
+_BEST_STEP = {1: 1.64, 2: 1.06, 4: 0.365, 8: 0.039}
+# By how much kept steps may differ from the best: shorter ones cut tails off, longer ones are coarse.
+_FITTING = 0.7, 1.15
+# More find candidates in less time, but the nearest of so many is found at 60,000 rows a second and core.
+_MOST_CENTROIDS = 1 << 14
+SAMPLE_PER_CENTROID = 48
+_ITERATIONS = 5
+_BLOCK = 1024  # tokens whose nearest centroids are found at once
+
+
+class ResidualCodec:
+    """A trained codec; see `fastlane_rag.codecs.base.Codec` for what its methods promise.
+
+    Args:
+        centroids: (K, dim) float32, K at most 65,536.
+        steps: (dim,) float32, the distance between two levels of each dimension.
+        bits: 1, 2, 4 or 8 bits a dimension.
+
+    Attributes:
+        name: "residual", the bits and a digest of the parameters: rows of one codec cannot be taken for those
+            of another.
+
+    Raises:
+        ValueError: the parameters do not fit together.
+    """
+
+    def __init__(self, centroids: NDArray[np.float32], steps: NDArray[np.float32], bits: int) -> None:
+        _check_parameters(centroids, steps, bits)
+        self._centroids, self._steps, self._bits = centroids, steps, bits
+
+    @cached_property
+    def codebook(self) -> Codebook:
+        """The parameters as the scoring core takes them; built when first needed, for it takes torch."""
+        import torch
+
+        from fastlane_rag.scoring import Codebook
+
+        return Codebook(torch.from_numpy(self._centroids), torch.from_numpy(self._steps), self._bits)
+
+    @cached_property
+    def _lookup(self) -> torch.Tensor | kernels.Book:
+        return _searchable(self.codebook.centroids)
+
+    @property
+    def lists(self) -> int:
+        """Centroids, each of which has a posting list in a segment."""
+        return len(self._centroids)
+
+    @classmethod
+    def train(
+        cls,
+        sample: NDArray[np.floating],
+        bits: int = 4,
+        *,
+        centroids: int | None = None,
+        seed: int = 0,
+        like: ResidualCodec | None = None,
+    ) -> ResidualCodec:
+        """Learn centroids by k-means and steps from what they leave over.
+
+        From 2 bits on, centroids lie halfway between multiples of the step, so that the levels of every centroid are
+        multiples: rows in code can be written with other centroids and the same steps without being rounded again.
+        With 4 bits that adds 7% to their squared distance from the exact rows, where rounding twice adds 70%.
+
+        Args:
+            sample: (T, dim) token rows, better from many documents than from a few.
+            bits: 1, 2, 4 or 8 bits a dimension.
+            centroids: how many; None: `centroids_for` T. At most half the different rows.
+            seed: the same seed and sample give the same codec.
+            like: the codec of rows that are to be recoded: its steps are kept, where they fit.
+
+        Raises:
+            ValueError: the sample is empty or not finite, or a number is out of range.
+        """
+        import torch
+
+        if bits not in _BEST_STEP:
+            raise ValueError(f"bits must be 1, 2, 4 or 8, but are {bits}")
+        rows = torch.from_numpy(np.ascontiguousarray(sample, dtype=np.float32))
+        if rows.ndim != 2 or len(rows) == 0 or not bool(rows.isfinite().all()):
+            raise ValueError(
+                f"a codec is trained on finite (tokens, dim) rows, at least one, "
+                f"but the sample has the shape {tuple(rows.shape)}"
+                + (" and holds NaN or infinity" if rows.numel() else "")
+            )
+        if centroids is None:
+            centroids = centroids_for(len(rows))
+        if not 1 <= centroids <= 1 << 16:
+            raise ValueError(f"the number of centroids must be from 1 to 65536, but is {centroids}")
+        centroids = min(centroids, len(rows))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(rows), generator=generator)
+        rows = rows[order[: SAMPLE_PER_CENTROID * centroids]]
+        # Were each distinct row a centroid, nothing would be left over to learn steps from, and a row that is added
+        # later would be stored as the centroid next to it.
+        centroids = min(centroids, max(1, len({row.tobytes() for row in rows.numpy()}) // 2))
+        means = _k_means(rows, centroids)
+        spread = (rows - means[_nearest(rows, _searchable(means))]).square().mean(0).sqrt()
+        # A dimension without spread needs a step all the same: its levels must stay finite.
+        steps = (spread * _BEST_STEP[bits]).clamp(min=1e-6)
+        if bits > 1:
+            if like is not None and like._bits == bits and len(like._steps) == len(steps):
+                kept = torch.from_numpy(like._steps)
+                least, most = _FITTING
+                steps = torch.where((steps >= least * kept) & (steps <= most * kept), kept, steps)
+            means = ((means / steps).floor_() + 0.5) * steps
+        return cls(means.numpy(), steps.numpy(), bits)
+
+    @cached_property
+    def name(self) -> str:
+        """What the segment and the catalogue call it."""
+        return f"residual{self._bits}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
+
+    def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        """Residuals (T, width) uint8, centroids (T,) uint16 and scales (T,) uint8.
+
+        Raises:
+            ValueError: the codec was trained for another dimension.
+        """
+        self._check_dim(dim)
+        return {
+            "residuals": (np.dtype("|u1"), (-(-dim * self._bits // 8),)),
+            "centroids": (np.dtype("<u2"), ()),
+            "scales": (np.dtype("|u1"), ()),
+        }
+
+    def encode(self, tokens: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+        """Encode (T, dim) rows.
+
+        Raises:
+            ValueError: the rows have another dimension, or hold NaN or infinity.
+        """
+        import torch
+
+        from fastlane_rag.scoring.codes import pack_levels
+
+        self._check_dim(tokens.shape[1])
+        rows = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.float32))
+        # The sum first: it takes a tenth of the time, and is finite where all rows are, but for huge numbers.
+        if not math.isfinite(float(rows.sum())) and (bad := int((~rows.isfinite().all(1)).sum())):
+            raise ValueError(f"{bad} of {len(rows)} token embeddings hold NaN or infinity")
+        book = self.codebook
+        ids = _nearest(rows, self._lookup)
+        scales = torch.empty(len(rows), dtype=torch.uint8)
+        residuals = torch.empty(len(rows), book.width, dtype=torch.uint8)
+        for first in range(0, len(rows), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            base = book.base[ids[block]]
+            levels = ((rows[block] - base) / book.steps).round_().clamp_(0, 2**book.bits - 1)
+            residuals[block] = pack_levels(levels.to(torch.uint8), book.bits)
+            near = base + book.steps * levels
+            # The scale that brings the coded row nearest to the row.
+            scale = (rows[block] * near).sum(1) / near.square().sum(1).clamp(min=1e-12)
+            scales[block] = ((scale - 0.5) * 256).round_().clamp_(0, 255).to(torch.uint8)
+        return {
+            "residuals": residuals.numpy(),
+            "centroids": ids.numpy().astype("<u2"),
+            "scales": scales.numpy(),
+        }
+
+    def decode(self, arrays: Arrays) -> NDArray[np.floating]:
+        """Give back (T, dim) float32 rows."""
+        rows: NDArray[np.floating] = self.codes(arrays).decode(slice(None)).numpy()
+        return rows
+
+    def packed(self, arrays: Arrays) -> Rows:
+        """The arrays as documents for the scoring core, without a copy: see `codes`."""
+        return self.codes(arrays)
+
+    def codes(self, arrays: Arrays) -> Codes:
+        """The arrays as documents for the scoring core, without a copy."""
+        import torch
+
+        from fastlane_rag.scoring import Codes
+
+        columns = (torch.from_numpy(arrays[name]) for name in ("centroids", "scales", "residuals"))
+        return Codes(self.codebook, *columns)
+
+    def to_bytes(self) -> bytes:
+        """The parameters as a safetensors file."""
+        from safetensors.numpy import save
+
+        tensors = {"centroids": self._centroids, "steps": self._steps, "bits": np.array([self._bits])}
+        return save(tensors, metadata=dict([_FORMAT]))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ResidualCodec:
+        """Undo `to_bytes`.
+
+        Raises:
+            IndexFormatError: the data are no codec of this version.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            length = int.from_bytes(data[:8], "little")
+            kind, version = _FORMAT
+            written = json.loads(data[8 : 8 + length])["__metadata__"][kind]
+            if written != version:
+                raise IndexFormatError(
+                    f"the codec's parameters have version {written}; this fastlane-rag reads {version}"
+                )
+            tensors = load(data)
+            return cls(tensors["centroids"], tensors["steps"], int(tensors["bits"][0]))
+        except (SafetensorError, LookupError, ValueError, TypeError) as error:
+            raise IndexFormatError(f"the codec's parameters are damaged: {error!r}") from error
+
+    def _check_dim(self, dim: int) -> None:
+        trained = self._centroids.shape[1]
+        if dim != trained:
+            raise ValueError(f"this codec was trained for {trained} dimensions, the tokens have {dim}")
+
+
+def centroids_for(tokens: int) -> int:
+    """How many centroids to train for so many token rows.
+
+    About four times the root of the number, a power of two, 16,384 at most.
+    """
+    return min(_MOST_CENTROIDS, 1 << round(math.log2(4 * math.sqrt(max(tokens, 1)))))
+
+
+def _check_parameters(centroids: NDArray[np.float32], steps: NDArray[np.float32], bits: int) -> None:
+    if bits not in _BEST_STEP:
+        raise ValueError(f"bits must be 1, 2, 4 or 8, but are {bits}")
+    if centroids.dtype != np.float32 or centroids.ndim != 2 or not 1 <= len(centroids) <= 1 << 16:
+        raise ValueError(
+            f"centroids must be (K, dim) float32 with K from 1 to 65536, but are {centroids.dtype} {centroids.shape}"
+        )
+    if steps.dtype != np.float32 or steps.shape != centroids.shape[1:]:
+        raise ValueError(f"steps must be ({centroids.shape[1]},) float32, but are {steps.dtype} {steps.shape}")
+
+
+def _k_means(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """(count, dim) centroids. The rows come in random order: the first ones are the start."""
+    import torch
+
+    centroids = rows[:count].clone()
+    for _ in range(_ITERATIONS):
+        nearest = _nearest(rows, _searchable(centroids))
+        members = torch.bincount(nearest, minlength=count)[:, None]
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
+        # A centroid that lost its members stays where it is.
+        centroids = torch.where(members > 0, sums / members.clamp(min=1), centroids)
+    return centroids
+
+
+def _nearest(rows: torch.Tensor, centroids: torch.Tensor | kernels.Book) -> torch.Tensor:
+    """(T,) int64: the centroid at the least distance, of those that `_searchable` prepared."""
+    import torch
+
+    from fastlane_rag.scoring import token_maxima
+    from fastlane_rag.scoring.native import kernels
+
+    if isinstance(centroids, kernels.Book):
+        return torch.from_numpy(kernels.nearest(_lifted(rows, 1).numpy(), centroids))
+    one = torch.tensor([0, len(centroids)])
+    nearest = torch.empty(len(rows), dtype=torch.int64)
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        nearest[block] = token_maxima(_lifted(rows[block], 1), centroids, one)[1][0]
+    return nearest
+
+
+def _searchable(centroids: torch.Tensor) -> torch.Tensor | kernels.Book:
+    """(K, dim + 1): the nearest centroid is the one with the greatest x . c - |c|^2 / 2.
+
+    The compiled kernels take it in 8 bits a dimension between each dimension's extremes. Of real tokens 99% find the
+    same centroid among 4,096 in this form, and the others one so little farther that their mean squared distance is
+    the same to four digits.
+    """
+    from fastlane_rag.scoring.codes import fill_words, to_bytes
+    from fastlane_rag.scoring.native import kernels
+
+    lifted = _lifted(centroids, centroids.square().sum(1) / -2)
+    if not kernels.available():
+        return lifted
+    levels, center, steps = (tensor.numpy() for tensor in to_bytes(lifted))
+    return kernels.Book(fill_words(levels), center, steps, steps, 8, len(steps))
+
+
+def _lifted(rows: torch.Tensor, last: torch.Tensor | float) -> torch.Tensor:
+    """The rows with one more column."""
+    import torch
+
+    lifted = torch.empty(len(rows), rows.shape[1] + 1)
+    lifted[:, :-1], lifted[:, -1] = rows, last
+    return lifted

@@ -1,0 +1,95 @@
+"""What users hand to an index, checked before anything is encoded or stored."""
+
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.search.query import EncodedQuery
+from fastlane_rag.storage.metadata import check_text, kind, metadata_json
+from fastlane_rag.storage.tables import Entry
+
+__all__ = ["check_ids", "check_texts", "checked_query", "prepare", "query_texts"]
+
+
+def prepare(
+    texts: Iterable[str],
+    ids: Iterable[str | None] | None,
+    metadatas: Iterable[Mapping[str, Any] | None] | None,
+) -> tuple[list[str], list[Entry]]:
+    """Check the arguments of `add`.
+
+    Returns:
+        The id of each text in input order, generated where none was given, and the documents to store,
+        one an id: of a repeated id the last one, at the place of the first.
+
+    Raises:
+        InvalidInputError: what is wrong, and at which position.
+    """
+    texts = check_texts(texts)
+    given: list[str | None] = [None] * len(texts) if ids is None else _sequence("ids", ids)
+    if len(given) != len(texts):
+        raise InvalidInputError(f"{len(texts)} texts but {len(given)} ids")
+    dicts: list[Any] = [None] * len(texts) if metadatas is None else _sequence("metadatas", metadatas)
+    if len(dicts) != len(texts):
+        raise InvalidInputError(f"{len(texts)} texts but {len(dicts)} metadatas")
+    final = [uuid.uuid4().hex if id_ is None else check_text(f"ids[{i}]", id_) for i, id_ in enumerate(given)]
+    entries: dict[str, Entry] = {}
+    for i, (id_, text) in enumerate(zip(final, texts, strict=True)):
+        entries[id_] = (id_, text, metadata_json(dicts[i], f"metadatas[{i}] (id {id_!r})"))
+    return final, list(entries.values())
+
+
+def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """A list of str that can be stored as UTF-8.
+
+    Raises:
+        InvalidInputError: a single str instead of a list, or an item that is no text.
+    """
+    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(_sequence(name, texts))]
+
+
+def check_ids(ids: Iterable[str]) -> list[str]:
+    """A list of ids without repetitions, in order.
+
+    Raises:
+        InvalidInputError: a single str instead of a list, or an item that is no text.
+    """
+    return list(dict.fromkeys(check_text(f"ids[{i}]", id_) for i, id_ in enumerate(_sequence("ids", ids))))
+
+
+def checked_query(query: EncodedQuery, dim: int) -> EncodedQuery:
+    """The query on the CPU, where the index is.
+
+    Raises:
+        InvalidInputError: it has other dimensions than the index, or values that are not finite.
+    """
+    found = query.embeddings.shape[-1]
+    if found != dim:
+        raise InvalidInputError(f"the query has {found} dimensions, the index {dim}")
+    if not math.isfinite(float(query.embeddings.sum())):  # one NaN or infinity is enough, two may make a NaN
+        raise InvalidInputError("the query's embeddings hold NaN or infinite values")
+    return query.to_cpu()
+
+
+def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None) -> list[str]:
+    """The texts of the queries, which a hybrid search needs.
+
+    Raises:
+        InvalidInputError: the queries are encoded and `texts` does not give one text each.
+    """
+    if texts is None:
+        if not all(isinstance(query, str) for query in queries):
+            raise InvalidInputError("hybrid=True ranks by words too: give the texts of encoded queries as texts=[...]")
+        texts = cast("Sequence[str]", queries)
+    found = check_texts(texts, "texts")
+    if len(found) != len(queries):
+        raise InvalidInputError(f"{len(queries)} queries but {len(found)} texts")
+    return found
+
+
+def _sequence(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
+    return list(values) if not isinstance(values, Sequence) else [*values]

@@ -1,0 +1,574 @@
+"""FastLaneIndex: the collection of documents that users hold in their hands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+
+from fastlane_rag.codecs.policy import check_codec
+from fastlane_rag.errors import (
+    FastLaneError,
+    IndexClosedError,
+    IndexFormatError,
+    IndexNotFoundError,
+    InvalidInputError,
+    ModelMismatchError,
+)
+from fastlane_rag.explain import Explanation, explain
+from fastlane_rag.index.checks import check_ids, check_texts, checked_query, prepare, query_texts
+from fastlane_rag.index.encoding import encoded_documents, open_model
+from fastlane_rag.index.ingestion import ingest
+from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.query import EncodedQuery
+from fastlane_rag.search.result import Hit, SearchResult, remember
+from fastlane_rag.search.state import SearchStates
+from fastlane_rag.storage.fork import reset_after_fork
+from fastlane_rag.storage.metadata import catalogue_text, metadata_json
+from fastlane_rag.storage.transactions import Storage
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
+from fastlane_rag.upkeep import merge
+from fastlane_rag.upkeep.copy import copy_live
+from fastlane_rag.upkeep.verify import problems
+from fastlane_rag.upkeep.write import store_documents
+
+if TYPE_CHECKING:
+    from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.storage.filters import Filter
+
+__all__ = ["FastLaneIndex"]
+
+_logger = logging.getLogger(__name__)
+
+
+class FastLaneIndex:
+    """Documents with their token embeddings, on disk or in memory.
+
+    Every write is one transaction: after a crash the index is as before it or as after it. One object writes
+    at a time (the first to write, until it is closed); any number of threads and processes read, each search
+    at one consistent commit, and see later commits by themselves. Made by `create` or `open`.
+
+    Example:
+        >>> index = FastLaneIndex.create()
+        >>> index.add(["Cats purr.", "Dogs bark."], ids=["cat", "dog"], metadatas=[{"legs": 4}, {"legs": 4}])
+        ['cat', 'dog']
+        >>> index.search("what does a cat do?", k=1)[0].id
+        'cat'
+    """
+
+    def __init__(self, storage: Storage, model: Any, *, read_only: bool, policy: SearchPolicy | None = None) -> None:
+        self._storage = storage
+        self._states = SearchStates(policy or SearchPolicy())
+        self._given_model = model
+        self._model: FastLaneModel | None = None
+        self._model_lock = threading.Lock()
+        self._read_only = read_only
+        # An index that is dropped without `close`, or open at exit, gives its lock back all the same.
+        self._finalizer = weakref.finalize(self, storage.close)
+        _open_indexes.add(self)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        model: Any = None,
+        overwrite: bool = False,
+        filter_keys: Iterable[str] = (),
+        codec: str = "auto",
+        policy: SearchPolicy | None = None,
+    ) -> Self:
+        """Make an empty index.
+
+        Args:
+            path: a new or empty directory; None keeps the index in memory.
+            model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
+            overwrite: replace an index that `path` holds already.
+            filter_keys: metadata keys to keep an index on. Filters work on every key; on these they are fast
+                in large collections.
+            codec: how token embeddings are stored: "fp16", or "residual1", "residual2", "residual4" or
+                "residual8", for that many bits a dimension once there are enough documents to train on
+                (half precision until then). "auto" is "residual4".
+            policy: constants of planning for this object's searches; None for the measured defaults.
+
+        Raises:
+            InvalidInputError: there is no such codec.
+            IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
+            IndexLockedError: another writer holds the index to overwrite.
+        """
+        keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
+        stored = check_codec(codec)
+        opened = open_model(model)
+        meta: dict[str, str | int] = {
+            "model": opened.name,
+            "fingerprint": opened.fingerprint,
+            "dim": opened.dim,
+            "codec": stored,
+            "document_budget": str(_budget(opened) or ""),
+        }
+        directory = None if path is None else Path(path).absolute()
+        storage = Storage.create(directory, meta, keys, overwrite=overwrite)
+        index = cls(storage, model, read_only=False, policy=policy)
+        index._model = opened
+        return index
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: Any = None,
+        read_only: bool = False,
+        policy: SearchPolicy | None = None,
+    ) -> Self:
+        """Open an index directory.
+
+        Args:
+            path: the directory.
+            model: the model the index was made with, as `create` takes it. None loads the bundled model when
+                a search or a write first needs it. What is loaded here keeps as many tokens of a document as the
+                model that the index was made with did (`document_budget`).
+            read_only: refuse writes; needed where the directory cannot be written.
+            policy: constants of planning for this object's searches; None for the measured defaults.
+
+        Raises:
+            IndexNotFoundError: there is no index at `path`.
+            IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
+            ModelMismatchError: the index was made with another model.
+        """
+        storage = Storage.open(Path(path).absolute(), read_only=read_only)
+        index = cls(storage, model, read_only=read_only, policy=policy)
+        try:
+            with index._storage.view():  # opens the segments, so that what is broken is told now
+                pass
+            if model is not None:
+                _ = index.model
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    @property
+    def path(self) -> Path | None:
+        """The index directory; None in memory."""
+        return self._storage.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+        return self._read_only
+
+    @property
+    def policy(self) -> SearchPolicy:
+        """The constants of planning that searches of this object take where they bring none."""
+        return self._states.policy
+
+    @property
+    def dim(self) -> int:
+        """Size of a token embedding."""
+        return self._storage.dim
+
+    @property
+    def model(self) -> FastLaneModel:
+        """The model that encodes documents and queries, loaded when first needed.
+
+        Raises:
+            ModelMismatchError: it is not the model the index was made with.
+        """
+        with self._model_lock:
+            if self._model is None:
+                model = open_model(self._given_model, self._storage.document_budget)
+                if model.fingerprint != self._storage.meta["fingerprint"]:
+                    raise ModelMismatchError(
+                        f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
+                        f"embeddings differ from those of {model.name!r}; open it with "
+                        "FastLaneIndex.open(path, model=...) and that model, or index the documents again"
+                    )
+                self._model = model
+            return self._model
+
+    def _encoder(self) -> FastLaneModel:
+        """The model, to encode documents that are to be stored beside those that are there.
+
+        Raises:
+            ModelMismatchError: it keeps another number of a document's tokens.
+        """
+        model, kept = self.model, self._storage.document_budget
+        if "document_budget" in self._storage.meta and _budget(model) != kept:
+            raise ModelMismatchError(
+                f"the index {self.path} was made with document_budget={kept}, the model that was given has "
+                f"{_budget(model)}; open the index without model=, or with a model of that document_budget"
+            )
+        return model
+
+    def add(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[str]:
+        """Add documents, replacing those whose id is stored already; all of them or, on an error, none.
+
+        A document whose text is stored under its id already is not encoded again. All of them are in memory
+        at once: `ingest` takes what does not fit.
+
+        Args:
+            texts: the documents.
+            ids: one a text, or None (for all or for some) to have one generated. Of an id given twice the
+                last text counts.
+            metadatas: one JSON object a text.
+            batch_size: texts encoded at once; None lets the model choose.
+            show_progress: a progress bar on stderr; None shows it for large additions on a terminal.
+
+        Returns:
+            The id of each text, in input order.
+
+        Raises:
+            InvalidInputError: lengths differ, or something is not text or not JSON.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+            StorageError: the disk is full, or failed.
+        """
+        final, entries = prepare(texts, ids, metadatas)
+        self._storage.claim()
+        if entries:
+            store_documents(
+                self._storage,
+                entries,
+                lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
+            )
+            self._tidy()
+        return final
+
+    def ingest(
+        self,
+        documents: Iterable[Document],
+        *,
+        batch_size: int | None = None,
+        total: int | None = None,
+        show_progress: bool | None = None,
+    ) -> Ingested:
+        """Add documents from a stream of any length, such as a generator, in bounded memory.
+
+        A few hundred documents at a time are one write: what is stored stays stored when a later write fails
+        or the process dies. Calling it again with the same stream goes on where it stopped, because documents
+        that are stored unchanged are neither encoded nor written. Of an id given twice the last document counts.
+
+        Args:
+            documents: `fastlane_rag.types.Document`, each with an id that is the same the next time.
+            batch_size: texts encoded at once; None lets the model choose.
+            total: how many documents there are, where that is known, for the progress bar.
+            show_progress: a progress bar on stderr; None shows it for long streams on a terminal.
+
+        Returns:
+            How many documents came, and how many of them were new, changed and unchanged.
+
+        Raises:
+            InvalidInputError: an item is no document, or holds what cannot be stored; the writes before it stay.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+            StorageError: the disk is full, or failed.
+
+        Example:
+            >>> index = FastLaneIndex.create()
+            >>> index.ingest(Document(str(n), f"Line {n}.") for n in range(3))
+            Ingested(documents=3, added=3, changed=0, unchanged=0)
+        """
+        self._storage.claim()
+        return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
+
+    def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
+        """Find the documents that answer a query best.
+
+        Args:
+            query: any text; what exceeds the model's query length is cut off.
+            k: how many to return; exactly min(k, matching documents) come back.
+            **options: `filter`, `route_k`, `refine`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`: see
+                `fastlane_rag.search.options.SearchOptions`.
+
+        Returns:
+            Hits by descending score, ties broken by id.
+
+        Raises:
+            InvalidInputError: an option or the query is not what it must be.
+            FilterError: the filter means nothing.
+            IndexClosedError: the index is closed.
+        """
+        return self.search_batch([query], k, **options)[0]
+
+    def search_batch(self, queries: Sequence[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
+        """Search for several queries at one commit, sharing the work; arguments as `search`."""
+        return [result.hits for result in self.search_batch_detailed(queries, k, **options)]
+
+    def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
+        """As `search`, with what it took: the routed tokens, the lane and the comparisons."""
+        return self.search_batch_detailed([query], k, **options)[0]
+
+    def search_batch_detailed(
+        self,
+        queries: Sequence[str] | Sequence[EncodedQuery],
+        k: int = 10,
+        *,
+        texts: Sequence[str] | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> list[SearchResult]:
+        """As `search_batch`, with what each search took.
+
+        Args:
+            queries: texts, or queries that the index's model has encoded (`model.encode_routed`). Only hits of texts
+                can explain themselves.
+            k: as in `search`.
+            texts: of queries that come encoded; a hybrid search needs them.
+            **options: as in `search`.
+
+        Raises:
+            InvalidInputError: an option or a query is not what it must be.
+            FilterError: the filter means nothing.
+            IndexClosedError: the index is closed.
+        """
+        from fastlane_rag.search.plan import answer
+
+        told = SearchOptions.of(k=k, **options)
+        words = query_texts(queries, texts) if told.hybrid else None
+        encoded = self._encoded(queries)
+        with self._storage.view() as view:
+            results = answer(view, self._states.of(view.snapshot), encoded, told, words)
+        for query, result in zip(queries, results, strict=True):
+            if isinstance(query, str):
+                evidence = self._evidence(query, told.route_k)
+                for hit in result.hits:
+                    remember(hit, evidence)
+        return results
+
+    def _encoded(self, queries: Sequence[str] | Sequence[EncodedQuery]) -> list[EncodedQuery]:
+        """The queries, encoded and on the CPU, where the index is."""
+        if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
+            queries = self.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
+        return [checked_query(query, self.dim) for query in cast("Sequence[EncodedQuery]", queries)]
+
+    def explain(self, query: str, hit: Hit | str, *, route_k: RouteK | None = None) -> Explanation:
+        """Which tokens of a query were routed, and where in a document each of them found its match.
+
+        Args:
+            query: the query.
+            hit: a hit, or the id of a document.
+            route_k: as in `search`.
+
+        Returns:
+            An explanation, whose `spans` say what to highlight in the text.
+
+        Raises:
+            InvalidInputError: no document has this id, or the query is no text.
+            ModelError: the model cannot say where its tokens are.
+        """
+        [query] = check_texts([query], "query")
+        if isinstance(hit, str):
+            documents = self.get([hit])
+            if not documents:
+                raise InvalidInputError(f"the index holds no document with the id {hit!r}")
+            text = documents[0].text
+        else:
+            text = hit.text
+        return self._evidence(query, route_k)(text)
+
+    def _evidence(self, query: str, route_k: RouteK | None) -> Callable[[str], Explanation]:
+        """What explains texts for a query. It keeps the model alive, and the index not."""
+        chosen = self.policy.route_k if route_k is None else route_k
+        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen)
+
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The documents with these ids, in this order; ids that are not stored are left out."""
+        wanted = check_ids(ids)
+        with self._storage.view() as view:
+            return view.reader.get(wanted)
+
+    def ids(self, filter: Filter | None = None) -> list[str]:
+        """The ids of all documents, or of those that pass a filter, in the order they were first added."""
+        with self._storage.view() as view:
+            return view.reader.ids(filter)
+
+    def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
+        """Delete documents by id, by filter, or those of the ids that also pass the filter.
+
+        Args:
+            ids: ids that are not stored are ignored; an empty list deletes nothing.
+            filter: as in `search`; `{}` passes every document.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            InvalidInputError: neither ids nor a filter is given.
+        """
+        if ids is None and filter is None:
+            raise InvalidInputError("delete() needs ids or a filter; filter={} deletes every document")
+        wanted = None if ids is None else check_ids(ids)
+        with self._storage.change() as change:
+            if filter is not None:
+                passing = change.ids(filter)
+                wanted = passing if wanted is None else sorted(set(wanted) & set(passing))
+            deleted = change.delete(wanted or [])
+        self._tidy()
+        return deleted
+
+    def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
+        """Replace the metadata of stored documents, without encoding their text again.
+
+        Args:
+            ids: ids that are not stored are ignored.
+            metadatas: the new JSON object of each.
+
+        Returns:
+            How many documents were changed.
+
+        Raises:
+            InvalidInputError: lengths differ, or something is not JSON; nothing is changed then.
+        """
+        names, values = check_texts(ids, "ids"), list(metadatas)
+        if len(names) != len(values):
+            raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
+        new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
+        with self._storage.change() as change:
+            return change.set_metadata(new.items())
+
+    def _tidy(self) -> None:
+        """Merge segments after a write. The write is stored: what goes wrong here must not look like its failure."""
+        try:
+            merge.tidy(self._storage)
+        except FastLaneError as error:
+            _logger.warning("the write is stored, but segments could not be merged after it: %s", error)
+
+    def compact(self, *, retrain: bool = False) -> None:
+        """Rewrite the live rows into one segment and give the space of dead ones back; readers go on.
+
+        Args:
+            retrain: train the codec anew, on a sample of all documents: for an index whose documents have changed
+                much. Documents in code are decoded and encoded once more, which loses a little.
+        """
+        merge.compact(self._storage, retrain=retrain)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> None:
+        """Copy the live documents into a directory that `open` opens, without encoding them again.
+
+        Args:
+            path: a new or empty directory. Where the index lives already, there is nothing to do.
+            overwrite: replace an index that `path` holds already, in one transaction.
+            codec: how the copy stores token embeddings, as `create` takes it; None keeps it as it is. From "fp16"
+                every other codec is as good as if the documents were added again.
+
+        Raises:
+            IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
+            IndexLockedError: another writer holds the index to overwrite.
+            InvalidInputError: there is no such codec.
+            StorageError: the disk is full, or failed.
+        """
+        stored = self._storage.meta["codec"] if codec is None else check_codec(codec)
+        directory = Path(path).absolute()
+        if self.path is not None and directory.resolve() == self.path.resolve():
+            return
+        source = self._storage
+        try:
+            target = Storage.open(directory, read_only=False) if overwrite else None
+        except (IndexNotFoundError, IndexFormatError):
+            target = None
+        if target is None:
+            meta: dict[str, str | int] = {**source.meta, "codec": stored}
+            target = Storage.create(directory, meta, source.filter_keys, overwrite=overwrite)
+        try:
+            copy_live(source, target, stored)
+        finally:
+            target.close()
+        if stored != source.meta["codec"]:
+            recoded = Storage.open(directory, read_only=False)
+            try:
+                recoded.claim()
+                merge.tidy(recoded)
+            finally:
+                recoded.close()
+
+    def verify(self) -> list[str]:
+        """Read every byte and say what is wrong: one sentence a problem, naming the file; empty when sound."""
+        return list(problems(self._storage))
+
+    def stats(self) -> IndexStats:
+        """What the index holds and takes."""
+        return self._storage.stats()
+
+    def close(self) -> None:
+        """Release files and the writer's lock; an index in memory is gone. Closing twice is fine."""
+        self._finalizer()
+        _open_indexes.discard(self)
+
+    def __len__(self) -> int:
+        with self._storage.view() as view:
+            return view.snapshot.documents
+
+    def __contains__(self, id_: object) -> bool:
+        if not isinstance(id_, str):
+            return False
+        with self._storage.view() as view:
+            return view.reader.has(id_)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids())
+
+    def __bool__(self) -> bool:
+        # An empty index is still an index: `index or default` must not throw it away.
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise TypeError(
+                "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
+                "or save(path) it and open that"
+            )
+        return _reopen, (str(self.path), self._given_model, self._read_only)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.path is None else repr(str(self.path))
+        try:
+            return f"FastLaneIndex({where}, {len(self)} documents)"
+        except IndexClosedError:
+            return f"FastLaneIndex({where}, closed)"
+
+
+_open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for index in list(_open_indexes):
+        index._model_lock = threading.Lock()
+        index._storage.after_fork()
+        index._states.clear()
+
+
+reset_after_fork(_after_fork)
+
+
+def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:
+    """What unpickling calls."""
+    return FastLaneIndex.open(path, model=model, read_only=read_only)
+
+
+def _budget(model: Any) -> float | None:
+    """Tokens that a model keeps of a document, None for all; also of objects that only encode."""
+    budget = getattr(model, "document_budget", None)
+    return None if budget is None else float(budget)

@@ -1,0 +1,39 @@
+"""Which tokens of a query were routed, to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastlane_rag.rendering.html import route_html
+from fastlane_rag.rendering.terminal import route_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Route"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which tokens of a query were routed.
+
+    Attributes:
+        tokens: the Lq token strings.
+        scores: (Lq,) float32 router scores; ``-inf`` where a token may not be routed.
+        selected: positions of the routed tokens, best first.
+        spans: (start, end) of each token in the text; (0, 0) for tokens that are not in it, such as [CLS].
+    """
+
+    tokens: list[str]
+    scores: np.ndarray
+    selected: list[int]
+    spans: list[tuple[int, int]]
+
+    def _repr_html_(self) -> str:
+        return route_html(self.tokens, self.scores.tolist(), self.selected)
+
+    def __rich__(self) -> Table:
+        return route_table(self.tokens, self.scores.tolist(), self.selected)

@@ -1,0 +1,170 @@
+"""One encoded query, and what its router says when it is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastlane_rag.model.router import QueryRouter, takes_context, toward_views
+
+__all__ = ["AUTO_MASS", "LazyRouting", "RoutedQuery", "Selection"]
+
+AUTO_MASS = 0.8
+"""Share of the router's mass that ``route_k="auto"`` collects before it stops.
+
+On dev queries of five datasets it takes 5.7 of 12 tokens and finds what 8 find (nDCG@10 .806); 0.6 takes 3.2 (.801).
+"""
+
+Selection = int | Literal["auto"] | None
+"""How many tokens `RoutedQuery.select` takes; None for all that may be routed."""
+
+
+class RoutedQuery:
+    """One encoded query, with everything search needs.
+
+    Args:
+        embeddings: (Lq, dim) float32, L2-normalised token embeddings.
+        scores: (Lq,) float32 router scores, ``-inf`` where a token may not be routed; or what gives them when they
+            are first asked for.
+        tokens: the Lq token strings.
+        context: what :attr:`views` gives, or makes it when it is first asked for, by the router as it is then; None
+            for a router without.
+        routable: positions of the tokens that may be routed, where that is known without the scores.
+
+    Attributes:
+        embeddings: as given.
+        tokens: as given.
+        context: as given.
+    """
+
+    __slots__ = ("_routable", "_scores", "context", "embeddings", "tokens")
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        scores: Tensor | Callable[[], Tensor],
+        tokens: list[str],
+        context: Tensor | Callable[[], Tensor] | None = None,
+        *,
+        routable: Sequence[int] | None = None,
+    ) -> None:
+        self.embeddings = embeddings
+        self._scores = scores
+        self.tokens = tokens
+        self.context = context
+        self._routable = routable
+
+    @property
+    def scores(self) -> Tensor:
+        """(Lq,) float32 router scores; ``-inf`` where a token may not be routed."""
+        if callable(self._scores):
+            self._scores = self._scores()
+        return self._scores
+
+    @property
+    def views(self) -> Tensor | None:
+        """(Lq, dim) float32, L2-normalised contextual views of the tokens, for a router that has them."""
+        return self.context() if callable(self.context) else self.context
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without the model that makes the views."""
+        return type(self), (self.embeddings, self.scores, self.tokens, self.views)
+
+    def in_context(self, k: int) -> bool:
+        """Whether k routed tokens are compared by other rows than their own embeddings."""
+        return self.context is not None and bool(takes_context(k, len(self.embeddings)))
+
+    def compared(self, selected: Tensor) -> Tensor:
+        """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
+
+        A token compared alone stands for the whole query and takes its contextual view. Of k tokens each stands for
+        a k-th of the rest: ``normalise(Q_i + (view_i - Q_i) / k)``.
+
+        Args:
+            selected: (k,) int64 positions, as :meth:`select` gives them.
+        """
+        own = self.embeddings[selected]
+        views = self.views if self.in_context(len(selected)) else None
+        return own if views is None else toward_views(own, views[selected], 1 / len(selected))
+
+    def to_cpu(self) -> RoutedQuery:
+        """The query on the CPU; itself if it is there."""
+        if self.embeddings.device.type == "cpu":
+            return self
+        make = self.context
+        context = cache(lambda: make().cpu()) if callable(make) else None if make is None else make.cpu()
+        return RoutedQuery(self.embeddings.cpu(), self.scores.cpu(), self.tokens, context)
+
+    def select(self, k: Selection, *, ordered: bool = True) -> Tensor:
+        """Positions of the routed tokens, best first (int64).
+
+        Args:
+            k: how many; ``"auto"`` takes tokens until their share of the router's mass, the softmax of its scores
+                in standard deviations of the query, passes `AUTO_MASS`; None takes all routable tokens. Never
+                returns more than there are.
+            ordered: False gives them in any order, and asks no router where there is nothing to choose.
+
+        Raises:
+            ValueError: k is below 1 or of another kind.
+        """
+        if not ordered and self._routable is not None and isinstance(k, int) and k >= len(self._routable):
+            return torch.tensor(self._routable, dtype=torch.int64)
+        scores = self.scores.detach().float().cpu().numpy()  # so few numbers take numpy less time than torch
+        order = np.argsort(-scores, kind="stable")[: np.count_nonzero(np.isfinite(scores))]
+        if k == "auto":
+            # Routers differ in the scale of their scores, and a trained one's softmax is all on one token.
+            ranked = torch.from_numpy(scores[order])
+            deviation = ranked.std(correction=int(len(ranked) > 1)).clamp(min=1e-6)
+            mass = torch.softmax(ranked / deviation, dim=0).cumsum(0)
+            order = order[: int((mass < AUTO_MASS).sum()) + 1]
+        elif k is not None:
+            if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+                raise ValueError(f'route_k must be None, "auto" or a whole number of at least 1, got {k!r}')
+            order = order[: int(k)]
+        return torch.from_numpy(order).to(self.scores.device)
+
+
+class LazyRouting:
+    """What the router says of one query's scored tokens, worked out when it is asked for; it keeps no transformer.
+
+    Args:
+        router: to ask.
+        ids: (Lq,) of the tokens.
+        embeddings: (Lq, dim) of the tokens.
+        known: what the router made of their states, by feature, or the states themselves.
+    """
+
+    def __init__(self, router: QueryRouter, ids: Tensor, embeddings: Tensor, known: dict[str, Tensor]) -> None:
+        self._router, self._ids, self._embeddings, self._known = router, ids, embeddings, known
+        self._views: Tensor | None = None
+
+    def scores(self) -> Tensor:
+        """(Lq,) float32; all alike where no token may be routed."""
+        scores = self._asked()["routing_scores"].to(self._embeddings.device).float().clone()
+        return scores if math.isfinite(float(scores.max())) else torch.zeros_like(scores)
+
+    @torch.inference_mode()
+    def views(self) -> Tensor:
+        """(Lq, dim) float32, L2-normalised."""
+        if self._views is None:
+            device = self._router.score.weight.device  # the model may have moved since
+            known = {**self._asked(), "input_ids": self._ids}
+            features = {name: value[None].to(device) for name, value in known.items()}
+            views = self._router.views(self._embeddings[None].to(device), features)[0]
+            self._views = views.to(self._embeddings.device)
+        return self._views
+
+    @torch.inference_mode()
+    def _asked(self) -> dict[str, Tensor]:
+        """What the router makes of the states; it is asked once."""
+        if "routing_states" in self._known:
+            weight = self._router.score.weight
+            states = self._known["routing_states"].to(weight.device, weight.dtype)
+            self._known = self._router.of_text(states, self._ids.to(weight.device))
+        return self._known

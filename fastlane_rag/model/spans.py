@@ -1,0 +1,70 @@
+"""Where in a text the tokens of its encoding are."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from typing import Any
+from weakref import WeakKeyDictionary
+
+__all__ = ["token_spans"]
+
+# What an encoder may put between the tokens of a text: a marker or two, [CLS], [SEP].
+_EXTRA = 16
+
+_copies: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def token_spans(
+    tokenizer: Any, prompt: str, text: str, ids: list[int], *, whole_words: bool = True
+) -> list[tuple[int, int] | None]:
+    """The (start, end) in `text` of each token, or of the word that it is a piece of.
+
+    Args:
+        tokenizer: a fast tokenizer of the transformers library.
+        prompt: what the encoder puts before the text.
+        text: the text.
+        ids: the tokens an encoder made of both. It may have inserted markers, appended masks and cut the end.
+        whole_words: False gives the place of the token itself, a piece of a word or not.
+
+    Returns:
+        One span a token; None for a token that is not in the text.
+    """
+    encoded = _copy(tokenizer).encode(prompt + text)
+    words = _words(encoded, len(prompt), prompt + text, whole_words=whole_words)
+    places: list[tuple[int, int] | None] = [None] * len(ids)
+    matcher = SequenceMatcher(None, ids, encoded.ids[: len(ids) + _EXTRA], autojunk=False)
+    for block in matcher.get_matching_blocks():
+        for i in range(block.size):
+            if not encoded.special_tokens_mask[block.b + i]:
+                places[block.a + i] = words[block.b + i]
+    return places
+
+
+def _words(encoded: Any, begin: int, text: str, *, whole_words: bool) -> list[tuple[int, int] | None]:
+    """The span of each token or its word, counted from `begin`; None for a token before that, and for bare space."""
+    whole: dict[int, tuple[int, int]] = {}
+    for word, (start, end) in zip(encoded.word_ids, encoded.offsets, strict=True):
+        if word is not None:
+            known = whole.get(word, (start, end))
+            whole[word] = min(known[0], start), max(known[1], end)
+    spans: list[tuple[int, int] | None] = []
+    for word, own in zip(encoded.word_ids, encoded.offsets, strict=True):
+        start, end = whole.get(word, own) if whole_words else own
+        # Byte-level tokenizers count the space before a word as its part.
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        end -= len(text[start:end]) - len(text[start:end].rstrip())
+        spans.append((start - begin, end - begin) if begin <= start < end else None)
+    return spans
+
+
+def _copy(tokenizer: Any) -> Any:
+    """The tokenizer's core, without truncation, for us alone: the model's own may be encoding in another thread."""
+    copy = _copies.get(tokenizer)
+    if copy is None:
+        from tokenizers import Tokenizer
+
+        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        _copies[tokenizer] = copy
+    return copy

@@ -1,0 +1,1 @@
+"""One query's way: options, plan, lanes, fusion, result."""

@@ -1,0 +1,5 @@
+"""BM25 over the words that every segment holds."""
+
+from fastlane_rag.search.bm25.lane import LexicalLane
+
+__all__ = ["LexicalLane"]

@@ -1,0 +1,102 @@
+"""The lexical lane: BM25 of a query's words with the documents of a snapshot.
+
+Every segment holds the lexicon of its documents, so a commit makes rows, words and documents live together, and
+merging segments merges their words. SQLite's FTS5 inside the catalogue would be as safe, but took 345 ms for a
+ten-word query over 100,000 abstracts, and 52 ms without stop words, where these lists take a few; bm25s has to be
+built anew when documents change, and tantivy commits by itself, not with the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.storage.lexicon import Entries, Lexicon
+from fastlane_rag.storage.records import Reader
+from fastlane_rag.storage.segment_words import lexicon_of
+from fastlane_rag.storage.snapshot import Mask, Snapshot
+from fastlane_rag.storage.words import count_words, number
+
+__all__ = ["LexicalLane"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """One part's words, and what BM25 adds to the counts of each of its documents."""
+
+    lexicon: Lexicon
+    live: Mask | None
+    norms: NDArray[np.float32]
+
+
+class LexicalLane:
+    """BM25 (Lucene's variant) over the live documents of a snapshot.
+
+    Args:
+        reader: of the snapshot's commit.
+        snapshot: N documents.
+        policy: k1 and b.
+    """
+
+    def __init__(self, reader: Reader, snapshot: Snapshot, policy: SearchPolicy | None = None) -> None:
+        policy = policy or SearchPolicy()
+        k1, b = policy.bm25_k1, policy.bm25_b
+        self._where = reader.where
+        self._starts = snapshot.starts
+        self._documents = snapshot.documents
+        lexicons = [lexicon_of(reader, part) for part in snapshot.parts]
+        total = sum(
+            int((lexicon.lengths if part.live is None else lexicon.lengths[part.live]).sum(dtype=np.int64))
+            for lexicon, part in zip(lexicons, snapshot.parts, strict=True)
+        )
+        mean = np.float32(max(total, 1) / max(self._documents, 1))
+        self._parts = [
+            _Words(lexicon, part.live, np.float32(k1) * (np.float32(1 - b) + np.float32(b) * lexicon.lengths / mean))
+            for lexicon, part in zip(lexicons, snapshot.parts, strict=True)
+        ]
+
+    def scores(self, query: str, allowed: Mask | None) -> NDArray[np.float32]:
+        """BM25 of every document.
+
+        Args:
+            query: the text.
+            allowed: (N,) documents to score; None for all.
+
+        Returns:
+            (N,) float32; 0 for documents without any word of the query, and for those not allowed.
+
+        Raises:
+            IndexFormatError: a lexicon is damaged.
+        """
+        counted: Counter[int] = Counter()
+        for word, times in count_words(query).items():
+            counted[number(word)] += times
+        # In one order whatever the query's, so that equal scores are equal to the last bit.
+        words, often = np.array(sorted(counted.items()), np.int64).reshape(-1, 2).T
+        try:
+            found = [part.lexicon.entries(words) for part in self._parts]
+            have = np.zeros(len(words))
+            for entries, part in zip(found, self._parts, strict=True):
+                have += entries.sizes if part.live is None else entries.count(part.live)
+            weights = (often * np.log1p((self._documents - have + 0.5) / (have + 0.5))).astype(np.float32)
+            scores = [_added(entries, part, weights) for entries, part in zip(found, self._parts, strict=True)]
+        except (IndexError, ValueError) as error:
+            raise IndexFormatError(f"the words of a segment named in {self._where} are damaged: {error}") from error
+        together = np.concatenate([np.zeros(0, np.float32), *scores])
+        if allowed is not None:
+            together[~allowed] = 0
+        return together
+
+
+def _added(entries: Entries, part: _Words, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) float32: BM25 of a part's documents, from the entries of the query's words and what each word weighs."""
+    if not len(entries.documents):
+        return np.zeros(len(part.norms), np.float32)
+    counts = entries.counts.astype(np.float32)
+    of_entry = np.repeat(weights, entries.sizes) * counts / (counts + part.norms[entries.documents])
+    return np.bincount(entries.documents, of_entry, len(part.norms)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Lanes: the ways to find candidates for a query."""

@@ -1,0 +1,140 @@
+"""The approximate lane, for documents in code: walk the posting lists of near centroids, re-score, refine."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastlane_rag.scoring.codes import CodedQuery
+from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore_plain
+from fastlane_rag.search.lanes.gather import probe
+from fastlane_rag.search.lanes.ranking import best, union
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.state import Coded, SearchState
+from fastlane_rag.storage.snapshot import Mask
+
+__all__ = ["Found", "approximate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates of one query, and what they cost.
+
+    Attributes:
+        numbers: (C,) the documents, ascending.
+        scores: (C,) float32 SumMaxSim with all tokens of the query.
+        added: how many of them were given and not found.
+        gathered: comparisons that found them.
+        scored: comparisons that scored them.
+    """
+
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    added: int
+    gathered: int
+    scored: int
+
+
+def approximate(
+    state: SearchState,
+    query: torch.Tensor,
+    gathering: torch.Tensor | NDArray[np.int64],
+    allowed: Mask | None,
+    also: NDArray[np.int64],
+    *,
+    nprobe: int,
+    depth: int,
+    policy: SearchPolicy,
+) -> Found:
+    """Gather candidates by the centroids near the routed tokens, and score those with all tokens.
+
+    Documents that are not in code yet are few; they are gathered by comparing the routed tokens with all of theirs.
+
+    Args:
+        state: of a commit of N documents.
+        query: (L, dim) float32.
+        gathering: (k, dim) float32, the rows that gather, or (k,) which rows of the query do.
+        allowed: (N,) documents that may be found; None for all.
+        also: candidates without being found, in any order.
+        nprobe: centroids whose documents are looked at, for each routed token.
+        depth: candidates, of the documents of each codec and of those without.
+        policy: how many documents to re-score.
+    """
+    found = [_in_code(coded, query, gathering, allowed, also, nprobe, depth, policy) for coded in state.coded]
+    if state.plain:
+        rows = gathering if isinstance(gathering, torch.Tensor) else query[gathering]
+        found.append(_plain(state, query, rows, allowed, also, depth))
+    if len(found) == 1:
+        return found[0]
+    numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
+    order = np.argsort(numbers)
+    counts = (sum(f.added for f in found), sum(f.gathered for f in found), sum(f.scored for f in found))
+    return Found(numbers[order], scores[order], *counts)
+
+
+def _in_code(
+    coded: Coded,
+    query: torch.Tensor,
+    gathering: torch.Tensor | NDArray[np.int64],
+    allowed: Mask | None,
+    also: NDArray[np.int64],
+    nprobe: int,
+    depth: int,
+    policy: SearchPolicy,
+) -> Found:
+    """Candidates among documents of one codec."""
+    book, routed, tokens = coded.documents.codebook, len(gathering), len(query)
+    rest = tokens
+    if isinstance(gathering, torch.Tensor):
+        ready, few = CodedQuery(query, book), CodedQuery(gathering, book)
+    else:  # the tokens that gather come first: they also sift without the others
+        first = dict.fromkeys(gathering.tolist())
+        order = torch.tensor([*first, *(token for token in range(tokens) if token not in first)])
+        few = ready = CodedQuery(query.index_select(0, order), book)
+        rest -= routed
+    centroids = len(few.products)
+    probes = probe(few.products, routed, nprobe)
+    found, partial_scores = coded.gatherer.gather(probes, allowed)
+    gathered = centroids * routed
+    if len(found) > depth:
+        # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
+        most = policy.rescored(int(coded.documents.counts.sum()), routed, depth)
+        found = np.sort(found[best(partial_scores, most)])
+        near = np.zeros(centroids, np.bool_)
+        near[probes.centroids] = True
+        partial_scores, met = few.near_scores(coded.documents, found, routed, near, probes.least)
+        gathered += met * routed
+        chosen = found[best(partial_scores, depth)]
+    else:
+        chosen = np.sort(found)
+    own = len(chosen)
+    if len(also):
+        chosen = union(chosen, also[coded.documents.has(also)])
+    scores, met = ready.scores(coded.documents, chosen)
+    return Found(chosen, scores, len(chosen) - own, gathered, met * tokens + centroids * rest)
+
+
+def _plain(
+    state: SearchState,
+    query: torch.Tensor,
+    gathering: torch.Tensor,
+    allowed: Mask | None,
+    also: NDArray[np.int64],
+    depth: int,
+) -> Found:
+    """Candidates among documents in half precision."""
+    snapshot = state.snapshot
+    mask = np.zeros(int(snapshot.starts[-1]), np.bool_)
+    for p in state.plain:
+        here = slice(snapshot.starts[p], snapshot.starts[p + 1])
+        mask[here] = True if allowed is None else allowed[here]
+    gathered = 0
+    chosen = np.flatnonzero(mask)
+    if len(chosen) > depth:
+        [partial], met = exhaustive(snapshot, [gathering], mask)
+        chosen, gathered = best(partial, depth), met * len(gathering)
+    own, chosen = len(chosen), union(chosen, also[mask[also]])
+    scores, met = rescore_plain(snapshot, query, chosen)
+    return Found(chosen, scores, len(chosen) - own, gathered, met * len(query))

@@ -1,0 +1,213 @@
+"""What a search can be told: every option once, with its default, its check and its documentation.
+
+`SearchOptions` is the list. Searches, adapters and the command line take options as keyword arguments, make one
+`SearchOptions` of them, and pass it on. A new option is a field there, and its type in `SearchKeywords`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, Self, TypedDict, cast
+
+from fastlane_rag.errors import InvalidInputError, UnknownOptionError
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.storage.filters import Filter
+from fastlane_rag.types import Lane, RouteK
+
+__all__ = ["SearchKeywords", "SearchOptions", "about", "check_count", "check_flag", "parse_route_k"]
+
+
+class SearchKeywords(TypedDict, total=False):
+    """The options as keyword arguments, for type checkers. A test holds it against `SearchOptions`."""
+
+    filter: Filter | None
+    route_k: RouteK | None
+    refine: bool
+    lane: Lane | None
+    nprobe: int | None
+    depth: int | None
+    hybrid: bool
+    policy: SearchPolicy | None
+
+
+def check_count(value: Any, name: str = "k") -> int:
+    """A whole number, 0 or more.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    number = _whole(value)
+    if number is None or number < 0:
+        raise InvalidInputError(f"{name} must be a whole number, 0 or more, not {value!r}")
+    return number
+
+
+def _as_given(value: Any, name: str) -> Any:
+    """A filter is checked where it is compiled, with what is wrong in it."""
+    return value
+
+
+def _check_route_k(value: Any, name: str) -> RouteK | None:
+    if value is None or (isinstance(value, str) and value in ("auto", "all")):
+        return cast("RouteK | None", value)
+    number = _whole(value)
+    if number is None or number < 1:
+        raise InvalidInputError(f"{name} must be a number from 1, 'auto', 'all' or None, not {value!r}")
+    return number
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """True or False.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if value in (True, False):
+        return bool(value)
+    raise InvalidInputError(f"{name} must be True or False, not {value!r}")
+
+
+def _check_lane(value: Any, name: str) -> Any:
+    if value in (None, "exhaustive", "approximate"):
+        return value
+    raise InvalidInputError(f"{name} must be 'exhaustive', 'approximate' or None, not {value!r}")
+
+
+def _check_knob(value: Any, name: str) -> int | None:
+    if value is None:
+        return None
+    number = _whole(value)
+    if number is None or number < 1:
+        raise InvalidInputError(f"{name} must be a number from 1 or None, not {value!r}")
+    return number
+
+
+def _check_policy(value: Any, name: str) -> SearchPolicy | None:
+    if value is None or isinstance(value, SearchPolicy):
+        return value
+    raise InvalidInputError(f"{name} must be a SearchPolicy or None, not {value!r}")
+
+
+def _whole(value: Any) -> int | None:
+    """The value as an int, numpy's whole numbers included; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else int(value.__index__())
+    except (AttributeError, TypeError):
+        return None
+
+
+def parse_route_k(text: str) -> RouteK:
+    """A number above 0, "auto" or "all", from the command line.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text in ("auto", "all"):
+        return cast('Literal["auto", "all"]', text)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is neither a number above 0, nor 'auto', nor 'all'")
+    return int(text)
+
+
+def _parse_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _parse_filter(text: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{text!r} is not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{text!r} is no JSON object")
+    return parsed
+
+
+def about(help: str, check: Callable[[Any, str], Any], parse: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """What an option's field says of it.
+
+    Args:
+        help: what it does, in one sentence.
+        check: gives its value in the form searches use, or raises InvalidInputError.
+        parse: its value from a text of the command line, or ValueError; None keeps it off the command line. An option
+            whose default is True or False needs none: it is a flag there.
+    """
+    return {"help": help, "check": check, "parse": parse}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What one search is told.
+
+    Attributes:
+        k: hits wanted; min(k, matching documents) come back.
+        filter: only documents whose metadata pass are ranked: a dict (see `fastlane_rag.storage.filters`), or a
+            callable that takes the metadata and says yes or no. It applies before ranking, so `k` is honoured.
+        route_k: query tokens that gather candidates: a number, "auto" (the router decides) or "all" (exact, nothing
+            to refine); None leaves it to the policy.
+        refine: whether the candidates are scored again with all query tokens.
+        lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to rank.
+            Documents that are not in code are gathered exhaustively in both, and so is everything where the
+            approximate lane finds fewer than k.
+        nprobe: centroids that each routed token probes in the approximate lane; more find more, slower. None leaves
+            it to the policy.
+        depth: candidates to refine; None leaves it to the policy.
+        hybrid: rank by words (BM25) too. Documents of high BM25 join the candidates, and the score of a hit is
+            SumMaxSim plus up to 0.15 for each query token, in proportion to its BM25 and the best BM25 there is.
+        policy: constants of planning for this search; None takes the index's.
+
+    Raises:
+        InvalidInputError: an option is not what it must be; the message names it and its value.
+    """
+
+    k: int = field(default=10, metadata=about("Hits wanted.", check_count))
+    filter: Filter | None = field(
+        default=None, metadata=about("Metadata filter, a JSON object.", _as_given, _parse_filter)
+    )
+    route_k: RouteK | None = field(
+        default=None,
+        metadata=about("Query tokens to gather with: a number, 'auto' or 'all'.", _check_route_k, parse_route_k),
+    )
+    refine: bool = field(default=True, metadata=about("Rank by the routed tokens alone.", check_flag))
+    lane: Lane | None = field(
+        default=None, metadata=about("How to gather: 'exhaustive' or 'approximate'.", _check_lane, str)
+    )
+    nprobe: int | None = field(
+        default=None, metadata=about("Centroids each routed token probes.", _check_knob, _parse_number)
+    )
+    depth: int | None = field(default=None, metadata=about("Candidates to refine.", _check_knob, _parse_number))
+    hybrid: bool = field(
+        default=False, metadata=about("Rank by words (BM25) too, for exact names and codes.", check_flag)
+    )
+    policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", _check_policy))
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            checked = one.metadata["check"](getattr(self, one.name), one.name)
+            object.__setattr__(self, one.name, checked)
+
+    @classmethod
+    def of(cls, **keywords: Any) -> Self:
+        """Options from keyword arguments.
+
+        Raises:
+            UnknownOptionError: a keyword is no option; the message names the nearest one.
+            InvalidInputError: a value is not what it must be.
+        """
+        known = cls.names()
+        for name in keywords:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+                raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of a search{hint}")
+        return cls(**keywords)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The options, `k` first."""
+        return tuple(one.name for one in fields(cls))

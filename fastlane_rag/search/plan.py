@@ -1,0 +1,274 @@
+"""The query plan: route, gather, refine, fetch, for queries that are encoded already.
+
+route   the router picks the k tokens worth comparing
+gather  they find candidates among the documents that pass the filter, in one of two lanes:
+        exhaustive   by their partial SumMaxSim with every document
+        approximate  by the centroids near them, and the documents that have a token there
+refine  full SumMaxSim over all query tokens, for the candidates alone
+fetch   text and metadata of the best
+
+A hybrid search adds the documents of highest BM25 to the candidates, and ranks all by both scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.search.fusion import fuse
+from fastlane_rag.search.lanes.approximate import approximate
+from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore
+from fastlane_rag.search.lanes.gather import can_gather
+from fastlane_rag.search.lanes.ranking import best, union
+from fastlane_rag.search.options import SearchOptions
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.query import EncodedQuery
+from fastlane_rag.search.result import Hit, SearchResult
+from fastlane_rag.search.state import SearchState
+from fastlane_rag.types import Document, Lane, RouteK
+
+if TYPE_CHECKING:
+    from fastlane_rag.storage.snapshot import Mask
+    from fastlane_rag.storage.transactions import View
+
+__all__ = ["answer"]
+
+
+def answer(
+    view: View,
+    state: SearchState,
+    queries: Sequence[EncodedQuery],
+    options: SearchOptions,
+    texts: Sequence[str] | None = None,
+) -> list[SearchResult]:
+    """Search for several queries at one commit.
+
+    Args:
+        view: of the commit.
+        state: of the same commit.
+        queries: on the CPU, in the dimensions of the index.
+        options: of the search.
+        texts: of the queries; a hybrid search needs them.
+
+    Raises:
+        InvalidInputError: the approximate lane was asked for, and cannot run here.
+        FilterError: the filter means nothing.
+    """
+    if options.lane == "approximate" and not can_gather():
+        raise InvalidInputError(
+            "lane='approximate' needs the compiled kernels, which do not run here: fastlane doctor says why"
+        )
+    plan = _Plan(view, state, options, options.policy or state.policy, state.allowed(view.reader, options.filter))
+    size = plan.batch_size
+    asked = [_Query(query, plan.select(query), None if texts is None else texts[n]) for n, query in enumerate(queries)]
+    batches = (asked[first : first + size] for first in range(0, len(asked), size))
+    return [result for batch in batches for result in plan.run(batch)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A query, the positions of its tokens that gather, and its text where words count."""
+
+    routed: EncodedQuery
+    selected: torch.Tensor
+    text: str | None
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """(L, dim) float32."""
+        return self.routed.embeddings
+
+    @property
+    def gathering(self) -> torch.Tensor:
+        """(k, dim) float32: what the routed tokens are compared by."""
+        return self.routed.compared(self.selected)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all queries of one call share."""
+
+    view: View
+    state: SearchState
+    options: SearchOptions
+    policy: SearchPolicy
+    allowed: Mask | None
+
+    @property
+    def k(self) -> int:
+        """Hits wanted."""
+        return self.options.k
+
+    @property
+    def refine(self) -> bool:
+        """Whether all query tokens score the candidates."""
+        return self.options.refine
+
+    @property
+    def route_k(self) -> RouteK:
+        """How many tokens gather."""
+        return self.options.route_k or self.policy.route_k
+
+    @property
+    def batch_size(self) -> int:
+        """Queries that are gathered together: as many as keep their scores of every document within bounds."""
+        most = self.policy.batch_scores // max(1, int(self.view.snapshot.starts[-1]))
+        return max(1, min(self.policy.batch_queries, most))
+
+    def run(self, queries: Sequence[_Query]) -> list[SearchResult]:
+        """Answer a few queries, gathering for all of them together where that shares work."""
+        if not self.k or not self.matching:
+            return [self._result([], query, 0, 0, 0) for query in queries]
+        if self.options.lane == "approximate" or (self.options.lane is None and self._worth_gathering()):
+            return [self._approximate(query) for query in queries]
+        return self._exhaustive(queries)
+
+    def select(self, query: EncodedQuery) -> torch.Tensor:
+        """Positions of the tokens to gather with."""
+        if self.route_k == "all":
+            return torch.arange(len(query.embeddings))
+        return query.select(self.route_k, ordered=False)
+
+    @cached_property
+    def matching(self) -> int:
+        """How many documents there are to rank."""
+        if self.allowed is None:
+            return int(self.view.snapshot.starts[-1])
+        return int(np.count_nonzero(self.allowed))
+
+    def _worth_gathering(self) -> bool:
+        """Whether the approximate lane is faster, and what was asked for allows it."""
+        coded = any(part.postings is not None for part in self.view.snapshot.parts)
+        enough = self.policy.worth_gathering(self.matching, self.k, self.options.depth)
+        return coded and enough and self.route_k != "all" and can_gather()
+
+    def _approximate(self, query: _Query) -> SearchResult:
+        """Answer one query by way of the centroids."""
+        routed = len(query.selected)
+        rows = query.rows
+        gathering: torch.Tensor | NDArray[np.int64] = query.selected.numpy()
+        if not self.refine:
+            rows, gathering = query.gathering, np.arange(routed)
+        elif query.routed.in_context(routed):
+            gathering = query.gathering
+        words, most = self._by_words(query)
+        found = approximate(
+            self.state,
+            rows,
+            gathering,
+            self.allowed,
+            most,
+            nprobe=self.options.nprobe or self.policy.probed(routed),
+            depth=self.policy.refined(self.k, self.options.depth, routed),
+            policy=self.policy,
+        )
+        if len(found.numbers) - found.added < min(self.k, self.matching):
+            return self._exhaustive([query])[0]
+        hits = self._ranked(found.numbers, found.scores, len(rows), words)
+        if self.refine:
+            cost = len(found.numbers), found.gathered, found.scored
+        else:
+            cost = 0, found.gathered + found.scored, 0
+        return self._result(hits, query, *cost, found.added, "approximate")
+
+    def _exhaustive(self, queries: Sequence[_Query]) -> list[SearchResult]:
+        """Answer queries together, by comparing their routed tokens with every document."""
+        depth = self.policy.candidates(self.k, self.options.depth)
+        whole = [self._whole(len(query.rows), len(query.selected), depth) for query in queries]
+        rows = [query.rows if w else query.gathering for query, w in zip(queries, whole, strict=True)]
+        scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
+        return [
+            self._scanned(query, row, met, depth, whole=w) for query, row, w in zip(queries, scores, whole, strict=True)
+        ]
+
+    def _whole(self, tokens: int, routed: int, depth: int) -> bool:
+        """Whether to compare all tokens at once, because gathering and refining would compare no less."""
+        matching = self.matching
+        return routed == tokens or (
+            self.refine and matching * routed + min(depth, matching) * tokens >= matching * tokens
+        )
+
+    def _scanned(
+        self, query: _Query, scores: NDArray[np.float32], met: int, depth: int, *, whole: bool
+    ) -> SearchResult:
+        """Rank by the scores of every document: of the query's routed tokens, or of all of them."""
+        gathered = met * (len(query.rows) if whole else len(query.selected))
+        words, most = self._by_words(query)
+        if self.refine and not whole:
+            own = best(scores, depth)
+            candidates = union(own, most)
+            refined, seen = rescore(self.state, query.rows, candidates)
+            hits = self._ranked(candidates, refined, len(query.rows), words)
+            added = len(candidates) - len(own)
+            return self._result(hits, query, len(candidates), gathered, seen * len(query.rows), added)
+        own = best(scores, self.k if words is None else depth)
+        candidates = union(own, most)
+        tokens, added = len(query.rows) if whole else len(query.selected), len(candidates) - len(own)
+        hits = self._ranked(candidates, scores[candidates], tokens, words)
+        if self.refine and len(query.selected) < len(query.rows):  # everything was refined, nothing gathered
+            return self._result(hits, query, self.matching, 0, gathered, added)
+        return self._result(hits, query, 0, gathered, 0, added)
+
+    def _by_words(self, query: _Query) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
+        """In a hybrid search, BM25 of every document, and which share most words with the query."""
+        if query.text is None:
+            return None, np.zeros(0, np.int64)
+        words = self.state.lexical(self.view.reader).scores(query.text, self.allowed)
+        some = np.where(words > 0, words, np.float32(-np.inf))
+        return words, best(some, max(self.policy.words_factor * self.k, self.policy.words_least))
+
+    def _ranked(
+        self,
+        numbers: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        tokens: int,
+        words: NDArray[np.float32] | None,
+    ) -> list[Hit]:
+        """The best of some candidates.
+
+        Args:
+            numbers: (C,) the candidates.
+            scores: (C,) of the query's tokens.
+            tokens: of how many.
+            words: (N,) what the words of every document score, in a hybrid search.
+        """
+        if words is not None:
+            scores = fuse(scores, words[numbers], tokens, self.policy.words_weight)
+        chosen = best(scores, self.k)
+        return self._fetch(numbers[chosen], scores[chosen])
+
+    def _fetch(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
+        """The k best of these documents, ties broken by id, with what the catalogue says of them."""
+        places = self.view.snapshot.places(numbers)
+        if len(places) <= self.k:
+            hits = map(_hit, self.view.reader.at(places), scores.tolist())
+            return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+        ids = self.view.reader.ids_at(places)
+        order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[: self.k]
+        documents = self.view.reader.at(places[i] for i in order)
+        return [_hit(document, float(scores[i])) for i, document in zip(order, documents, strict=True)]
+
+    def _result(
+        self,
+        hits: list[Hit],
+        query: _Query,
+        candidates: int,
+        gathered: int,
+        refined: int,
+        by_words: int = 0,
+        lane: Lane = "exhaustive",
+    ) -> SearchResult:
+        full = len(query.rows) * self.view.snapshot.tokens
+        selected = query.selected.tolist()
+        return SearchResult(hits, query.routed, selected, candidates, gathered, refined, full, lane, by_words)
+
+
+def _hit(document: Document, score: float) -> Hit:
+    return Hit(document.id, score, document.text, document.metadata)

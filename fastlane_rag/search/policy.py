@@ -1,0 +1,107 @@
+"""The measured constants of planning and gathering, in one place. docs/tuning.md has the evidence for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastlane_rag.types import DEFAULT_ROUTE_K, RouteK
+
+__all__ = ["SearchPolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPolicy:
+    """How a search is planned where its options leave the choice open.
+
+    Give one to `FastLaneIndex.create` or `open` for all searches of an index, or to one search, to trade speed for
+    quality. `dataclasses.replace(SearchPolicy(), refine_least=200)` changes one value.
+
+    Attributes:
+        route_k: query tokens that gather, where a search names no number.
+        exhaustive_documents: up to this many documents to rank, the exhaustive lane is used.
+        exhaustive_factor: so is it up to this many times k documents.
+        candidates_factor: the exhaustive lane refines this many times k candidates.
+        candidates_least: it refines at least this many.
+        nprobe: centroids each routed token probes in the approximate lane, at least.
+        probes: centroids all routed tokens probe together, at least.
+        refine_factor: the approximate lane refines this many times k candidates.
+        refine_least: it refines at least this many.
+        refine_tokens: it refines at least this many divided by the routed tokens.
+        rescore_share: of N documents in code, re-score the best N divided by this, by centroid score.
+        rescore_least: re-score at least this many documents.
+        rescore_most: re-score at most this many.
+        rescore_tokens: with fewer routed tokens than this, re-score proportionally more documents.
+        rescore_comparisons: but at most this many divided by the routed tokens.
+        rescore_few: and at most this many, and at most half of the documents.
+        rescore_refined: where fewer candidates than this are refined, re-score proportionally fewer documents.
+        rescore_each: but at least this many for each candidate to refine.
+        words_factor: a hybrid search adds the best of this many times k documents by BM25.
+        words_least: it adds at least this many.
+        words_weight: what the best BM25 is worth for each query token; other documents get it in proportion.
+        bm25_k1: BM25's saturation of repeated words.
+        bm25_b: BM25's weight of document length.
+        batch_queries: queries that the exhaustive lane scores together, at most.
+        batch_scores: scores that are held at once for them, at most.
+        gather_block: documents whose posting lists are walked at once, so that their scores stay in a core's cache.
+        gather_postings: postings that are worth a thread of their own.
+        filters_kept: filters whose matching documents are remembered until the next commit.
+    """
+
+    route_k: RouteK = DEFAULT_ROUTE_K
+    exhaustive_documents: int = 512
+    exhaustive_factor: int = 4
+    candidates_factor: int = 10
+    candidates_least: int = 256
+    nprobe: int = 4
+    probes: int = 32
+    refine_factor: int = 4
+    refine_least: int = 96
+    refine_tokens: int = 256
+    rescore_share: int = 8
+    rescore_least: int = 512
+    rescore_most: int = 2048
+    rescore_tokens: int = 16
+    rescore_comparisons: int = 16_384
+    rescore_few: int = 4096
+    rescore_refined: int = 96
+    rescore_each: int = 11
+    words_factor: int = 4
+    words_least: int = 64
+    words_weight: float = 0.15
+    bm25_k1: float = 0.9
+    bm25_b: float = 0.4
+    batch_queries: int = 32
+    batch_scores: int = 1 << 24
+    gather_block: int = 1 << 14
+    gather_postings: int = 5_000
+    filters_kept: int = 16
+
+    def candidates(self, k: int, depth: int | None) -> int:
+        """Candidates that the exhaustive lane refines for k hits; `depth` is what the search asks for."""
+        return max(k, depth or max(self.candidates_factor * k, self.candidates_least))
+
+    def refined(self, k: int, depth: int | None, routed: int) -> int:
+        """Candidates that the approximate lane refines for k hits and this many routed tokens."""
+        few = self.refine_tokens // max(routed, 1)
+        return max(k, depth or max(self.refine_factor * k, self.refine_least, few))
+
+    def probed(self, routed: int) -> int:
+        """Centroids that each of this many routed tokens probes."""
+        return max(self.nprobe, self.probes // max(routed, 1))
+
+    def rescored(self, documents: int, routed: int, refined: int) -> int:
+        """Documents to re-score by the codes of their tokens near the probed centroids.
+
+        Args:
+            documents: of the codec.
+            routed: tokens.
+            refined: candidates that will be refined.
+        """
+        least = max(self.rescore_least, min(documents // self.rescore_share, self.rescore_most))
+        wanted = min(self.rescore_tokens * least, self.rescore_comparisons) // routed
+        most = max(least, min(self.rescore_few, documents // 2, wanted))
+        return max(refined, min(most, max(most * refined // self.rescore_refined, self.rescore_each * refined)))
+
+    def worth_gathering(self, matching: int, k: int, depth: int | None) -> bool:
+        """Whether the approximate lane is faster than the exhaustive one for this many documents to rank."""
+        return matching > max(self.exhaustive_documents, self.exhaustive_factor * max(k, depth or 0))

@@ -1,0 +1,41 @@
+"""An encoded query, as a search sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["EncodedQuery"]
+
+
+class EncodedQuery(Protocol):
+    """What a model makes of a query; `fastlane_rag.model.RoutedQuery` is one."""
+
+    tokens: list[str]
+    """The Lq token strings."""
+
+    embeddings: Tensor
+    """(Lq, dim) float32, L2-normalised token embeddings."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(Lq,) float32 router scores; ``-inf`` where a token may not be routed."""
+        ...
+
+    def select(self, k: int | Literal["auto"] | None, *, ordered: bool = True) -> Tensor:
+        """(k,) int64 positions of the routed tokens, best first; in any order where `ordered` is False."""
+        ...
+
+    def in_context(self, k: int) -> bool:
+        """Whether k routed tokens are compared by other rows than their own embeddings."""
+        ...
+
+    def compared(self, selected: Tensor) -> Tensor:
+        """(k, dim) float32, L2-normalised: the rows by which the tokens at these positions are compared."""
+        ...
+
+    def to_cpu(self) -> Self:
+        """The query on the CPU, where the index is; itself if it is there."""
+        ...

@@ -1,0 +1,131 @@
+"""What searches keep of one commit: filter masks, the BM25 lane, and documents in code by address."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from fastlane_rag.search.bm25 import LexicalLane
+from fastlane_rag.search.lanes.gather import Gatherer
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.storage.filters import Compiled, Filter
+from fastlane_rag.storage.records import Reader
+from fastlane_rag.storage.segment import Segment
+from fastlane_rag.storage.snapshot import Mask, Snapshot
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring import Codes
+    from fastlane_rag.scoring.codes import CodedDocuments
+    from fastlane_rag.storage.postings import Postings
+
+__all__ = ["Coded", "SearchState", "SearchStates"]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The documents of one codec with centroids, through all their segments."""
+
+    documents: CodedDocuments
+    gatherer: Gatherer
+
+
+class SearchState:
+    """What searches of one commit share. Safe to use from many threads.
+
+    Args:
+        snapshot: the commit's.
+        policy: of the index.
+    """
+
+    def __init__(self, snapshot: Snapshot, policy: SearchPolicy) -> None:
+        self.snapshot = snapshot
+        self.policy = policy
+        self._masks: dict[Compiled, Mask] = {}
+        self._lexical: LexicalLane | None = None
+        self._lock = threading.Lock()
+        self._coded: list[Coded] | None = None
+
+    @cached_property
+    def plain(self) -> list[int]:
+        """The snapshot's parts that are gathered without centroids."""
+        return [p for p, part in enumerate(self.snapshot.parts) if part.postings is None]
+
+    @property
+    def coded(self) -> list[Coded]:
+        """The other parts, by codec."""
+        if self._coded is None:
+            with self._lock:
+                if self._coded is None:
+                    self._coded = self._group()
+        return self._coded
+
+    def allowed(self, reader: Reader, filter_: Filter | None) -> Mask | None:
+        """(N,): the live documents that pass a filter; None when all documents do.
+
+        Raises:
+            FilterError: the filter means nothing.
+        """
+        condition = reader.compiled(filter_)
+        if condition is None:
+            return self.snapshot.live
+        if not isinstance(condition, Compiled):
+            return self.snapshot.mask(reader.places(condition))
+        mask = self._masks.get(condition)
+        if mask is None:
+            mask = self.snapshot.mask(reader.places(condition))
+            if len(self._masks) >= self.policy.filters_kept:
+                self._masks.clear()
+            self._masks[condition] = mask
+        return mask
+
+    def lexical(self, reader: Reader) -> LexicalLane:
+        """The BM25 lane, made when it is first needed."""
+        lane = self._lexical
+        if lane is None:
+            lane = self._lexical = LexicalLane(reader, self.snapshot, self.policy)
+        return lane
+
+    def _group(self) -> list[Coded]:
+        from fastlane_rag.scoring.codes import CodedDocuments
+
+        parts, starts = self.snapshot.parts, self.snapshot.starts
+        groups: dict[str, list[int]] = {}
+        for p in np.setdiff1d(np.arange(len(parts)), self.plain).tolist():
+            groups.setdefault(parts[p].codec, []).append(p)
+        found = []
+        for group in groups.values():
+            sources = [cast("Segment", parts[p].source) for p in group]
+            packs = [(cast("Codes", source.packed), source.offsets) for source in sources]
+            postings = [cast("Postings", source.postings) for source in sources]
+            firsts = starts[group].tolist()
+            gatherer = Gatherer(postings, firsts, int(starts[-1]), self.policy)
+            found.append(Coded(CodedDocuments(packs, firsts), gatherer))
+        return found
+
+
+class SearchStates:
+    """Gives each commit its state, and keeps the newest one."""
+
+    def __init__(self, policy: SearchPolicy) -> None:
+        self.policy = policy
+        self._newest: SearchState | None = None
+        self._lock = threading.Lock()
+
+    def of(self, snapshot: Snapshot) -> SearchState:
+        """The state of this snapshot."""
+        with self._lock:
+            newest = self._newest
+            if newest is not None and newest.snapshot is snapshot:
+                return newest
+            state = SearchState(snapshot, self.policy)
+            if newest is None or newest.snapshot.commits <= snapshot.commits:
+                self._newest = state
+            return state
+
+    def clear(self) -> None:
+        """Forget everything, and begin with new locks, as after a fork."""
+        self.__init__(self.policy)  # type: ignore[misc]

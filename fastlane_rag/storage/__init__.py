@@ -1,0 +1,1 @@
+"""Bytes, locks and SQL: what an index is on disk. Nothing here knows of searching."""

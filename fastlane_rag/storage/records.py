@@ -1,0 +1,349 @@
+"""The statements on the catalogue's tables. Everything a user supplied travels as a parameter."""
+
+# ruff: noqa: S608 -- statements are put together from constants of this module alone
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from sqlite3 import Connection
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.codecs.base import Codec, HalfCodec
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.storage.filters import Compiled, Filter, compile_filter
+from fastlane_rag.storage.metadata import metadata_from_json
+from fastlane_rag.storage.schema import fill_tables
+from fastlane_rag.storage.tables import PENDING, Entry, Place, SegmentInfo
+from fastlane_rag.types import Document
+
+__all__ = ["Condition", "Reader", "Writer", "intact"]
+
+Condition = Compiled | Callable[[dict[str, Any]], bool] | None
+"""Which documents: those that meet a compiled filter or a callable, or all."""
+_CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
+_T = TypeVar("_T")
+
+
+class Reader:
+    """Questions to the catalogue, within one read transaction."""
+
+    def __init__(self, connection: Connection, where: str) -> None:
+        self.connection = connection
+        self.where = where
+
+    def commits(self) -> int:
+        """Writes since the index was created; every commit adds one."""
+        row = self.connection.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone()
+        if row is None or not isinstance(row[0], int):
+            raise IndexFormatError(f"{self.where} is damaged: its count of commits")
+        return row[0]
+
+    def filter_keys(self) -> list[str]:
+        """The keys that `fields` holds."""
+        return [key for (key,) in self.connection.execute("SELECT key FROM filter_keys ORDER BY key")]
+
+    def segments(self) -> dict[int, SegmentInfo]:
+        """The live segments, oldest first."""
+        query = "SELECT segment, name, documents, tokens, bytes, header, codec FROM segments ORDER BY segment"
+        rows = self.connection.execute(query).fetchall()
+        if any(tuple(map(type, row)) != (int, str, int, int, int, str, str) for row in rows):
+            raise IndexFormatError(f"{self.where} is damaged: its table segments")
+        return {number: SegmentInfo(*rest) for number, *rest in rows}
+
+    def codecs(self) -> dict[str, int]:
+        """Names of the trained codecs, oldest first, and the token rows there were when each was trained."""
+        rows = self.connection.execute("SELECT name, tokens FROM codecs ORDER BY codec").fetchall()
+        if any(tuple(map(type, row)) != (str, int) for row in rows):
+            raise IndexFormatError(f"{self.where} is damaged: its table codecs")
+        return dict(rows)
+
+    def codec(self, name: str) -> Codec:
+        """The codec of this name.
+
+        Raises:
+            IndexFormatError: there is none, or it is damaged.
+        """
+        if name == HalfCodec.name:
+            return HalfCodec()
+        row = self.connection.execute("SELECT checksum, parameters FROM codecs WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise IndexFormatError(f"{self.where} is damaged: it has no codec {name!r}")
+        checksum, parameters = row
+        if not isinstance(parameters, bytes) or zlib.crc32(parameters) != checksum:
+            raise IndexFormatError(f"{self.where} is damaged: its codec {name!r}")
+        from fastlane_rag.codecs.residual import ResidualCodec
+
+        return ResidualCodec.from_bytes(parameters)
+
+    def dead_after(self, n: int) -> list[tuple[int, int, int]]:
+        """(n, segment, row) of the rows that died after entry n."""
+        return self.connection.execute("SELECT n, segment, row FROM dead WHERE n > ?", (n,)).fetchall()
+
+    def pending_keys(self) -> list[int]:
+        """The keys of `pending`, ascending."""
+        return [n for (n,) in self.connection.execute("SELECT n FROM pending ORDER BY n")]
+
+    def pending_tokens(self, after: int, dim: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """Key and (L, dim) float16 rows of each pending document after this key."""
+        query = "SELECT n, checksum, tokens FROM pending WHERE n > ? ORDER BY n"
+        for n, checksum, blob in self.connection.execute(query, (after,)):
+            if zlib.crc32(blob) != checksum or not blob or len(blob) % (2 * dim):
+                raise IndexFormatError(f"{self.where} is damaged: row {n} of its table pending")
+            yield n, np.frombuffer(blob, "<f2").reshape(-1, dim)
+
+    def has(self, id_: str) -> bool:
+        """Whether a document has this id."""
+        return self.connection.execute("SELECT 1 FROM documents WHERE id = ?", (id_,)).fetchone() is not None
+
+    def ids(self, filter_: Filter | None) -> list[str]:
+        """Ids in the order of insertion."""
+        return [id_ for (id_,) in self._select("id", self.compiled(filter_), " ORDER BY doc")]
+
+    def compiled(self, filter_: Filter | None) -> Condition:
+        """A filter in the form the other methods take.
+
+        Raises:
+            FilterError: it means nothing.
+        """
+        if filter_ is None or callable(filter_):
+            return filter_
+        return compile_filter(filter_, self.filter_keys())
+
+    def places(self, condition: Condition) -> NDArray[np.int64]:
+        """(N, 2): segment and row of the documents that meet a condition, in no particular order."""
+        # Where indexed keys decide, the index on places serves, and no page with texts is read.
+        if isinstance(condition, Compiled) and condition.field is not None:
+            query = (
+                "SELECT d.segment, d.row FROM fields AS e CROSS JOIN documents AS d INDEXED BY documents_doc "
+                f"ON d.doc = e.doc WHERE {condition.field}"
+            )
+            found: Iterable[Any] = self.connection.execute(query, condition.parameters)
+        elif isinstance(condition, Compiled) and "metadata" not in condition.sql:
+            query = f"SELECT segment, row FROM documents INDEXED BY documents_doc WHERE {condition.sql}"
+            found = self.connection.execute(query, condition.parameters)
+        else:
+            found = self._select("segment, row", condition, "")
+        return np.fromiter(chain.from_iterable(found), np.int64).reshape(-1, 2)
+
+    def ids_at(self, places: Iterable[Place]) -> list[str]:
+        """The id of the document at each place."""
+        return [id_ for (id_,) in self._at("id", places)]
+
+    def at(self, places: Iterable[Place]) -> list[Document]:
+        """The document at each place."""
+        return [self._document(*row) for row in self._at("id, metadata, text, checksum", places)]
+
+    def text_at(self, place: Place) -> str:
+        """The text of the document at a place."""
+        [found] = self._at("row, text", [place])
+        return self._text(*found)[1]
+
+    def texts(self, segment: int) -> dict[int, str]:
+        """The text of each live row of a segment."""
+        query = "SELECT row, text FROM documents WHERE segment = ? ORDER BY row"
+        return dict(self._text(row, text) for row, text in self.connection.execute(query, (segment,)))
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents with these ids, in this order, without the missing ones."""
+        query = "SELECT id, metadata, text, checksum FROM documents WHERE id IN ({})"
+        found = {row[0]: self._document(*row) for row in self._for_ids(query, ids)}
+        return [found[id_] for id_ in ids if id_ in found]
+
+    def documents(self) -> Iterator[Document]:
+        """Every document, in the order of insertion."""
+        for row in self.connection.execute("SELECT id, metadata, text, checksum FROM documents ORDER BY doc"):
+            yield self._document(*row)
+
+    def unchanged(self, entries: Sequence[Entry]) -> set[str]:
+        """The ids of the entries whose text is stored under that id already."""
+        texts = {id_: text for id_, text, _ in entries}
+        rows = self._for_ids("SELECT id, text FROM documents WHERE id IN ({})", list(texts))
+        return {id_ for id_, text in rows if texts[id_] == text}
+
+    def placed(self, segments: Sequence[int]) -> list[tuple[int, int, int]]:
+        """(doc, segment, row) of the documents in these segments, oldest first."""
+        return self.connection.execute(
+            f"SELECT doc, segment, row FROM documents WHERE segment IN ({_marks(segments)}) ORDER BY doc",
+            segments,
+        ).fetchall()
+
+    def tokens(self) -> int:
+        """Token rows of the live documents."""
+        return int(self.connection.execute("SELECT ifnull(sum(tokens), 0) FROM documents").fetchone()[0])
+
+    def bytes(self) -> int:
+        """Size of the catalogue's pages."""
+        pages = self.connection.execute("PRAGMA page_count").fetchone()[0]
+        return int(pages * self.connection.execute("PRAGMA page_size").fetchone()[0])
+
+    def _select(self, columns: str, condition: Condition, order: str) -> list[Any]:
+        if condition is None:
+            return self.connection.execute(f"SELECT {columns} FROM documents{order}").fetchall()
+        if isinstance(condition, Compiled):
+            query = f"SELECT {columns} FROM documents WHERE {condition.sql}{order}"
+            return self.connection.execute(query, condition.parameters).fetchall()
+        rows = self.connection.execute(f"SELECT metadata, {columns} FROM documents{order}")
+        return [rest for metadata, *rest in rows if condition(metadata_from_json(metadata))]
+
+    def _for_ids(self, query: str, ids: Sequence[str]) -> Iterator[Any]:
+        for chunk in _chunks(ids):
+            yield from self.connection.execute(query.format(_marks(chunk)), chunk)
+
+    def _at(self, columns: str, places: Iterable[Place]) -> Iterator[list[Any]]:
+        """These columns of the document at each place."""
+        for chunk in _chunks(list(places), _CHUNK // 2):
+            values = ",".join(["(?, ?)"] * len(chunk))
+            query = (
+                f"SELECT d.segment, d.row, {columns} FROM (VALUES {values}) AS p CROSS JOIN documents AS d "
+                "ON d.segment = p.column1 AND d.row = p.column2"
+            )
+            rows = self.connection.execute(query, [*chain.from_iterable(chunk)])
+            found = {(segment, row): rest for segment, row, *rest in rows}
+            for segment, row in chunk:
+                if (segment, row) not in found:
+                    raise IndexFormatError(f"{self.where} is damaged: no document for row {row} of segment {segment}")
+                yield found[segment, row]
+
+    def _text(self, row: int, text: Any) -> tuple[int, str]:
+        if not isinstance(text, str):
+            raise IndexFormatError(f"{self.where} is damaged: the text of row {row}")
+        return row, text
+
+    def _document(self, id_: str, metadata: str, text: str, checksum: int) -> Document:
+        if not intact(id_, text, metadata, checksum):
+            raise IndexFormatError(f"{self.where} is damaged: the document {id_!r}")
+        return Document(id_, text, metadata_from_json(metadata))
+
+
+class Writer(Reader):
+    """Changes to the catalogue, within one write transaction."""
+
+    def put(self, entries: Sequence[Entry], segment: int, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Insert documents, or replace those of the same id; their tokens are at these rows of a segment."""
+        self.retire([id_ for id_, _, _ in entries])
+        self.connection.executemany(
+            "INSERT INTO documents (id, segment, row, tokens, checksum, metadata, text) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET segment = excluded.segment, "
+            "row = excluded.row, tokens = excluded.tokens, checksum = excluded.checksum, "
+            "metadata = excluded.metadata, text = excluded.text",
+            (
+                (id_, segment, row, length, row_checksum(id_, text, metadata), metadata, text)
+                for (id_, text, metadata), row, length in zip(entries, rows, tokens, strict=True)
+            ),
+        )
+
+    def retire(self, ids: Sequence[str]) -> None:
+        """Mark the rows of these documents dead, because they get new ones or go."""
+        for chunk in _chunks(ids):
+            marks = _marks(chunk)
+            self.connection.execute(
+                "INSERT INTO dead (segment, row) SELECT segment, row FROM documents "
+                f"WHERE segment <> {PENDING} AND id IN ({marks})",
+                chunk,
+            )
+            self.connection.execute(
+                "DELETE FROM pending WHERE n IN (SELECT row FROM documents "
+                f"WHERE segment = {PENDING} AND id IN ({marks}))",
+                chunk,
+            )
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents; the number of those that were there."""
+        self.retire(ids)
+        return sum(
+            self.connection.execute(f"DELETE FROM documents WHERE id IN ({_marks(chunk)})", chunk).rowcount
+            for chunk in _chunks(ids)
+        )
+
+    def set_metadata(self, metadata: Iterable[tuple[str, str]]) -> int:
+        """Replace the metadata of documents, (id, JSON) each; the number of those that were there."""
+        changed = 0
+        for id_, text in metadata:
+            for document in self.get([id_]):
+                checksum = row_checksum(id_, document.text, text)
+                self.connection.execute(
+                    "UPDATE documents SET metadata = ?, checksum = ? WHERE id = ?", (text, checksum, id_)
+                )
+                changed += 1
+        return changed
+
+    def add_pending(self, tokens: Iterable[NDArray[np.float16]]) -> list[int]:
+        """Store token rows in the catalogue; the key of each."""
+        keys = []
+        for rows in tokens:
+            blob = rows.tobytes()
+            cursor = self.connection.execute(
+                "INSERT INTO pending (checksum, tokens) VALUES (?, ?)", (zlib.crc32(blob), blob)
+            )
+            keys.append(int(cursor.lastrowid or 0))
+        return keys
+
+    def add_segment(self, info: SegmentInfo) -> int:
+        """Record a segment; its number."""
+        cursor = self.connection.execute(
+            "INSERT INTO segments (name, documents, tokens, bytes, header, codec) VALUES (?, ?, ?, ?, ?, ?)",
+            (info.name, info.documents, info.tokens, info.bytes, info.header, info.codec),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def add_codec(self, codec: Codec, tokens: int) -> None:
+        """Record a codec, trained when there were this many token rows; it is the newest now."""
+        parameters = codec.to_bytes()
+        self.connection.execute("DELETE FROM codecs WHERE name = ?", (codec.name,))
+        self.connection.execute(
+            "INSERT INTO codecs (name, tokens, checksum, parameters) VALUES (?, ?, ?, ?)",
+            (codec.name, tokens, zlib.crc32(parameters), parameters),
+        )
+
+    def move(self, docs: Sequence[int], segment: int) -> None:
+        """The documents with these numbers are now rows 0, 1, 2, ... of a segment."""
+        self.connection.executemany(
+            "UPDATE documents SET segment = ?, row = ? WHERE doc = ?",
+            ((segment, row, doc) for row, doc in enumerate(docs)),
+        )
+
+    def drop(self, segments: Sequence[int]) -> None:
+        """Forget segments that no document is in any more."""
+        for segment in segments:
+            if segment == PENDING:
+                self.connection.execute("DELETE FROM pending")
+            else:
+                self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
+                self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
+        # The newest codec is what the next segment is written in, whether or not one is in it now.
+        self.connection.execute(
+            "DELETE FROM codecs WHERE name NOT IN (SELECT codec FROM segments) "
+            "AND codec < (SELECT max(codec) FROM codecs)"
+        )
+
+    def reset(self, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
+        """Make the index an empty one with these properties; keys and commits go on counting."""
+        for table in ("documents", "fields", "pending", "dead", "segments", "codecs", "filter_keys"):
+            self.connection.execute(f"DELETE FROM {table}")
+        self.connection.execute("DELETE FROM meta WHERE key <> 'commits'")
+        fill_tables(self.connection, meta, filter_keys)
+
+
+def intact(id_: Any, text: Any, metadata: Any, checksum: Any) -> bool:
+    """Whether a row of `documents` is as it was written."""
+    # A flipped bit can turn a text into a blob.
+    texts = isinstance(id_, str) and isinstance(text, str) and isinstance(metadata, str)
+    return texts and row_checksum(id_, text, metadata) == checksum
+
+
+def row_checksum(id_: str, text: str, metadata: str) -> int:
+    """CRC-32 of a document: id, text and metadata JSON in UTF-8, each preceded by its length in bytes."""
+    parts = [part.encode() for part in (id_, text, metadata)]
+    return zlib.crc32(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+
+
+def _chunks(values: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:
+    for first in range(0, len(values), size):
+        yield values[first : first + size]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))

@@ -1,0 +1,298 @@
+"""Segments: immutable files of packed token rows. STORE_FORMAT.md describes every byte.
+
+A segment is a safetensors file with a header of fixed size: the codec's arrays, `offsets` (document r owns
+the rows offsets[r]:offsets[r + 1]), where the codec has centroids the postings of each, the lexicon of the documents,
+and `checksums` (CRC-32 of each 64 KiB before them).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.codecs.base import Codec
+from fastlane_rag.errors import IndexFormatError, IndexReadOnlyError, StorageError
+from fastlane_rag.storage.files import Store
+from fastlane_rag.storage.lexicon import ARRAYS as LEXICON_ARRAYS
+from fastlane_rag.storage.lexicon import Lexicon
+from fastlane_rag.storage.postings import Postings, build_postings
+from fastlane_rag.storage.tables import SegmentInfo
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring.inputs import Rows
+
+__all__ = ["Segment", "SegmentWriter"]
+
+FORMAT, VERSION = "fastlane-segment", 1
+HEADER_BYTES = 4096
+BLOCK_BYTES = 64 * 1024
+_SAFETENSORS_TYPES = {"<f2": "F16", "<f4": "F32", "|u1": "U8", "<u2": "U16", "<u4": "U32", "<i8": "I64"}
+_NUMPY_TYPES = {name: np.dtype(text) for text, name in _SAFETENSORS_TYPES.items()}
+
+
+class SegmentWriter:
+    """Writes one segment, streaming: `append` as often as needed, then `finish`, within a `with` block.
+
+    A block that ends by an exception leaves nothing of the segment behind.
+
+    Attributes:
+        codec: of the rows.
+        lengths: token rows of each document appended so far.
+
+    Raises:
+        StorageError: from every method, when the operating system refuses (a full disk, for one).
+        IndexReadOnlyError: the directory cannot be written.
+    """
+
+    def __init__(self, store: Store, codec: Codec, dim: int) -> None:
+        self._store = store
+        self.codec = codec
+        self._dim = dim
+        self.lengths: list[int] = []
+        with _refusals(store):
+            self._draft = store.draft()
+        self._draft.file.write(b"\0" * HEADER_BYTES)
+        # The first array goes straight into the file, each further one into a file of its own until `finish`.
+        names = list(codec.layout(dim))
+        self._streams: dict[str, IO[bytes]] = {names[0]: self._draft.file}
+        self._streams |= {name: tempfile.TemporaryFile() for name in names[1:]}  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._draft.discard()
+            self._close_streams()
+
+    def append(self, tokens: NDArray[np.floating]) -> None:
+        """Add one document's (L, dim) token rows."""
+        self.append_encoded(self.codec.encode(tokens), [len(tokens)])
+
+    def append_encoded(self, arrays: Mapping[str, NDArray[np.generic]], lengths: list[int]) -> None:
+        """Add documents as the codec encoded them: arrays of sum(lengths) rows."""
+        with _refusals(self._store):
+            for name, stream in self._streams.items():
+                stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
+        self.lengths += lengths
+
+    def finish(self, lexicon: Lexicon) -> SegmentInfo:
+        """Complete the file, bring it to the disk and give it its final name.
+
+        Args:
+            lexicon: the words of the documents.
+        """
+        with _refusals(self._store):
+            return self._finish(lexicon)
+
+    def _finish(self, lexicon: Lexicon) -> SegmentInfo:
+        file = self._draft.file
+        offsets = np.zeros(len(self.lengths) + 1, "<i8")
+        np.cumsum(self.lengths, out=offsets[1:])
+        indexes: dict[str, NDArray[np.generic]] = {"offsets": offsets}
+        if self.codec.lists:
+            indexes |= build_postings(self._centroids, offsets, self.codec.lists)
+        indexes |= lexicon.arrays()
+        # From wide to narrow items, so that all of them lie aligned wherever the first array ends aligned.
+        indexes = dict(sorted(indexes.items(), key=lambda item: -item[1].itemsize))
+        for array in indexes.values():
+            file.write(array.data.cast("B"))
+        for stream in list(self._streams.values())[1:]:
+            stream.seek(0)
+            while chunk := stream.read(1 << 20):
+                file.write(chunk)
+        checksums = np.array(list(_block_checksums(self._draft.read_back()[HEADER_BYTES:])), "<u4")
+        file.write(checksums.tobytes())
+        header = self._header(int(offsets[-1]), indexes, checksums)
+        file.seek(0)
+        file.write(header)
+        size = file.seek(0, os.SEEK_END)
+        name = self._draft.publish()
+        self._close_streams()
+        digest = hashlib.sha256(header).hexdigest()
+        return SegmentInfo(name, len(self.lengths), int(offsets[-1]), size, digest, self.codec.name)
+
+    def _centroids(self, first: int, last: int) -> NDArray[np.uint16]:
+        """The centroids of the token rows first:last, as they were written."""
+        stream = self._streams["centroids"]
+        stream.seek(2 * first)
+        return np.frombuffer(stream.read(2 * (last - first)), "<u2")
+
+    def _close_streams(self) -> None:
+        for stream in list(self._streams.values())[1:]:
+            stream.close()
+
+    def _header(self, tokens: int, indexes: Mapping[str, NDArray[np.generic]], checksums: NDArray[np.uint32]) -> bytes:
+        layout = self.codec.layout(self._dim)
+        first, *others = ((name, (dtype, (tokens, *shape))) for name, (dtype, shape) in layout.items())
+        between = ((name, (array.dtype, array.shape)) for name, array in indexes.items())
+        arrays = dict([first, *between, *others, ("checksums", (checksums.dtype, checksums.shape))])
+        description: dict[str, Any] = {
+            "__metadata__": {
+                "format": FORMAT,
+                "version": str(VERSION),
+                "codec": self.codec.name,
+                "dim": str(self._dim),
+                "block_bytes": str(BLOCK_BYTES),
+                "checksums_crc32": f"{zlib.crc32(checksums.tobytes()):08x}",
+            }
+        }
+        position = 0
+        for name, (dtype, shape) in arrays.items():
+            end = position + dtype.itemsize * int(np.prod(shape))
+            kind = _SAFETENSORS_TYPES[dtype.str]
+            description[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [position, end]}
+            position = end
+        text = json.dumps(description, separators=(",", ":")).encode()
+        length = HEADER_BYTES - 8
+        return length.to_bytes(8, "little") + text.ljust(length, b" ")
+
+
+class Segment:
+    """A segment opened for reading; its arrays are views of the mapped file.
+
+    Attributes:
+        info: what the catalogue says of it.
+        where: the file, for messages.
+        codec: of its rows.
+        arrays: the codec's arrays, by name.
+        offsets: (N + 1,) document r owns the rows offsets[r]:offsets[r + 1].
+        postings: which documents have a token near a centroid; None where the codec has no centroids.
+        lexicon: the words of the documents; None in a file written before there was a lexical lane, until they are
+            counted.
+        has_words: whether the file holds them.
+
+    Raises:
+        IndexFormatError: the file is missing, of the wrong size, damaged in its header, or newer.
+    """
+
+    def __init__(self, store: Store, info: SegmentInfo, codec: Codec, dim: int) -> None:
+        self.info = info
+        self.where = store.describe(info.name)
+        data = store.map(info.name, info.bytes)
+        header = data[:HEADER_BYTES].tobytes()
+        if hashlib.sha256(header).hexdigest() != info.header:
+            _refuse_newer(header, self.where)
+            raise IndexFormatError(f"{self.where} is damaged: its header is not the one that was written")
+        description = json.loads(header[8:])
+        metadata = description.pop("__metadata__")
+        if metadata["codec"] != info.codec or int(metadata["dim"]) != dim:
+            raise IndexFormatError(
+                f"{self.where} holds {metadata['codec']} rows of {metadata['dim']} dimensions, "
+                f"the catalogue says {info.codec} and {dim}"
+            )
+        self._body = data[HEADER_BYTES:]
+        self.codec = codec
+        self._table_checksum = int(metadata["checksums_crc32"], 16)
+        self._checksum_start = description["checksums"]["data_offsets"][0]
+        arrays = {name: self._view(entry) for name, entry in description.items()}
+        self._checksums = arrays.pop("checksums")
+        first = next(iter(codec.layout(dim)))
+        if arrays["offsets"].shape != (info.documents + 1,) or len(arrays[first]) != info.tokens:
+            raise IndexFormatError(
+                f"{self.where} does not hold {info.documents} documents of {info.tokens} tokens, as the catalogue says"
+            )
+        # A copy, because its place in the file need not be aligned.
+        self.offsets: NDArray[np.int64] = arrays.pop("offsets").astype(np.int64)
+        self.postings: Postings | None = None
+        if codec.lists:
+            lists = arrays.pop("posting_offsets").astype(np.int64)
+            try:
+                if len(lists) != codec.lists + 1:
+                    raise ValueError(f"there are {len(lists) - 1} posting lists for {codec.lists} centroids")
+                self.postings = Postings(arrays.pop("postings"), lists, info.documents)
+            except ValueError as error:
+                raise IndexFormatError(f"{self.where} is damaged: {error}") from error
+        self.lexicon: Lexicon | None = None
+        self.has_words = LEXICON_ARRAYS[0] in arrays
+        if self.has_words:
+            try:
+                self.lexicon = Lexicon({name: arrays.pop(name) for name in LEXICON_ARRAYS}, info.documents)
+            except (ValueError, KeyError) as error:
+                raise IndexFormatError(f"{self.where} is damaged: {error}") from error
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return self.info.documents
+
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
+        """The (T, dim) token rows first:last, float16 or float32."""
+        return self.codec.decode({name: array[first:last] for name, array in self.arrays.items()})
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The token rows at these positions, float16 or float32."""
+        return self.codec.decode({name: array[positions] for name, array in self.arrays.items()})
+
+    @cached_property
+    def packed(self) -> "Rows":
+        """All token rows as the scoring core takes them."""
+        return self.codec.packed(self.arrays)
+
+    def problems(self) -> Iterator[str]:
+        """Read the whole file and say what differs from what was written."""
+        if zlib.crc32(self._checksums.tobytes()) != self._table_checksum:
+            yield f"{self.where} is damaged: its table of checksums is not the one that was written"
+            return
+        found = np.fromiter(_block_checksums(self._body[: self._checksum_start]), np.uint32)
+        bad = np.flatnonzero(found != self._checksums)
+        if len(bad):
+            start = HEADER_BYTES + int(bad[0]) * BLOCK_BYTES
+            yield f"{self.where} is damaged: {len(bad)} blocks of 64 KiB, the first at byte {start}"
+        elif self.offsets[0] != 0 or self.offsets[-1] != self.info.tokens or (np.diff(self.offsets) < 1).any():
+            yield f"{self.where} is inconsistent: its offsets do not divide {self.info.tokens} tokens"
+        elif self.postings is not None and not self.postings.agree(self.arrays["centroids"], self.offsets):
+            yield f"{self.where} is inconsistent: its postings are not those of its centroids"
+
+    def check(self) -> None:
+        """Read the whole file.
+
+        Raises:
+            IndexFormatError: it is damaged.
+        """
+        for problem in self.problems():
+            raise IndexFormatError(problem)
+
+    def _view(self, entry: Mapping[str, Any]) -> NDArray[np.generic]:
+        first, last = entry["data_offsets"]
+        return self._body[first:last].view(_NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+@contextmanager
+def _refusals(store: Store) -> Iterator[None]:
+    """The operating system's errors in our words."""
+    try:
+        yield
+    except PermissionError as error:
+        raise IndexReadOnlyError(f"cannot write {store}: {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot write to {store}: {error}; nothing of this write is stored") from error
+
+
+def _block_checksums(data: NDArray[np.uint8]) -> Iterator[int]:
+    for first in range(0, len(data), BLOCK_BYTES):
+        yield zlib.crc32(data[first : first + BLOCK_BYTES].data)
+
+
+def _refuse_newer(header: bytes, where: str) -> None:
+    """A header that is whole but of a later version deserves a better message than 'damaged'."""
+    try:
+        metadata = json.loads(header[8:])["__metadata__"]
+        newer = metadata["format"] == FORMAT and int(metadata["version"]) > VERSION
+    except (ValueError, KeyError, TypeError):
+        return
+    if newer:
+        raise IndexFormatError(
+            f"{where} has format version {metadata['version']}, this version of fastlane-rag reads {VERSION}; "
+            "upgrade fastlane-rag"
+        )

@@ -1,0 +1,296 @@
+"""What an index holds at one commit: segments, which of their rows live, and the pending rows."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.codecs.base import Codec, HalfCodec
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.storage.files import Store
+from fastlane_rag.storage.lexicon import Counted, Lexicon
+from fastlane_rag.storage.records import Reader
+from fastlane_rag.storage.segment import Segment
+from fastlane_rag.storage.tables import PENDING, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastlane_rag.scoring.inputs import Rows
+    from fastlane_rag.storage.postings import Postings
+
+__all__ = ["Mask", "Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
+
+Mask = NDArray[np.bool_]
+_BEFORE_ALL = -(2**63)
+
+
+class RowSource(Protocol):
+    """Documents' token rows, packed."""
+
+    lexicon: "Lexicon | None"
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """(N + 1,): document r owns the token rows offsets[r]:offsets[r + 1]."""
+        ...
+
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
+        """Token rows first:last, (T, dim) float16 or float32."""
+        ...
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The token rows at these positions."""
+        ...
+
+    @property
+    def packed(self) -> "Rows":
+        """All token rows as the scoring core takes them, without a copy."""
+        ...
+
+
+class PendingRows:
+    """The token rows that the catalogue itself holds, in memory.
+
+    Attributes:
+        keys: of the documents, in the table `pending`.
+        tokens: (L, dim) float16 of each.
+        counted: the words of some of them, by key.
+        lexicon: their words, where something needed them.
+    """
+
+    def __init__(
+        self, keys: list[int], tokens: list[NDArray[np.float16]], dim: int, counted: dict[int, Counted]
+    ) -> None:
+        self.keys = np.array(keys, np.int64)
+        self.tokens = tokens
+        self.offsets: NDArray[np.int64] = np.zeros(len(tokens) + 1, np.int64)
+        np.cumsum([len(rows) for rows in tokens], out=self.offsets[1:])
+        self.counted = counted
+        self.lexicon: Lexicon | None = None
+        self._dim = dim
+
+    @cached_property
+    def _packed(self) -> NDArray[np.float16]:
+        return np.concatenate([np.zeros((0, self._dim), np.float16), *self.tokens])
+
+    def rows(self, first: int, last: int) -> NDArray[np.floating]:
+        """Token rows first:last, float16."""
+        return self._packed[first:last]
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The token rows at these positions, float16."""
+        return self._packed[positions]
+
+    @cached_property
+    def packed(self) -> "Rows":
+        """All token rows, float16."""
+        import torch
+
+        return torch.from_numpy(self._packed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One segment, or the pending rows, as a snapshot sees it.
+
+    Attributes:
+        segment: its number; 0 for the pending rows.
+        source: the token rows.
+        live: which documents live; None when all do.
+    """
+
+    segment: int
+    source: RowSource
+    live: Mask | None
+
+    def __len__(self) -> int:
+        return len(self.source.offsets) - 1
+
+    @cached_property
+    def documents(self) -> int:
+        """Live documents."""
+        return len(self) if self.live is None else int(self.live.sum())
+
+    @cached_property
+    def live_tokens(self) -> int:
+        """Token rows of the live documents."""
+        lengths = np.diff(self.source.offsets)
+        return int(lengths.sum() if self.live is None else lengths[self.live].sum())
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec of its rows."""
+        return self.source.info.codec if isinstance(self.source, Segment) else HalfCodec.name
+
+    @property
+    def postings(self) -> "Postings | None":
+        """How to gather documents by centroid, where they are in code."""
+        return self.source.postings if isinstance(self.source, Segment) else None
+
+    @cached_property
+    def offset_tensor(self) -> "torch.Tensor":
+        """The source's offsets."""
+        import torch
+
+        return torch.from_numpy(self.source.offsets)
+
+    def tokens(self, positions: NDArray[np.int64]) -> int:
+        """Token rows of these documents together."""
+        offsets = self.source.offsets
+        return int((offsets[positions + 1] - offsets[positions]).sum())
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where documents with these row numbers are in `source`."""
+        if isinstance(self.source, PendingRows):
+            return np.searchsorted(self.source.keys, rows)
+        return rows
+
+    def row(self, position: int) -> int:
+        """The row number of a document in `source`."""
+        return int(self.source.keys[position]) if isinstance(self.source, PendingRows) else position
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An index at one commit. Documents are numbered through all parts: `starts[p]` + position in part p.
+
+    Attributes:
+        commits: writes so far.
+        parts: the segments, oldest first, and the pending rows.
+        last_dead: the last entry of the table `dead` that is taken into account.
+    """
+
+    commits: int
+    parts: tuple[Part, ...]
+    last_dead: int
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(P + 1,): where each part's documents begin."""
+        return np.cumsum([0, *(len(part) for part in self.parts)])
+
+    @cached_property
+    def offsets(self) -> list[NDArray[np.int64]]:
+        """Each part's offsets."""
+        return [part.source.offsets for part in self.parts]
+
+    @cached_property
+    def documents(self) -> int:
+        """Live documents."""
+        return sum(part.documents for part in self.parts)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,): tokens of every document, dead ones included."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets in self.offsets)])
+
+    @cached_property
+    def tokens(self) -> int:
+        """Token rows of the live documents."""
+        return sum(part.live_tokens for part in self.parts)
+
+    @cached_property
+    def live_numbers(self) -> NDArray[np.int64]:
+        """The live documents, ascending."""
+        return np.arange(self.starts[-1]) if self.live is None else np.flatnonzero(self.live)
+
+    def by_part(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Part, slice, NDArray[np.int64]]]:
+        """For each part: which of these documents, ascending, it holds, and their positions in it."""
+        bounds = np.searchsorted(numbers, self.starts)
+        for p, part in enumerate(self.parts):
+            here = slice(bounds[p], bounds[p + 1])
+            yield part, here, numbers[here] - self.starts[p]
+
+    def rows_at(self, places: Iterable[Place]) -> Iterator[NDArray[np.floating]]:
+        """The stored rows, decoded, (L, dim) each, of the documents at these places, in this order."""
+        parts = {part.segment: part for part in self.parts}
+        for segment, row in places:
+            part = parts[segment]
+            [position] = part.positions(np.array([row]))
+            yield part.source.rows(*part.source.offsets[position : position + 2])
+
+    def places(self, numbers: NDArray[np.int64]) -> list[Place]:
+        """Segment and row of each of these documents."""
+        owners = np.searchsorted(self.starts, numbers, side="right") - 1
+        located = zip(owners.tolist(), (numbers - self.starts[owners]).tolist(), strict=True)
+        return [(self.parts[p].segment, self.parts[p].row(position)) for p, position in located]
+
+    def mask(self, places: NDArray[np.int64]) -> Mask:
+        """(N,): true for the documents at these places, (M, 2) segments and rows."""
+        mask = np.zeros(self.starts[-1], np.bool_)
+        for p, part in enumerate(self.parts):
+            rows = places[places[:, 0] == part.segment, 1]
+            mask[self.starts[p] + part.positions(rows)] = True
+        return mask
+
+    @cached_property
+    def live(self) -> Mask | None:
+        """(N,): which documents live; None when all do."""
+        if all(part.live is None for part in self.parts):
+            return None
+        return np.concatenate([np.ones(len(part), np.bool_) if part.live is None else part.live for part in self.parts])
+
+
+def load_snapshot(
+    reader: Reader, store: Store, codec: Callable[[Reader, str], Codec], dim: int, previous: Snapshot | None
+) -> Snapshot:
+    """Read the catalogue, taking from the previous snapshot what still holds.
+
+    Args:
+        reader: of the commit to read.
+        store: where the segments are.
+        codec: gives the codec of a name.
+        dim: of the token rows.
+        previous: an earlier commit's snapshot, if there is one.
+
+    Raises:
+        FileNotFoundError: a segment file is gone (as it may be for a reader that another commit overtook).
+        IndexFormatError: a file is damaged.
+    """
+    before = {part.segment: part for part in previous.parts} if previous else {}
+    # Rows die after their segment's commit: whatever died in a segment new to us is among these.
+    last_dead = previous.last_dead if previous else _BEFORE_ALL
+    dead = reader.dead_after(last_dead)
+    parts = []
+    for number, info in reader.segments().items():
+        old = before.get(number)
+        part = old or Part(number, Segment(store, info, codec(reader, info.codec), dim), None)
+        rows = [row for _, segment, row in dead if segment == number]
+        parts.append(_without(part, rows, reader.where))
+    pending = _load_pending(reader, before.get(PENDING), dim)
+    if pending is not None:
+        parts.append(pending)
+    return Snapshot(reader.commits(), tuple(parts), max([last_dead, *(n for n, _, _ in dead)]))
+
+
+def _without(part: Part, rows: list[int], where: str) -> Part:
+    """The part with these rows dead too."""
+    if not rows:
+        return part
+    if min(rows) < 0 or max(rows) >= len(part):
+        raise IndexFormatError(f"{where} is damaged: its table dead names rows beyond segment {part.segment}")
+    live = np.ones(len(part), np.bool_) if part.live is None else part.live.copy()
+    live[rows] = False
+    return Part(part.segment, part.source, live)
+
+
+def _load_pending(reader: Reader, previous: Part | None, dim: int) -> Part | None:
+    keys = reader.pending_keys()
+    if not keys:
+        return None
+    known: dict[int, NDArray[np.float16]] = {}
+    counted: dict[int, Counted] = {}
+    if previous is not None and isinstance(previous.source, PendingRows):
+        if keys == previous.source.keys.tolist():
+            return previous
+        known = dict(zip(previous.source.keys.tolist(), previous.source.tokens, strict=True))
+        before = previous.source.counted
+        counted = {key: before[key] for key in keys if key in before}
+    known |= reader.pending_tokens(max(known, default=_BEFORE_ALL), dim)
+    if not known.keys() >= set(keys):
+        raise IndexFormatError(f"{reader.where} is damaged: its table pending has rows that were never added")
+    return Part(PENDING, PendingRows(keys, [known[key] for key in keys], dim, counted), None)

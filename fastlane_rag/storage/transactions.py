@@ -1,0 +1,238 @@
+"""An index without its model: catalogue, segments, writer's lock and snapshots, in a directory or memory."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastlane_rag.codecs.base import Codec
+from fastlane_rag.codecs.policy import residual_bits
+from fastlane_rag.errors import FastLaneError, IndexClosedError, IndexFormatError, IndexReadOnlyError
+from fastlane_rag.storage.catalogue import Catalogue
+from fastlane_rag.storage.creation import create_directory
+from fastlane_rag.storage.files import DirectoryStore, MemoryStore, Store
+from fastlane_rag.storage.layout import CATALOGUE, LOCK, MARKER, SEGMENTS
+from fastlane_rag.storage.lock import WriterLock
+from fastlane_rag.storage.marker import read_marker, write_marker
+from fastlane_rag.storage.records import Reader, Writer
+from fastlane_rag.storage.snapshot import Snapshot, load_snapshot
+from fastlane_rag.storage.tables import PENDING
+from fastlane_rag.types import IndexStats
+
+__all__ = ["Storage", "View"]
+
+# A reader that another process's commits keep overtaking is unlucky; one that fails this often has lost a file.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class View:
+    """One commit of an index, for as long as its read transaction lasts."""
+
+    reader: Reader
+    snapshot: Snapshot
+
+
+class Storage:
+    """The stored state of an index and the transactions on it. Safe to use from many threads.
+
+    Attributes:
+        path: the directory; None in memory.
+        catalogue: documents, and what is live.
+        store: the segments' files.
+        meta: what was fixed at creation.
+        bits: a dimension, that segments are to have once there is a codec; None for fp16.
+        dim: of a token row.
+        changing: held by a thread while it changes the index.
+    """
+
+    def __init__(self, path: Path | None, catalogue: Catalogue, store: Store, lock: WriterLock | None) -> None:
+        self.path = path
+        self.catalogue = catalogue
+        self.store = store
+        self.meta = catalogue.meta()
+        try:
+            self.bits = residual_bits(self.meta["codec"])
+            self.dim = int(self.meta["dim"])
+        except (KeyError, ValueError) as error:
+            raise IndexFormatError(f"{catalogue.where}: {error}") from error
+        self.changing = threading.RLock()
+        self._lock = lock
+        self._snapshot: Snapshot | None = None
+        self._codecs: dict[str, Codec] = {}
+        self._loading = threading.Lock()
+
+    @classmethod
+    def create(
+        cls, path: Path | None, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+    ) -> "Storage":
+        """Make an empty index."""
+        if path is None:
+            return cls(None, Catalogue.create(None, meta, filter_keys), MemoryStore(), None)
+        return cls(path, *create_directory(path, meta, filter_keys, overwrite=overwrite))
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool) -> "Storage":
+        """Open an index directory.
+
+        Raises:
+            IndexNotFoundError: there is no index.
+            IndexFormatError: a file is damaged or newer, or the catalogue lost commits.
+        """
+        # Before the catalogue: commits made between the two readings must not look like a loss.
+        expected = _marked_commits(path)
+        catalogue = Catalogue.open(path / CATALOGUE, read_only=read_only)
+        try:
+            with catalogue.reading() as connection:
+                commits = Reader(connection, catalogue.where).commits()
+            if expected is not None and commits < expected:
+                raise IndexFormatError(
+                    f"{catalogue.where} has {commits} commits, but {expected} were made: its write-ahead log was "
+                    "damaged or removed, or an older copy was put in its place. Restore the directory from a "
+                    f"backup; to go on without the lost writes, delete {path / MARKER}"
+                )
+            return cls(path, catalogue, DirectoryStore(path / SEGMENTS), WriterLock(path / LOCK))
+        except BaseException:
+            catalogue.close()
+            raise
+
+    @property
+    def filter_keys(self) -> tuple[str, ...]:
+        """Metadata keys with an index of their own."""
+        with self.catalogue.reading() as connection:
+            return tuple(Reader(connection, self.catalogue.where).filter_keys())
+
+    def codec(self, reader: Reader, name: str) -> Codec:
+        """The codec of this name, read once.
+
+        Raises:
+            IndexFormatError: there is none, or it is damaged.
+        """
+        known = self._codecs.get(name)
+        if known is None:
+            known = self._codecs[name] = reader.codec(name)
+        return known
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """A consistent view of the latest commit.
+
+        Raises:
+            IndexFormatError: a file is missing or damaged.
+            IndexClosedError: the index is closed.
+        """
+        for attempt in range(_ATTEMPTS):
+            with self.catalogue.reading() as connection:
+                reader = Reader(connection, self.catalogue.where)
+                snapshot = self._current(reader, last_attempt=attempt == _ATTEMPTS - 1)
+                if snapshot is not None:
+                    yield View(reader, snapshot)
+                    return
+
+    @contextmanager
+    def change(self) -> Iterator[Writer]:
+        """A write transaction.
+
+        Raises:
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+        """
+        with self.changing:
+            self.claim()
+            with self.catalogue.writing() as connection:
+                writer = Writer(connection, self.catalogue.where)
+                yield writer
+                commits = writer.commits() + 1
+            if self.path is not None:
+                # The write is stored. A marker that lags behind, as it may after a crash, only notices less.
+                with suppress(OSError):
+                    write_marker(self.path / MARKER, commits)
+
+    def claim(self) -> None:
+        """Become the writer, until `close`. The first claim removes what interrupted writes left."""
+        if self.catalogue.closed:
+            raise IndexClosedError("the index is closed")
+        if self.catalogue.read_only:
+            raise IndexReadOnlyError(f"{self.path} was opened with read_only=True")
+        with self.changing:
+            if self._lock is None or self._lock.held:
+                return
+            self._lock.acquire()
+            with self.catalogue.reading() as connection:
+                infos = Reader(connection, self.catalogue.where).segments().values()
+            self.store.sweep(info.name for info in infos)
+
+    @property
+    def document_budget(self) -> float | None:
+        """Tokens that are kept of a document, or their share; None for all, and in an index that does not say."""
+        return float(self.meta["document_budget"]) if self.meta.get("document_budget") else None
+
+    def stats(self) -> IndexStats:
+        """What the index holds and takes."""
+        with self.view() as view:
+            snapshot, tokens = view.snapshot, view.reader.tokens()
+            size = view.reader.bytes() + sum(info.bytes for info in view.reader.segments().values())
+        segments = [part for part in snapshot.parts if part.segment != PENDING]
+        return IndexStats(
+            path=self.path,
+            documents=snapshot.documents,
+            tokens=tokens,
+            segments=len(segments),
+            pending=snapshot.documents - sum(part.documents for part in segments),
+            dead=sum(len(part) - part.documents for part in segments),
+            bytes=size,
+            dim=self.dim,
+            codec=self.meta["codec"],
+            model=self.meta["model"],
+            fingerprint=self.meta["fingerprint"],
+            filter_keys=self.filter_keys,
+            commits=snapshot.commits,
+            document_budget=self.document_budget,
+        )
+
+    def close(self) -> None:
+        """Close the catalogue and give the writer's lock back."""
+        with self.changing:
+            if self._lock is not None and self._lock.held and not self.catalogue.closed:
+                # Readers elsewhere may outlive us and cannot empty the log themselves. Nothing is lost if it stays.
+                with suppress(FastLaneError):
+                    self.catalogue.empty_log()
+            self.catalogue.close()
+            self._snapshot = None
+            if self._lock is not None:
+                self._lock.release()
+
+    def after_fork(self) -> None:
+        """In a forked child: start over with connections and locks of its own."""
+        self.changing = threading.RLock()
+        self._loading = threading.Lock()
+        self.catalogue.abandon()
+        if self._lock is not None:
+            self._lock.forget()
+
+    def _current(self, reader: Reader, *, last_attempt: bool) -> Snapshot | None:
+        """The snapshot of the reader's commit; None when another thread has seen a later one."""
+        commits = reader.commits()
+        with self._loading:
+            known = self._snapshot
+            if known is not None and known.commits == commits:
+                return known
+            if known is not None and known.commits > commits:
+                return None
+            try:
+                snapshot = load_snapshot(reader, self.store, self.codec, self.dim, known)
+            except FileNotFoundError as error:
+                # A later commit may have removed the segment between our transaction's start and now.
+                if last_attempt:
+                    raise IndexFormatError(f"the segment {error.filename} is missing") from error
+                return None
+            self._snapshot = snapshot
+            return snapshot
+
+
+def _marked_commits(path: Path) -> int | None:
+    try:
+        return read_marker(path / MARKER)
+    except ValueError:
+        return None  # `verify` tells; the catalogue itself may be sound

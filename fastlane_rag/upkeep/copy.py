@@ -1,0 +1,65 @@
+"""A copy of an index without its dead rows, and without encoding anything again."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from fastlane_rag.codecs.base import Codec, HalfCodec
+from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.storage.records import intact
+from fastlane_rag.storage.segment import SegmentWriter
+from fastlane_rag.storage.segment_words import lexicon_of, merged_lexicon
+from fastlane_rag.storage.tables import Entry, SegmentInfo
+from fastlane_rag.storage.transactions import Storage, View
+from fastlane_rag.upkeep.merge import check_rows, copy_rows
+
+__all__ = ["copy_live"]
+
+_CHUNK = 1000
+
+
+def copy_live(source: Storage, target: Storage, policy: str) -> None:
+    """Make an index contain the live documents of another, in their order, and nothing else: one transaction.
+
+    The copy is one segment, in the newest codec of the original if that has one and the policy (what the catalogue
+    calls the codec to store in) is the same, else in half precision.
+    """
+    with source.view() as view, target.changing:
+        target.claim()
+        with target.view() as before:
+            old = [info.name for info in before.reader.segments().values()]
+        kept = policy == source.meta["codec"]
+        codecs = [(source.codec(view.reader, name), tokens) for name, tokens in view.reader.codecs().items()][-1:]
+        codecs = codecs if kept else []
+        info = _copied_rows(view, source, target, codecs[0][0] if codecs else HalfCodec())
+        documents = _documents(view)
+        with target.change() as change:
+            change.reset({**source.meta, "codec": policy}, source.filter_keys)
+            for codec, tokens in codecs:
+                change.add_codec(codec, tokens)
+            segment, row = change.add_segment(info) if info is not None else 0, 0
+            while chunk := list(islice(documents, _CHUNK)):
+                rows = range(row, row + len(chunk))
+                change.put([entry for entry, _ in chunk], segment, rows, [tokens for _, tokens in chunk])
+                row += len(chunk)
+        target.store.remove(old)
+
+
+def _copied_rows(view: View, source: Storage, target: Storage, codec: Codec) -> SegmentInfo | None:
+    if not view.snapshot.documents:
+        return None
+    parts = {part.segment: part for part in view.snapshot.parts}
+    check_rows(parts.values())
+    with SegmentWriter(target.store, codec, source.dim) as writer:
+        placed = view.reader.placed(list(parts))
+        copy_rows(placed, parts, writer)
+        lexicons = {segment: lexicon_of(view.reader, part) for segment, part in parts.items()}
+        return writer.finish(merged_lexicon(lexicons, parts, placed))
+
+
+def _documents(view: View) -> Iterator[tuple[Entry, int]]:
+    """Each live document, oldest first, and how many token rows it has."""
+    query = "SELECT id, text, metadata, tokens, checksum FROM documents ORDER BY doc"
+    for id_, text, metadata, tokens, checksum in view.reader.connection.execute(query):
+        if not intact(id_, text, metadata, checksum):
+            raise IndexFormatError(f"{view.reader.where} is damaged: the document {id_!r}")
+        yield (id_, text, metadata), tokens

@@ -1,0 +1,76 @@
+"""Writing: documents with their token rows, into the catalogue or a segment.
+
+Few tokens wait in the catalogue, so that thousands of small writes do not become thousands of files. Many become a
+segment of their own. `merge` does the rest.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlane_rag.codecs.base import HalfCodec
+from fastlane_rag.storage.lexicon import build_lexicon, count_document
+from fastlane_rag.storage.segment import SegmentWriter
+from fastlane_rag.storage.tables import PENDING, Entry, SegmentInfo
+from fastlane_rag.storage.transactions import Storage
+
+__all__ = ["store_documents"]
+
+Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
+"""Gives the (L, dim) token rows of each of some texts."""
+
+# A write whose rows take more becomes a segment of its own.
+SMALL_BYTES = 512 << 10
+
+
+def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) -> None:
+    """Insert or replace documents in one transaction.
+
+    Args:
+        storage: where.
+        entries: the documents, each id once.
+        encode: gives the (L, dim) token rows of each of some texts; not called for texts that are stored
+            under their id already.
+    """
+    storage.claim()
+    with storage.view() as view:
+        same = view.reader.unchanged(entries)
+    new = [entry for entry in entries if entry[0] not in same]
+    lengths, small, segment = _staged(storage, [text for _, text, _ in new], encode)
+    # Should the commit fail, a finished segment is nobody's: the next writer sweeps it away.
+    with storage.change() as change:
+        if segment is not None:
+            change.put(new, change.add_segment(segment), range(len(new)), lengths)
+        else:
+            change.put(new, PENDING, change.add_pending(small), lengths)
+        kept = [entry for entry in entries if entry[0] in same]
+        # While we encoded, another thread may have replaced or deleted what was to be kept.
+        same = change.unchanged(kept)
+        late = [entry for entry in kept if entry[0] not in same]
+        rows = [tokens.astype("<f2") for tokens in encode([text for _, text, _ in late])]
+        change.put(late, PENDING, change.add_pending(rows), [len(tokens) for tokens in rows])
+        change.set_metadata((id_, metadata) for id_, _, metadata in kept if id_ in same)
+
+
+def _staged(
+    storage: Storage, texts: list[str], encode: Encode
+) -> tuple[list[int], list[NDArray[np.float16]], SegmentInfo | None]:
+    """Lengths of the documents, and their rows: few in memory, many in a finished segment that nobody sees yet."""
+    lengths: list[int] = []
+    small: list[NDArray[np.float16]] = []
+    rest = encode(texts)
+    size = 0
+    for rows in rest:
+        lengths.append(len(rows))
+        small.append(rows.astype("<f2"))
+        size += small[-1].nbytes
+        if size > SMALL_BYTES:
+            break
+    else:
+        return lengths, small, None
+    with SegmentWriter(storage.store, HalfCodec(), storage.dim) as writer:
+        for rows in chain(small, rest):
+            writer.append(rows)
+        return writer.lengths, [], writer.finish(build_lexicon(map(count_document, texts)))
