@@ -3,6 +3,7 @@
 pip asks a backend what it needs before it builds. Where no C++ compiler is found, this one asks for the PyPI package
 `ziglang`, which brings Clang for every platform, and hands it to CMake. FASTLANE_ZIG_TARGET builds with it for another
 platform or an older C library: `x86_64-linux-gnu.2.28`, `aarch64-linux-gnu.2.28` (see `make wheels`).
+FASTLANE_COMPILER=zig builds with it for this one, whatever else is there.
 
 An editable install lays the library beside the source files, and a path to these into site-packages: modules that
 come, go or move need no second install.
@@ -27,9 +28,10 @@ from scikit_build_core import build as scikit
 Settings = dict[str, Any] | None
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPILERS = ("c++", "g++", "clang++", "cl")
+COMPILERS = ("c++", "g++", "clang++")  # the kernels are written for GCC and Clang
 ZIG = "ziglang>=0.13"
 TARGET = "FASTLANE_ZIG_TARGET"
+CHOSEN = "FASTLANE_COMPILER"
 PACKAGE = "fastlane_rag/scoring/native"
 
 build_sdist = scikit.build_sdist
@@ -38,8 +40,8 @@ prepare_metadata_for_build_wheel = scikit.prepare_metadata_for_build_wheel
 
 
 def needs_zig() -> bool:
-    """Whether there is no compiler, or one for another platform was asked for."""
-    if os.environ.get(TARGET):
+    """Whether there is no compiler, or zig was asked for."""
+    if os.environ.get(TARGET) or os.environ.get(CHOSEN) == "zig":
         return True
     return not os.environ.get("CXX") and not any(shutil.which(name) for name in COMPILERS)
 

@@ -17,7 +17,7 @@ SOURCES = {
 }
 LEFT_OUT = ("__pycache__", ".pyc", ".egg-info", "scoring/native/src/")
 LIBRARIES = (".so", ".dylib", ".dll")
-ISOLATED = [] if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))) else ["--no-isolation"]
+ISOLATED = [] if not any(map(shutil.which, ("c++", "g++", "clang++"))) else ["--no-isolation"]
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
