@@ -159,23 +159,18 @@ def _threads() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    import warnings
+    from fastlane_rag.evaluation.environment import kernels
 
-    from fastlane_rag.scoring.native import kernels, library
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says the same
-        problem = library.problem()
+    level, levels, problem = kernels()
     if problem is not None:
         yield Finding("warning", "kernels", f"{problem}; torch stands in and searches take several times as long")
         return
-    detail = f"compiled for {kernels.level()}; this processor runs {', '.join(kernels.levels())}"
-    if os.environ.get(library.LEVEL_VARIABLE):
-        detail += f", {library.LEVEL_VARIABLE}={kernels.level()}"
-    if kernels.level() == "scalar":
-        yield Finding(
-            "warning", "kernels", f"{detail}; without vector instructions searches take several times as long"
-        )
+    detail = f"compiled for {level}; this processor runs {', '.join(levels)}"
+    if os.environ.get("FASTLANE_NATIVE_LEVEL"):
+        detail += f", FASTLANE_NATIVE_LEVEL={level}"
+    if level == "scalar":
+        slow = "without vector instructions searches take several times as long"
+        yield Finding("warning", "kernels", f"{detail}; {slow}")
     else:
         yield Finding("ok", "kernels", detail)
 

@@ -85,6 +85,19 @@ def _portable(argument: str) -> str:
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
+def kernels() -> tuple[str, list[str], str | None]:
+    """The level of the compiled kernels in use, those this processor can run, and why none runs, if so."""
+    import warnings
+
+    from fastlane_rag.scoring.native import kernels as compiled
+    from fastlane_rag.scoring.native import library
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says the same as the problem
+        problem = library.problem()
+    return compiled.level(), compiled.levels(), problem
+
+
 def versions() -> dict[str, str]:
     """Installed versions of the distributions that matter here; absent ones are left out."""
     found = {}

@@ -142,7 +142,7 @@ def test_nearest_centroids(level):
     @each_level
     @given(count=st.integers(0, 100), dim=shapes["dim"], centroids=st.integers(1, 60), seed=shapes["seed"])
     def check(count, dim, centroids, seed):
-        from fastlane_rag.index.residual import _nearest, _searchable
+        from fastlane_rag.codecs.residual import _nearest, _searchable
 
         chance = np.random.default_rng(seed)
         rows, middles = tokens(chance, count, dim).float(), tokens(chance, centroids, dim).float()

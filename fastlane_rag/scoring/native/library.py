@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 
-from fastlane_rag import __version__
-
 __all__ = ["ABI", "LEVEL_VARIABLE", "NONE", "Book", "Coded", "LibraryProblem", "Query", "Totals", "library", "problem"]
 
 ABI = 1
@@ -182,9 +180,10 @@ def _open() -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except AttributeError as error:
         raise LibraryProblem(f"{resource} is not the library of this version of fastlane-rag: {error}") from error
-    if (version, abi) != (__version__, ABI):
+    own = sys.modules["fastlane_rag"].__version__  # not imported: the package imports what imports this
+    if (version, abi) != (own, ABI):
         raise LibraryProblem(
-            f"{resource} is of fastlane-rag {version} (interface {abi}), and this is {__version__} (interface {ABI})"
+            f"{resource} is of fastlane-rag {version} (interface {abi}), and this is {own} (interface {ABI})"
         )
     return found
 
