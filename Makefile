@@ -4,7 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.fastlane-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := pyproject.toml constraints.txt integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml
+# A change of these builds the compiled kernels again.
+NATIVE := CMakeLists.txt $(wildcard build_backend/*.py fastlane_rag/scoring/native/src/*)
+SOURCES := pyproject.toml constraints.txt $(NATIVE) integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml
+
+CPP := $(wildcard fastlane_rag/scoring/native/src/*.cpp fastlane_rag/scoring/native/src/*.h tests/scoring/*.cpp)
+CXX_FOUND := $(shell command -v c++ g++ clang++ 2>/dev/null)
+CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+ARM := aarch64-linux-gnu
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -16,7 +23,7 @@ FRAMEWORKS := langchain-core llama-index-core
 INTEGRATIONS := --group integrations -e ".[cpu]" -e integrations/langchain -e integrations/llama_index
 TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 
-.PHONY: help setup demo test test-all test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
+.PHONY: help setup demo test test-all test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
 	pytest lint format reproduce wheels clean
 
 help:
@@ -25,6 +32,7 @@ help:
 	@echo "               on the oldest and the newest frameworks (test-frameworks-floor, test-frameworks-newest)"
 	@echo "make reproduce measure every figure of the documents again (PARTS=quality DATA=DIR LIMIT=queries DATASETS=a,b)"
 	@echo "make notebooks runs the examples again and keeps their outputs; make test-notebooks only runs them"
+	@echo "make wheels    an sdist and wheels for Linux on x86-64 and ARM;  make test-kernels  the C++ alone"
 	@echo "make setup     only the virtual environment;  make format, wheels, clean"
 
 setup: $(READY)
@@ -47,9 +55,27 @@ pytest: $(READY)
 
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+	$(MAKE) test-kernels
 	$(MAKE) test-notebooks
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
+
+# Checks the kernels without Python: under the address and undefined behaviour sanitizers, and as built for ARM under an
+# emulator of a processor with the dot product of bytes and of one without (Debian: g++-aarch64-linux-gnu qemu-user).
+test-kernels: $(READY)
+	$(CMAKE) -B build/sanitized -DFASTLANE_CHECKS=ON -DFASTLANE_SANITIZE=ON > /dev/null
+	$(BIN)/cmake --build build/sanitized
+	build/sanitized/check_kernels 200
+ifeq ($(and $(shell command -v $(ARM)-g++),$(shell command -v qemu-aarch64)),)
+	@echo "the kernels for ARM are left out: install $(ARM)-g++ and qemu-aarch64"
+else
+	$(CMAKE) -B build/arm -DFASTLANE_CHECKS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=$(ARM)-g++ > /dev/null
+	$(BIN)/cmake --build build/arm
+	for processor in max cortex-a53; do \
+		QEMU_LD_PREFIX=/usr/$(ARM) qemu-aarch64 -cpu $$processor build/arm/check_kernels 20 || exit 1; \
+	done
+endif
 
 # Executes each notebook, with the model that repeats its prompt and without the research data; their asserts judge.
 test-notebooks: $(VENV)/.fastlane-notebooks
@@ -92,18 +118,33 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+ifneq ($(CXX_FOUND),)
+	@$(CMAKE) -B build/lint -DFASTLANE_CHECKS=ON -DCMAKE_EXPORT_COMPILE_COMMANDS=ON > /dev/null
+	$(BIN)/clang-tidy --quiet -p build/lint $(filter %.cpp,$(CPP))
+else
+	@echo "clang-tidy is left out: there is no C++ compiler, whose headers it needs"
+endif
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 reproduce: $(READY)
 	$(BIN)/python benchmarks/reproduce.py $(PARTS) $(if $(DATA),--data $(DATA)) $(if $(LIMIT),--limit $(LIMIT)) \
 		$(if $(DATASETS),--datasets $(DATASETS))
 	$(BIN)/python benchmarks/render_readme.py
 
+# Wheels of fastlane-rag for Linux hold the compiled kernels, built by zig against an old C library; the others are of
+# Python alone. Wheels for macOS and Windows are made on these systems: .github/workflows/wheels.yml.
 wheels: $(READY)
-	for package in . integrations/langchain integrations/llama_index; do \
+	$(BIN)/python -m build --sdist --outdir dist .
+	for machine in x86_64 aarch64; do \
+		FASTLANE_ZIG_TARGET=$$machine-linux-gnu.2.28 $(BIN)/python -m build --wheel --outdir dist . || exit 1; \
+	done
+	for wheel in dist/fastlane_rag-*manylinux*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
+	for package in integrations/langchain integrations/llama_index; do \
 		$(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; \
 	done
 

@@ -35,12 +35,12 @@ WARM_UP = 20
 SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.select"),
     ("route", "fastlane_rag.model:RoutedQuery.compared"),
-    ("gather", "fastlane_rag.scoring.coded:CodedQuery.__init__"),
+    ("gather", "fastlane_rag.scoring.codes:CodedQuery.__init__"),
     ("gather", "fastlane_rag.search.lanes.approximate:probe"),
     ("gather", "fastlane_rag.search.lanes.gather:Gatherer.gather"),
-    ("re-score", "fastlane_rag.scoring.coded:CodedQuery.near_scores"),
+    ("re-score", "fastlane_rag.scoring.codes:CodedQuery.near_scores"),
     ("gather", "fastlane_rag.search.plan:exhaustive"),
-    ("refine", "fastlane_rag.scoring.coded:CodedQuery.scores"),
+    ("refine", "fastlane_rag.scoring.codes:CodedQuery.scores"),
     ("refine", "fastlane_rag.search.plan:rescore"),
     ("fetch", "fastlane_rag.search.plan:_Plan._fetch"),
 )

@@ -116,9 +116,9 @@ def fastlane_codes(bits: int) -> Callable[[Problem], Run]:
 
 
 def fastlane_torch(problem: Problem) -> Run:
-    """The scoring core without its compiled kernels, as where numba is not installed."""
-    from fastlane_rag.scoring import torch_backend
+    """The scoring core without its compiled kernels, as on a platform without them."""
     from fastlane_rag.scoring.inputs import pack
+    from fastlane_rag.scoring.torch import backend as torch_backend
 
     queries = pack("queries", problem.queries, None, None)
     documents = pack("documents", problem.packed, problem.offsets, None)
@@ -217,7 +217,7 @@ ENGINES: dict[str, Engine] = {
     OURS_ON_CUDA: Engine(fastlane(torch.float16), BOTH, bytes_a_number=2),
     "fastlane 4-bit codes": Engine(fastlane_codes(4), BOTH, exact=False, bytes_a_number=0.5),
     "fastlane 2-bit codes": Engine(fastlane_codes(2), BOTH, exact=False, bytes_a_number=0.25),
-    "fastlane without numba": Engine(fastlane_torch),
+    "fastlane without its kernels": Engine(fastlane_torch),
     "BLAS only": Engine(gemm, BOTH, exact=False, bytes_a_number=2),
     "torch einsum": Engine(einsum, BOTH, bytes_a_number=2, most_documents=1000),
     "sentence-transformers": Engine(sentence_transformers, BOTH, bytes_a_number=2, most_documents=100_000),

@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"there is no part {part!r}; choose from {', '.join(PARTS)}")
     if not asked.data.is_dir():
         parser.error(f"{asked.data} is not a folder; name the one that holds the datasets with --data")
-    # Before torch and numba are imported, which read them once.
-    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(asked.threads)
+    # Before torch is imported, which reads it once.
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.path[:0] = [str(Path(__file__).parent)]
 

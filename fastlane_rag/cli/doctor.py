@@ -110,6 +110,7 @@ def examine(model: str | None = None) -> Iterator[Finding]:
     yield from _guarded("versions", _versions)
     yield from _guarded("device", _devices)
     yield from _guarded("threads", _threads)
+    yield from _guarded("kernels", _kernels)
     yield from _guarded("faiss", _faiss)
     yield from _guarded("search", lambda: _search(model))
 
@@ -155,6 +156,23 @@ def _threads() -> Iterator[Finding]:
         yield Finding("warning", "threads", f"{detail}; more threads than cores slow searches down")
     else:
         yield Finding("ok", "threads", detail)
+
+
+def _kernels() -> Iterator[Finding]:
+    from fastlane_rag.evaluation.environment import kernels
+
+    level, levels, problem = kernels()
+    if problem is not None:
+        yield Finding("warning", "kernels", f"{problem}; torch stands in and searches take several times as long")
+        return
+    detail = f"compiled for {level}; this processor runs {', '.join(levels)}"
+    if os.environ.get("FASTLANE_NATIVE_LEVEL"):
+        detail += f", FASTLANE_NATIVE_LEVEL={level}"
+    if level == "scalar":
+        slow = "without vector instructions searches take several times as long"
+        yield Finding("warning", "kernels", f"{detail}; {slow}")
+    else:
+        yield Finding("ok", "kernels", detail)
 
 
 def _faiss() -> Iterator[Finding]:

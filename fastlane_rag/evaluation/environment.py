@@ -20,7 +20,6 @@ _DISTRIBUTIONS = (
     "faiss-cpu",
     "faiss-gpu",
     "numpy",
-    "numba",
     "onnxruntime",
     "langchain-core",
     "llama-index-core",
@@ -84,6 +83,19 @@ def environment() -> Environment:
 def _portable(argument: str) -> str:
     """An argument without the folders of this machine."""
     return Path(argument).name if Path(argument).is_absolute() else argument
+
+
+def kernels() -> tuple[str, list[str], str | None]:
+    """The level of the compiled kernels in use, those this processor can run, and why none runs, if so."""
+    import warnings
+
+    from fastlane_rag.scoring.native import kernels as compiled
+    from fastlane_rag.scoring.native import library
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says the same as the problem
+        problem = library.problem()
+    return compiled.level(), compiled.levels(), problem
 
 
 def versions() -> dict[str, str]:

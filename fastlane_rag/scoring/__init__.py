@@ -1,7 +1,7 @@
 """The one place that computes MaxSim, for training, search, reranking and benchmarks alike."""
 
+from fastlane_rag.scoring.api import maxsim, maxsim_groups, token_maxima
 from fastlane_rag.scoring.codes import Codebook, Codes
-from fastlane_rag.scoring.maxsim import maxsim, maxsim_groups, token_maxima
 from fastlane_rag.scoring.threads import get_threads, set_threads
 
 __all__ = ["Codebook", "Codes", "get_threads", "maxsim", "maxsim_groups", "set_threads", "token_maxima"]

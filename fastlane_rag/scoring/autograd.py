@@ -14,7 +14,7 @@ import torch
 
 from fastlane_rag.scoring import backends
 from fastlane_rag.scoring.inputs import Packed, Rows
-from fastlane_rag.scoring.torch_backend import block_elements, compute_dtype
+from fastlane_rag.scoring.torch.backend import block_elements, compute_dtype
 
 __all__ = ["differentiable_scores"]
 

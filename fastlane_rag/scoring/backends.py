@@ -6,14 +6,16 @@ from typing import Protocol
 
 import torch
 
-from fastlane_rag.scoring import cpu_backend, torch_backend, triton_backend
 from fastlane_rag.scoring.inputs import Packed, Rows
+from fastlane_rag.scoring.native import backend as native_backend
+from fastlane_rag.scoring.torch import backend as torch_backend
+from fastlane_rag.scoring.triton import backend as triton_backend
 
 __all__ = ["Backend", "choose"]
 
 
 class Backend(Protocol):
-    """What an implementation of MaxSim must do; torch_backend documents arguments and results."""
+    """What an implementation of MaxSim must do; torch.backend documents arguments and results."""
 
     def scores(
         self,
@@ -40,8 +42,8 @@ class Backend(Protocol):
 
 def choose(queries: torch.Tensor, documents: Rows) -> Backend:
     """Return the fastest implementation for rows on this device and of these dtypes."""
-    if cpu_backend.supports(queries, documents):
-        return cpu_backend
+    if native_backend.supports(queries, documents):
+        return native_backend
     if triton_backend.supports(queries, documents):
         return triton_backend
     return torch_backend

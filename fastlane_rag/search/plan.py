@@ -62,7 +62,9 @@ def answer(
         FilterError: the filter means nothing.
     """
     if options.lane == "approximate" and not can_gather():
-        raise InvalidInputError("lane='approximate' needs numba: pip install 'fastlane-rag[cpu]'")
+        raise InvalidInputError(
+            "lane='approximate' needs the compiled kernels, which do not run here: fastlane doctor says why"
+        )
     plan = _Plan(view, state, options, options.policy or state.policy, state.allowed(view.reader, options.filter))
     size = plan.batch_size
     asked = [_Query(query, plan.select(query), None if texts is None else texts[n]) for n, query in enumerate(queries)]

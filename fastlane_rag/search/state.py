@@ -19,7 +19,7 @@ from fastlane_rag.storage.snapshot import Mask, Snapshot
 
 if TYPE_CHECKING:
     from fastlane_rag.scoring import Codes
-    from fastlane_rag.scoring.coded import CodedDocuments
+    from fastlane_rag.scoring.codes import CodedDocuments
     from fastlane_rag.storage.postings import Postings
 
 __all__ = ["Coded", "SearchState", "SearchStates"]
@@ -90,7 +90,7 @@ class SearchState:
         return lane
 
     def _group(self) -> list[Coded]:
-        from fastlane_rag.scoring.coded import CodedDocuments
+        from fastlane_rag.scoring.codes import CodedDocuments
 
         parts, starts = self.snapshot.parts, self.snapshot.starts
         groups: dict[str, list[int]] = {}

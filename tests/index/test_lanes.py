@@ -2,6 +2,7 @@
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,16 +165,14 @@ def test_without_the_compiled_kernel_all_is_exhaustive(index, queries, monkeypat
     expected = hits(index, queries[0], lane="exhaustive")
     monkeypatch.setattr(plan, "can_gather", lambda: False)
     assert hits(index, queries[0]) == expected
-    with pytest.raises(InvalidInputError, match="needs numba"):
+    with pytest.raises(InvalidInputError, match="needs the compiled kernels"):
         hits(index, queries[0], lane="approximate")
 
 
-def test_scores_without_byte_instructions_are_the_same(index, queries, monkeypatch):
+def test_scores_without_the_compiled_kernels_are_the_same(index, queries, monkeypatch):
     """But for the rounding of query and centroids to bytes, which may change places at the end of the list."""
-    from fastlane_rag.scoring import cpu_backend
-
     expected = hits(index, queries[0], lane="approximate")
-    monkeypatch.setattr(cpu_backend, "coded_query", lambda *_: None)
+    monkeypatch.setattr("fastlane_rag.scoring.codes.query.kernels", SimpleNamespace(available=lambda: False))
     found = hits(index, queries[0], lane="approximate")
     rounding = 0.02
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=rounding)

@@ -42,7 +42,7 @@ def test_the_greedy_choice_and_its_groups(compiled: bool, length: int, count: in
     rows = unit(torch.randn(1, length, 8, generator=generator, dtype=torch.float64))
     scores = torch.randn(1, length, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "has_numba", lambda: compiled)
+        patch.setattr(module.kernels, "available", lambda: compiled)
         picked, stored = stand_ins(rows, scores, count)
     chosen, expected = reference(rows[0].numpy(), scores[0].double().numpy(), min(count, length))
     assert picked[0].nonzero()[:, 0].tolist() == chosen

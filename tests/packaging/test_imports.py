@@ -11,7 +11,7 @@ import pytest
 import fastlane_rag
 
 PACKAGE = Path(fastlane_rag.__file__).parent
-HEAVY = ("torch", "faiss", "transformers", "sentence_transformers", "numba", "rich", "pydantic")
+HEAVY = ("torch", "faiss", "transformers", "sentence_transformers", "rich", "pydantic")
 SECONDS = 0.3
 
 

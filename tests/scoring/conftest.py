@@ -7,8 +7,11 @@ from functools import cached_property
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codebook, Codes, cpu_backend, triton_backend
+from fastlane_rag.scoring import Codebook, Codes
 from fastlane_rag.scoring.codes import pack_levels
+from fastlane_rag.scoring.native import backend as native_backend
+from fastlane_rag.scoring.native import kernels
+from fastlane_rag.scoring.triton import backend as triton_backend
 
 # Inputs are rounded to their dtype before either side sees them and products are summed in float32,
 # so half precision is held to the tolerance of float32.
@@ -109,9 +112,10 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 def backend(request, monkeypatch):
     """Run a test with each implementation that this process can run on CPU tensors."""
     if request.param == "compiled":
-        pytest.importorskip("numba", reason="the compiled kernels need numba")
+        if not kernels.available():
+            pytest.skip("the compiled kernels are not here")
         return request.param
-    monkeypatch.setattr(cpu_backend, "supports", lambda queries, documents: False)
+    monkeypatch.setattr(native_backend, "supports", lambda queries, documents: False)
     if request.param == "triton":
         # The interpreter multiplies bfloat16 by their bits; on a device test_gpu.py covers them.
         dtypes = (torch.float32, torch.float16)
@@ -147,6 +151,26 @@ def draw_codes():
         )
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def tolerance():
+    """How far a token's maximum over codes may be from that over the decoded rows."""
+
+    def of(queries, codes):
+        """What rounding can cost one maximum: query and centroids to a byte a dimension, or both sides to float16."""
+        if 0 in (len(queries), len(codes)):
+            return 0.0
+        book = codes.codebook
+        centroid_steps = (book.centroids.max(0).values - book.centroids.min(0).values) / 255
+        unit = (queries * book.steps).abs().max() / 127
+        of_query = unit / 2 * (2**book.bits - 1) / 2 * queries.shape[1]
+        of_centroids = 1.1 * (queries.abs() * centroid_steps / 2).sum(1).max()  # a tenth for the query's two bytes
+        to_bytes = 1.5 * (of_query + of_centroids)  # scales go up to 1.5
+        to_halfs = 2**-10 * queries.norm(dim=1).max() * codes.decode(slice(None)).norm(dim=1).max()
+        return 1e-5 + float(torch.maximum(to_bytes, to_halfs))
+
+    return of
 
 
 @pytest.fixture(autouse=True)

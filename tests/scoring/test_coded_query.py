@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastlane_rag.scoring import Codes, cpu_backend
-from fastlane_rag.scoring.coded import CodedDocuments, CodedQuery
-from fastlane_rag.scoring.codes import Codebook, pack_levels
+from fastlane_rag.scoring.codes import Codebook, CodedDocuments, CodedQuery, Codes, pack_levels
+from fastlane_rag.scoring.native import kernels
 
 
 def codebook(chance: np.random.Generator, bits: int, dim: int, centroids: int) -> Codebook:
@@ -43,7 +42,7 @@ class Several:
         )
         with pytest.MonkeyPatch.context() as patch:
             if not compiled:
-                patch.setattr(cpu_backend, "coded_query", lambda *_: None)
+                patch.setattr(kernels, "available", lambda: False)
             self.asked = CodedQuery(self.query, book)
         # Every document's decoded rows and their centroids, by number.
         self.rows, self.centroids = {}, {}

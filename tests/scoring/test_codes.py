@@ -10,20 +10,6 @@ from fastlane_rag.scoring.reference import reference_maxsim, reference_token_max
 pytestmark = pytest.mark.usefixtures("backend")
 
 
-def tolerance(queries, codes):
-    """What rounding can cost one maximum: query and centroids to a byte a dimension, or both sides to float16."""
-    if 0 in (len(queries), len(codes)):
-        return 0.0
-    book = codes.codebook
-    centroid_steps = (book.centroids.max(0).values - book.centroids.min(0).values) / 255
-    unit = (queries * book.steps).abs().max() / 127
-    of_query = unit / 2 * (2**book.bits - 1) / 2 * queries.shape[1]
-    of_centroids = 1.1 * (queries.abs() * centroid_steps / 2).sum(1).max()  # a tenth for the query's two bytes
-    to_bytes = 1.5 * (of_query + of_centroids)  # scales go up to 1.5
-    to_halfs = 2**-10 * queries.norm(dim=1).max() * codes.decode(slice(None)).norm(dim=1).max()
-    return 1e-5 + float(torch.maximum(to_bytes, to_halfs))
-
-
 @pytest.fixture(params=[1, 2, 4, 8], ids="{}-bit".format)
 def bits(request):
     return request.param
@@ -47,7 +33,7 @@ def test_decoding_follows_the_formula(bits, draw_codes):
         torch.testing.assert_close(codes.decode(torch.tensor([row]))[0], expected)
 
 
-def test_scores_are_those_of_the_decoded_rows(case, bits, draw_codes):
+def test_scores_are_those_of_the_decoded_rows(case, bits, draw_codes, tolerance):
     queries, documents = case.batches()
     codes = draw_codes(len(documents.packed), case.dim, bits)
     decoded = codes.decode(slice(None)).split(case.documents)
@@ -65,7 +51,7 @@ def test_scores_are_those_of_the_decoded_rows(case, bits, draw_codes):
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=atol)
 
 
-def test_token_maxima_and_selections(case, bits, draw_codes):
+def test_token_maxima_and_selections(case, bits, draw_codes, tolerance):
     queries, documents = case.batches()
     codes = draw_codes(len(documents.packed), case.dim, bits)
     decoded = codes.decode(slice(None))
@@ -93,7 +79,7 @@ def test_rounding_the_query_costs_little_beside_the_code(bits, draw_codes):
 def test_threads_change_no_bit(bits, monkeypatch, draw_codes):
     codes, query = draw_codes(700, 24, bits), torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
     offsets = torch.arange(0, 701, 7)
-    monkeypatch.setattr("fastlane_rag.scoring.cpu_backend._WORTH_A_THREAD", 1000)
+    monkeypatch.setattr("fastlane_rag.scoring.native.kernels._WORTH_A_THREAD", 1000)
     alone = maxsim(query, codes, document_offsets=offsets)
     set_threads(3)
     try:
@@ -107,7 +93,7 @@ def test_many_queries_are_scored_in_parts(bits, monkeypatch, draw_codes):
     codes, queries = draw_codes(40, 16, bits), torch.randn(12, 5, 16, generator=torch.Generator().manual_seed(1))
     offsets = torch.tensor([0, 10, 40])
     whole = maxsim(queries, codes, document_offsets=offsets)
-    monkeypatch.setattr("fastlane_rag.scoring.cpu_backend._TABLE_BYTES", 37 * 4 * 12)
+    monkeypatch.setattr("fastlane_rag.scoring.native.backend._TABLE_BYTES", 37 * 4 * 12)
     torch.testing.assert_close(maxsim(queries, codes, document_offsets=offsets), whole)
 
 

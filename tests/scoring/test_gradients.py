@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fastlane_rag.scoring import maxsim, maxsim_groups, torch_backend
+from fastlane_rag.scoring import maxsim, maxsim_groups
 from fastlane_rag.scoring.reference import reference_maxsim
+from fastlane_rag.scoring.torch import backend as torch_backend
 
 pytestmark = pytest.mark.usefixtures("backend")
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastlane_rag.scoring import maxsim, maxsim_groups, token_maxima, torch_backend
+from fastlane_rag.scoring import maxsim, maxsim_groups, token_maxima
 from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
+from fastlane_rag.scoring.torch import backend as torch_backend
 
 pytestmark = pytest.mark.usefixtures("backend")
 

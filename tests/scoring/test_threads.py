@@ -1,17 +1,18 @@
 """Scoring from several threads, and with several threads."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from fastlane_rag.scoring import cpu_backend, get_threads, maxsim, set_threads
-from fastlane_rag.scoring.threads import run_ranges
+from fastlane_rag.scoring import get_threads, maxsim, set_threads
+from fastlane_rag.scoring.native import kernels, library
 
-numba = pytest.importorskip("numba", reason="only the compiled kernels start threads of their own")
-cpu_team = pytest.importorskip("fastlane_rag.scoring.cpu_team")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="only the compiled kernels start threads of their own")
 
 
 @pytest.fixture
@@ -29,9 +30,18 @@ def problem(offsets):
 
 @pytest.fixture(autouse=True)
 def _restore(monkeypatch):
-    monkeypatch.setattr(cpu_backend, "_WORTH_A_THREAD", 1000)
+    monkeypatch.setattr(kernels, "_WORTH_A_THREAD", 1000)
     yield
     set_threads(None)
+
+
+@pytest.fixture
+def _own_threads():
+    """OpenMP's team is taken away."""
+    found = library.library()
+    found.fastlane_use_openmp(None)
+    yield
+    found.fastlane_use_openmp(library._openmp())
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16, 100])
@@ -42,32 +52,36 @@ def test_threads_change_no_bit(problem, threads):
     assert torch.equal(problem(), alone)
 
 
+@pytest.mark.usefixtures("_own_threads")
 @pytest.mark.parametrize("threads", [2, 3, 16, 100])
-def test_threads_of_our_own_stand_in_for_openmps(problem, threads, monkeypatch):
+def test_threads_of_our_own_stand_in_for_openmps(problem, threads):
     """Where torch has none, or one without the entry that is called."""
     set_threads(1)
     alone = problem()
-    monkeypatch.setattr(cpu_team, "_team", lambda: 0)
     set_threads(threads)
     assert torch.equal(problem(), alone)
 
 
-@numba.njit(nogil=True)
-def fails_in_the_middle(first, last, marks):
-    for i in range(first, last):
-        if i == 5:
-            raise ValueError
-        marks[i] += 1
-
-
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_a_kernel_that_fails_is_noticed(threads):
-    """The error itself stays in its thread: all that fails in the kernels is finding memory."""
-    marks = np.zeros(20, np.int64)
-    with pytest.raises(MemoryError, match="use fewer threads"):
-        cpu_team.run(fails_in_the_middle, range(21), threads, (marks,))
-    assert marks[5] == 0
-    assert marks.max() == 1
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_callers_share_the_threads_that_one_of_them_asked_for():
+    """Sixteen callers of eight threads make seven beside themselves, not a hundred."""
+    program = (
+        "import threading, torch\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from fastlane_rag.scoring import maxsim, set_threads\n"
+        "from fastlane_rag.scoring.native import kernels\n"
+        "from pathlib import Path\n"
+        "torch.set_num_threads(1); set_threads(8); kernels._WORTH_A_THREAD = 1\n"
+        "rows, query = torch.rand(400, 16), torch.rand(4, 16)\n"
+        "def ask(_): maxsim(query, rows, document_offsets=torch.arange(0, 401, 5))\n"
+        "ask(0)\n"
+        "before = len(list(Path('/proc/self/task').iterdir()))\n"
+        "with ThreadPoolExecutor(16) as callers:\n"
+        "    list(callers.map(ask, range(400)))\n"
+        "    print(len(list(Path('/proc/self/task').iterdir())) - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 16 + 7
 
 
 def test_threads_follow_torch_unless_set():
@@ -78,18 +92,6 @@ def test_threads_follow_torch_unless_set():
     assert get_threads() == torch.get_num_threads()
     with pytest.raises(ValueError, match="at least 1, but is 0"):
         set_threads(0)
-
-
-def test_threads_beside_the_caller_start_none_of_torchs():
-    """Each would have OpenMP start a team of its own, and with more threads than processors encoding slows down."""
-    before, found = torch.get_num_threads(), {}
-    torch.set_num_threads(3)
-    try:
-        run_ranges(lambda first, _: found.update({first: torch.get_num_threads()}), [0, 1, 2, 3])
-        assert found == {0: 3, 1: 1, 2: 1}
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_callers_in_many_threads_do_not_disturb_each_other(problem):

@@ -47,8 +47,8 @@ def test_compiles_without_a_device(dtypes, capability, draw_codes):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fastlane_rag.scoring.triton_backend import block_sizes
-    from fastlane_rag.scoring.triton_kernels import maxsim_kernel
+    from fastlane_rag.scoring.triton.backend import block_sizes
+    from fastlane_rag.scoring.triton.kernels import maxsim_kernel
 
     names = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
     query, document = dtypes.split("-")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import faiss  # noqa: F401  here and not inside what is timed, as the other engines' libraries load
-import numba  # noqa: F401
 import numpy as np
 import torch
 
@@ -52,7 +51,7 @@ class FastLane:
         budget: what the document router keeps of them; None for all. That it picks is part of the build.
     """
 
-    packages = ("fastlane-rag", "numba", "faiss-cpu", "torch")
+    packages = ("fastlane-rag", "faiss-cpu", "torch")
 
     def __init__(self, codec: str, budget: float | None = None) -> None:
         self._codec, self._budget = codec, budget

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.scoring.coded import CodedQuery
+from fastlane_rag.scoring.codes import CodedQuery
 from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore_plain
 from fastlane_rag.search.lanes.gather import probe
 from fastlane_rag.search.lanes.ranking import best, union

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring import maxsim
-from fastlane_rag.scoring.coded import CodedQuery
+from fastlane_rag.scoring.codes import CodedQuery
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.storage.snapshot import Mask, Snapshot
 

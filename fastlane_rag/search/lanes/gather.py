@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.postings import Postings
 from fastlane_rag.storage.snapshot import Mask
+
+if TYPE_CHECKING:
+    from fastlane_rag.scoring.native import kernels
 
 __all__ = ["Gatherer", "Probes", "can_gather", "probe"]
 
@@ -40,11 +44,9 @@ def probe(products: NDArray[np.float32], tokens: int, nprobe: int) -> Probes:
         tokens: how many of them gather.
         nprobe: centroids a token.
     """
-    from fastlane_rag.search.lanes.gather_kernels import best_rows
+    from fastlane_rag.scoring.native import kernels
 
-    shape = min(tokens, _MOST), min(nprobe + 1, len(products))
-    rows, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
-    best_rows(products, rows, values)
+    rows, values = kernels.best_rows(products, min(tokens, _MOST), min(nprobe + 1, len(products)))
     return Probes(rows[:, :nprobe], values[:, :nprobe] - values[:, -1:], values[:, -1])
 
 
@@ -67,14 +69,15 @@ class Gatherer:
         self._total = total
         blocks = []
         for segment, base in zip(postings, firsts, strict=True):
-            arrays = segment.documents.ctypes.data, segment.documents.itemsize, segment.lists.ctypes.data
+            documents, lists = segment.documents, segment.lists
+            arrays = documents.ctypes.data, documents.itemsize, len(documents), lists.ctypes.data, len(lists) - 1
             for start in range(0, segment.count, step):
                 blocks.append([*arrays, base, start, min(start + step, segment.count)])
-        self._blocks = np.array(blocks, np.int64).reshape(-1, 6)
+        self._blocks = np.array(blocks, np.int64).reshape(-1, 8)
         self._entries = sum(len(segment.documents) for segment in postings)
         self._lists = max(len(segment.lists) - 1 for segment in postings)
-        # Room for one gather each; as many as there were gathers at one time.
-        self._rooms: list[tuple[NDArray[np.float32], NDArray[np.uint16], NDArray[np.int64]]] = []
+        # One gather each; as many as there were gathers at one time.
+        self._rooms: list[kernels.Gathering] = []
 
     def gather(self, probes: Probes, allowed: Mask | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Partial scores of the documents near some query tokens, from centroids alone.
@@ -89,28 +92,22 @@ class Gatherer:
         Returns:
             The documents found, in no particular order, and their scores.
         """
-        from fastlane_rag.scoring import cpu_team
+        from fastlane_rag.scoring.native import kernels
         from fastlane_rag.scoring.threads import get_threads
-        from fastlane_rag.search.lanes.gather_kernels import collect, gather
 
         try:
             room = self._rooms.pop()
         except IndexError:
-            room = np.empty(self._total, np.float32), np.zeros(self._total, np.uint16), np.empty(self._total, np.int64)
-        blocks, everything = self._blocks, allowed is None
-        mask = np.ones(1, np.bool_) if allowed is None else allowed
-        counts = np.zeros(len(blocks), np.int64)
+            room = kernels.Gathering(self._blocks, self._total)
         walked = self._entries * probes.centroids.size // self._lists
-        threads = max(1, min(get_threads(), len(blocks), walked // self._per_thread))
-        fixed = blocks, probes.centroids, probes.gains, everything, mask, *room, counts
-        cpu_team.run(gather, range(len(blocks) + 1) if threads > 1 else [0, len(blocks)], threads, fixed)
-        documents, gathered = collect(blocks, *room, counts, probes.least)
+        threads = max(1, min(get_threads(), len(self._blocks), walked // self._per_thread))
+        found = room.gather(probes.centroids, probes.gains, allowed, float(probes.least.sum()), threads)
         self._rooms.append(room)
-        return documents, gathered
+        return found
 
 
 def can_gather() -> bool:
     """Whether the compiled kernel that gathers can run here."""
-    from fastlane_rag.scoring.numba_found import has_numba
+    from fastlane_rag.scoring.native import kernels
 
-    return has_numba()
+    return kernels.available()

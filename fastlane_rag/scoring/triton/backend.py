@@ -55,7 +55,7 @@ def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts
     """Sum weighted rows bag by bag; arguments and result as `torch_backend.bag`."""
     import triton
 
-    from fastlane_rag.scoring.triton_kernels import bag_kernel
+    from fastlane_rag.scoring.triton.kernels import bag_kernel
 
     count, dim = len(starts), rows.shape[1]
     sums = torch.zeros(count, dim, dtype=torch.float32, device=rows.device)
@@ -79,7 +79,7 @@ def _launch(
     """Scores (Nq, columns) and, if kept, the maxima and their rows (columns, Tq)."""
     import triton
 
-    from fastlane_rag.scoring.triton_kernels import maxsim_kernel
+    from fastlane_rag.scoring.triton.kernels import maxsim_kernel
 
     query_rows = queries.rows.detach().contiguous()
     device, (tokens, dim) = query_rows.device, query_rows.shape

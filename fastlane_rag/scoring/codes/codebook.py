@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Codebook", "Codes", "pack_levels", "packed_width", "to_bytes", "unpack_levels"]
+from fastlane_rag.scoring.native import kernels
+
+__all__ = ["Codebook", "Codes", "fill_words", "pack_levels", "packed_width", "to_bytes", "unpack_levels"]
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,14 @@ class Codebook:
         return packed_width(self.dim, self.bits)
 
     @cached_property
-    def in_bytes(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-        """The centroids rounded by `to_bytes`, in rows that zeros fill up to words of four; for kernels on the CPU.
+    def for_kernels(self) -> kernels.Book:
+        """What the compiled kernels take: the centroids rounded by `to_bytes`, and the steps.
 
-        A query meets them in a quarter of the memory, four numbers an instruction.
+        A query meets the centroids in a quarter of the memory, four numbers an instruction.
         """
         levels, center, steps = to_bytes(self.centroids.cpu())
-        padded = np.zeros((len(levels), -(-self.dim // 4) * 4), np.uint8)
-        padded[:, : self.dim] = levels.numpy()
-        return padded, center.numpy(), steps.numpy()
+        in_words = fill_words(levels.numpy())
+        return kernels.Book(in_words, center.numpy(), steps.numpy(), self.steps.cpu().numpy(), self.bits, self.width)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,13 @@ def to_bytes(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     steps = ((most - least) / 255).clamp(min=1e-9)
     levels = ((rows - least) / steps).round_().clamp_(0, 255).to(torch.uint8)
     return levels, (least + most) / 2, steps
+
+
+def fill_words(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows (T, d) with zeros up to a multiple of four bytes: (T, 4 * words)."""
+    padded = np.zeros((len(levels), -(-levels.shape[1] // 4) * 4), np.uint8)
+    padded[:, : levels.shape[1]] = levels
+    return padded
 
 
 def packed_width(dim: int, bits: int) -> int:

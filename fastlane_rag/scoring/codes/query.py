@@ -1,0 +1,145 @@
+"""One query that meets documents in code several times: what depends on the query alone is computed once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastlane_rag.scoring.codes.codebook import Codebook, Codes
+from fastlane_rag.scoring.codes.documents import CodedDocuments
+from fastlane_rag.scoring.native import kernels
+
+__all__ = ["CodedQuery"]
+
+_BLOCK_ROWS = 1 << 14  # decoded at once without the compiled kernels
+
+
+class CodedQuery:
+    """A query made ready for the documents of one codebook.
+
+    Args:
+        query: (L, d) float32, on the CPU.
+        codebook: what the documents' codes refer to.
+    """
+
+    def __init__(self, query: torch.Tensor, codebook: Codebook) -> None:
+        self._codebook, self._rows = codebook, query.detach().float()
+        compiled = kernels.available() and query.device.type == "cpu" and codebook.dim > 0
+        self._compiled = kernels.Query(self._rows.numpy(), codebook.for_kernels) if compiled else None
+
+    @cached_property
+    def products(self) -> NDArray[np.float32]:
+        """(K, L or more) float32: dot products of each centroid and query token, less some number of the token."""
+        if self._compiled is not None:
+            return self._compiled.products
+        products: NDArray[np.float32] = (self._codebook.centroids @ self._rows.T).numpy()
+        return products
+
+    def scores(self, documents: CodedDocuments, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        """SumMaxSim with some documents.
+
+        Args:
+            documents: of the query's codebook.
+            numbers: (n,) int64, ascending: the documents to score.
+
+        Returns:
+            (n,) float32, and how many rows these documents have.
+
+        Raises:
+            ValueError: the codebook is another one, or the offsets are wrong.
+        """
+        self._check(documents)
+        scores = np.empty((1, len(numbers)), np.float32)
+        if self._compiled is not None:
+            where, tokens = documents.locate(numbers), len(self._rows)
+            self._compiled.score(where, kernels.Totals(np.array([0, tokens]), np.ones(tokens, np.float32), scores))
+            return scores[0], where.rows
+        met = 0
+        for here, codes, starts, lengths in documents.by_pack(numbers):
+            nothing = np.full((1, len(self._rows)), -np.inf, np.float32)
+            scores[0, here] = self._best(codes, starts, lengths, self._rows, nothing).sum(1)
+            met += int(lengths.sum())
+        return scores[0], met
+
+    def near_scores(
+        self,
+        documents: CodedDocuments,
+        numbers: NDArray[np.int64],
+        tokens: int,
+        near: NDArray[np.bool_],
+        least: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], int]:
+        """SumMaxSim of the query's first tokens with those document rows whose centroid is near.
+
+        Args:
+            documents: of the query's codebook.
+            numbers: (n,) int64, ascending: the documents to score.
+            tokens: how many, at least 1.
+            near: (K,) bool, the centroids.
+            least: (tokens,) float32, of `products`: what a token scores where no row gives it more.
+
+        Returns:
+            (n,) float32, and how many rows counted.
+
+        Raises:
+            ValueError: the codebook is another one, or the offsets are wrong.
+        """
+        self._check(documents)
+        if self._compiled is not None:
+            scores, met = self._compiled.score_near(documents.locate(numbers), tokens, near, least)
+            return scores, int(met.sum())
+        scores, counted = np.empty(len(numbers), np.float32), 0
+        for here, codes, starts, lengths in documents.by_pack(numbers):
+            ids = codes.centroid_ids.numpy()
+            marks = np.append(near, False)[np.minimum(ids[_rows(starts, lengths)], len(near))]
+            best = self._best(codes, starts, lengths, self._rows[:tokens], least[None], marks)
+            scores[here] = best.sum(1)
+            counted += int(marks.sum())
+        return scores, counted
+
+    def _best(
+        self,
+        codes: Codes,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        query: torch.Tensor,
+        least: NDArray[np.float32],
+        marks: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]:
+        """Each token's best row in each document, from torch alone.
+
+        Args:
+            codes: the rows of one pack.
+            starts: (n,) first row of each document.
+            lengths: (n,) its rows.
+            query: (L, d).
+            least: (1, L) what a token scores at least.
+            marks: (rows of all documents,) those that count; None for all.
+
+        Returns:
+            (n, L).
+        """
+        best = np.repeat(least, len(starts), axis=0)
+        rows, owners = _rows(starts, lengths), np.repeat(np.arange(len(starts)), lengths)
+        if marks is not None:
+            rows, owners = rows[marks], owners[marks]
+        for first in range(0, len(rows), _BLOCK_ROWS):
+            block = slice(first, first + _BLOCK_ROWS)
+            products = (codes.decode(torch.from_numpy(rows[block])) @ query.T).numpy()
+            firsts = np.flatnonzero(np.diff(owners[block], prepend=-1))
+            here = owners[block][firsts]
+            best[here] = np.maximum(best[here], np.maximum.reduceat(products, firsts, axis=0))
+        return best
+
+    def _check(self, documents: CodedDocuments) -> None:
+        if documents.codebook is not self._codebook:
+            raise ValueError("the documents' codebook is not the one that the query was made ready for")
+
+
+def _rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of documents, one document after the other."""
+    count = int(lengths.sum())
+    return np.arange(count) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

@@ -1,0 +1,1 @@
+"""The compiled kernels: C++ in `src`, the library they make, and what calls it."""

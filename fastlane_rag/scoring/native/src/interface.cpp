@@ -1,0 +1,197 @@
+// The C interface: prepares queries, and shares the kernels' work among threads.
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "dispatch.h"
+#include "fastlane.h"
+#include "rounding.h"
+#include "team.h"
+
+namespace fastlane {
+namespace {
+
+constexpr int32_t out_of_memory = -1;
+
+// An array that is zeros at first; null without memory.
+template <class T>
+std::unique_ptr<T[]> zeros(int64_t count) {
+  return std::unique_ptr<T[]>(new (std::nothrow) T[static_cast<size_t>(count)]());
+}
+
+// Calls a kernel for ranges of a task.
+template <class Task, bool (*Kernels::*kernel)(const Task&, int64_t, int64_t)>
+int32_t run(const Task& task, int64_t count, int32_t threads) {
+  const auto part = [](const void* work, int64_t first, int64_t last) {
+    return (kernels().*kernel)(*static_cast<const Task*>(work), first, last);
+  };
+  return share(part, &task, count, threads);
+}
+
+}  // namespace
+}  // namespace fastlane
+
+using fastlane::kernels;
+using fastlane::zeros;
+
+extern "C" {
+
+int32_t fastlane_abi(void) { return fastlane_abi_number; }
+const char* fastlane_version(void) { return FASTLANE_VERSION; }
+const char* fastlane_level(void) { return kernels().name; }
+const char* fastlane_levels(void) { return fastlane::levels(); }
+int32_t fastlane_set_level(const char* name) { return fastlane::use_level(name) ? 0 : -1; }
+void fastlane_use_openmp(void* entry) { fastlane::use_openmp(entry); }
+int32_t fastlane_own_threads(void) { return fastlane::own_threads(); }
+
+void fastlane_tiles(int64_t tokens, int64_t* tiles, int64_t* width) {
+  const int64_t lanes = kernels().lanes, most = lanes * kernels().most_vectors;
+  *tiles = (tokens + most - 1) / most;
+  const int64_t each = *tiles ? (tokens + *tiles - 1) / *tiles : 1;  // tiles of equal width
+  *width = (each + lanes - 1) / lanes * lanes;
+}
+
+int32_t fastlane_score_rows(const float* rows, int64_t tokens, int64_t dim, const void* documents, int32_t dtype,
+                            const int64_t* starts, const int64_t* lengths, int64_t count, const fastlane_totals* totals,
+                            int32_t threads) {
+  fastlane::RowsTask task = {};
+  fastlane_tiles(tokens, &task.count_tiles, &task.width);
+  const auto tiles = zeros<float>(task.count_tiles * dim * task.width);
+  if (!tiles) return fastlane::out_of_memory;
+  for (int64_t i = 0; i < tokens; ++i) {
+    float* column = tiles.get() + i / task.width * dim * task.width + i % task.width;
+    for (int64_t d = 0; d < dim; ++d) column[d * task.width] = rows[i * dim + d];
+  }
+  task.tiles = tiles.get();
+  task.tokens = tokens;
+  task.dim = dim;
+  task.documents = documents;
+  task.dtype = dtype;
+  task.starts = starts;
+  task.lengths = lengths;
+  task.count = count;
+  task.totals = *totals;
+  return fastlane::run<fastlane::RowsTask, &fastlane::Kernels::score_rows>(task, count, threads);
+}
+
+int32_t fastlane_make_query(const fastlane_book* book, const float* rows, fastlane_query* query, int32_t threads) {
+  const int64_t dim = book->dim, width = query->width, columns = query->tiles * width;
+  const int64_t numbers = columns * book->words * 4;
+  const auto of_centroids = zeros<int8_t>(2 * numbers);
+  const auto units = zeros<float>(2 * columns), rest = zeros<float>(columns), scratch = zeros<float>(dim);
+  if (!of_centroids || !units || !rest || !scratch) return fastlane::out_of_memory;
+  std::memset(query->numbers, 0, static_cast<size_t>(numbers));
+  std::memset(query->units, 0, static_cast<size_t>(columns) * sizeof(float));
+  std::memset(query->middle, 0, static_cast<size_t>(columns) * sizeof(float));
+
+  const float middle = static_cast<float>((1 << book->bits) - 1) / 2;
+  for (int64_t i = 0; i < query->tokens; ++i) {
+    const float* token = rows + i * dim;
+    const int64_t at = (i / width * book->words * width + i % width) * 4, step = width * 4;
+    fastlane::FASTLANE_LEVEL::Rounded as_levels(token, nullptr, book->steps, dim, scratch.get());
+    as_levels.write(query->numbers + at, step, query->units + i, middle);
+    query->middle[i] = -as_levels.rest();
+    fastlane::FASTLANE_LEVEL::Rounded as_centroids(token, book->centroid_center, book->centroid_steps, dim,
+                                                   scratch.get());
+    for (int64_t p = 0; p < 2; ++p) {
+      as_centroids.write(of_centroids.get() + p * numbers + at, step, units.get() + p * columns + i, 127.5f);
+    }
+    rest[static_cast<size_t>(i)] = as_levels.rest() + as_centroids.rest();
+  }
+  const fastlane::ProductsTask task = {book, query, of_centroids.get(), units.get(), rest.get()};
+  return fastlane::run<fastlane::ProductsTask, &fastlane::Kernels::multiply>(task, book->centroids, threads);
+}
+
+int32_t fastlane_nearest(const fastlane_book* book, const float* rows, int64_t count, int64_t* nearest,
+                         int32_t threads) {
+  const fastlane::NearestTask task = {book, rows, count, nearest};
+  const int64_t tile = kernels().lanes * kernels().most_vectors;
+  return fastlane::run<fastlane::NearestTask, &fastlane::Kernels::nearest>(task, (count + tile - 1) / tile, threads);
+}
+
+int64_t fastlane_locate(const int64_t* numbers, int64_t n, const int64_t* firsts, const int64_t* counts,
+                        const int64_t* offsets, const int64_t* rows, int64_t packs, int64_t* owners, int64_t* starts,
+                        int64_t* lengths) {
+  int64_t p = 0, total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    while (p + 1 < packs && numbers[i] >= firsts[p + 1]) ++p;
+    const int64_t document = numbers[i] - firsts[p];
+    if (document < 0 || document >= counts[p]) return -1;
+    const int64_t* bounds = reinterpret_cast<const int64_t*>(offsets[p]) + document;
+    const int64_t first = bounds[0], last = bounds[1];
+    if (first < 0 || last < first || last > rows[p]) return -1;
+    owners[i] = p;
+    starts[i] = first;
+    lengths[i] = last - first;
+    total += last - first;
+  }
+  return total;
+}
+
+int32_t fastlane_score_codes(const fastlane_book* book, const fastlane_query* query, const fastlane_coded* documents,
+                             const fastlane_totals* totals, int32_t threads) {
+  const fastlane::CodesTask task = {book, query, documents, *totals};
+  return fastlane::run<fastlane::CodesTask, &fastlane::Kernels::score_codes>(task, documents->count, threads);
+}
+
+int32_t fastlane_score_near(const fastlane_book* book, const fastlane_query* query, const fastlane_coded* documents,
+                            int64_t tokens, const uint8_t* near, const float* least, float* scores, int64_t* met,
+                            int32_t threads) {
+  // The first tokens in tiles of their own, narrower where one holds them all; the tables stay those of all tokens.
+  fastlane_query few = *query;
+  few.tokens = tokens;
+  few.tiles = (tokens + query->width - 1) / query->width;
+  int64_t tiles;
+  if (few.tiles == 1) fastlane_tiles(tokens, &tiles, &few.width);
+  const int64_t words = book->words, columns = few.tiles * few.width;
+  const auto numbers = zeros<int8_t>(columns * words * 4);
+  const auto units = zeros<float>(columns), floors = zeros<float>(columns);
+  if (!numbers || !units || !floors) return fastlane::out_of_memory;
+  for (int64_t t = 0; t < few.tiles; ++t) {
+    for (int64_t w = 0; w < words; ++w) {
+      const int64_t from = (t * words + w) * query->width * 4, to = (t * words + w) * few.width * 4;
+      std::memcpy(numbers.get() + to, query->numbers + from, static_cast<size_t>(few.width) * 4);
+    }
+    std::memcpy(units.get() + t * few.width, query->units + t * query->width,
+                static_cast<size_t>(few.width) * sizeof(float));
+  }
+  for (int64_t i = 0; i < tokens; ++i) {
+    floors[static_cast<size_t>(i)] = query->middle[i] + least[i];
+  }
+  few.numbers = numbers.get();
+  few.units = units.get();
+  const fastlane::NearTask task = {book, &few, query->width, documents, near, floors.get(), scores, met};
+  return fastlane::run<fastlane::NearTask, &fastlane::Kernels::score_near>(task, documents->count, threads);
+}
+
+int32_t fastlane_best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
+                           int64_t* rows, float* values) {
+  const bool done = kernels().best_rows(products, count, stride, tokens, most, rows, values);
+  return done ? 0 : fastlane::out_of_memory;
+}
+
+int32_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids, const float* gains,
+                        int64_t k, int64_t n, const uint8_t* allowed, float* scores, uint16_t* stamps, int64_t* found,
+                        int64_t* counts, int32_t threads) {
+  const fastlane::GatherTask task = {blocks, centroids, gains, k, n, allowed, scores, stamps, found, counts};
+  return fastlane::run<fastlane::GatherTask, &fastlane::Kernels::gather>(task, block_count, threads);
+}
+
+void fastlane_collect(const fastlane_block* blocks, int64_t block_count, const float* scores, uint16_t* stamps,
+                      const int64_t* found, const int64_t* counts, float every, int64_t* documents, float* gathered) {
+  int64_t n = 0;
+  for (int64_t b = 0; b < block_count; ++b) {
+    const int64_t start = blocks[b].base + blocks[b].start;
+    for (int64_t i = start; i < start + counts[b]; ++i, ++n) {
+      documents[n] = found[i];
+      gathered[n] = scores[found[i]] + every;
+      stamps[found[i]] = 0;
+    }
+  }
+}
+
+int32_t fastlane_cover(const float* similar, const float* weights, int64_t count, int64_t limit, uint8_t* picked) {
+  return kernels().cover(similar, weights, count, limit, picked) ? 0 : fastlane::out_of_memory;
+}
+
+}  // extern "C"

@@ -1,0 +1,86 @@
+// The kernels of one level: the same functions, compiled for its instructions. `dispatch.cpp` chooses among them.
+#pragma once
+
+#include <cstdint>
+
+#include "fastlane.h"
+
+namespace fastlane {
+
+struct RowsTask {
+  const float* tiles;  // (count_tiles, dim, C) query tokens in order, filled up with zeros
+  int64_t count_tiles;
+  int64_t width;  // C
+  int64_t tokens;
+  int64_t dim;
+  const void* documents;
+  int32_t dtype;
+  const int64_t* starts;
+  const int64_t* lengths;
+  int64_t count;
+  fastlane_totals totals;
+};
+
+struct ProductsTask {
+  const fastlane_book* book;
+  const fastlane_query* query;
+  const int8_t* numbers;  // (2, tiles, words, C, 4): the query in two bytes a dimension
+  const float* units;     // (2, tiles, C)
+  const float* rest;      // (tiles, C): added to all products of a token
+};
+
+struct NearestTask {
+  const fastlane_book* book;
+  const float* rows;  // (count, dim)
+  int64_t count;
+  int64_t* nearest;  // (count,) written
+};
+
+struct CodesTask {
+  const fastlane_book* book;
+  const fastlane_query* query;
+  const fastlane_coded* documents;
+  fastlane_totals totals;
+};
+
+struct NearTask {
+  const fastlane_book* book;
+  const fastlane_query* query;  // of the first tokens alone, but with the tables of all
+  int64_t table_width;          // C of the tables
+  const fastlane_coded* documents;
+  const uint8_t* near;
+  const float* floors;  // (tiles, C): what a token scores at least
+  float* scores;
+  int64_t* met;
+};
+
+struct GatherTask {
+  const fastlane_block* blocks;
+  const int64_t* centroids;
+  const float* gains;
+  int64_t k;
+  int64_t n;
+  const uint8_t* allowed;
+  float* scores;
+  uint16_t* stamps;
+  int64_t* found;
+  int64_t* counts;
+};
+
+// Functions that take a range do the documents (centroids, blocks) first <= i < last, and return false without memory.
+struct Kernels {
+  const char* name;
+  int lanes;         // floats of a vector
+  int most_vectors;  // of a query tile
+  bool (*score_rows)(const RowsTask&, int64_t first, int64_t last);
+  bool (*multiply)(const ProductsTask&, int64_t first, int64_t last);
+  bool (*nearest)(const NearestTask&, int64_t first, int64_t last);  // tiles of rows
+  bool (*score_codes)(const CodesTask&, int64_t first, int64_t last);
+  bool (*score_near)(const NearTask&, int64_t first, int64_t last);
+  bool (*gather)(const GatherTask&, int64_t first, int64_t last);
+  bool (*best_rows)(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most, int64_t* rows,
+                    float* values);
+  bool (*cover)(const float* similar, const float* weights, int64_t count, int64_t limit, uint8_t* picked);
+};
+
+}  // namespace fastlane

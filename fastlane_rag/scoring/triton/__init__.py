@@ -1,0 +1,1 @@
+"""MaxSim on CUDA, in Triton."""
