@@ -1,4 +1,4 @@
-"""docs/tuning.md names every constant, with the default that it has."""
+"""docs/tuning.md names every constant with its default; STORE_FORMAT.md names the sizes of writing."""
 
 import importlib
 import re
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.upkeep import merge, recode, write
 
-PAGE = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "tuning.md").read_text()
 ROWS = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", PAGE, flags=re.MULTILINE)
 DEFAULTS = {name: value for name, value, _, _ in ROWS}
 
@@ -66,3 +68,14 @@ def test_the_python_of_the_page_compiles_and_sets_fields_that_exist() -> None:
         compile(block, "tuning.md", "exec")
         for arguments in re.findall(r"SearchPolicy\((\w[^)]*)\)", block):
             SearchPolicy(**{name: literal_eval(value) for name, value in re.findall(r"(\w+)=([^,]+)", arguments)})
+
+
+def test_the_store_format_names_the_sizes_of_today() -> None:
+    text = " ".join((ROOT / "STORE_FORMAT.md").read_text().split())
+    assert f"up to {write.SMALL_BYTES >> 10} KiB in float16" in text
+    assert f"More than {merge.PENDING_BYTES >> 20} MiB in `pending`" in text
+    assert f"of more than {merge.LARGEST_BYTES >> 30} GiB" in text
+    assert f"the {recode.TRAIN_TOKENS:,} tokens to train" in text
+    assert (merge.FAN, recode.GROWTH) == (4, 8)
+    assert "Four segments of one size class" in text
+    assert "more than eight times the tokens" in text
