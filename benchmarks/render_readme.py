@@ -1,4 +1,4 @@
-"""Write the measured figures of benchmarks/results/ between the markers of README.md and docs/figures.md.
+"""Write the measured figures of benchmarks/results/ between the markers of README.md and the pages in docs/.
 
 python benchmarks/render_readme.py           # rewrite the tables
 python benchmarks/render_readme.py --check   # exit code 1 when a document differs from the results
@@ -14,7 +14,7 @@ from tables import TABLES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/figures.md")
+DOCUMENTS = ("README.md", "docs/figures.md", "docs/tuning.md")
 BLOCK = re.compile(r"<!-- figures:(\S+) -->\n.*?<!-- /figures:\1 -->", flags=re.DOTALL)
 
 
@@ -43,7 +43,7 @@ def check_places(texts: list[str]) -> None:
     found = Counter(block[1] for text in texts for block in BLOCK.finditer(text))
     wrong = [f"{name} ({found[name]})" for name in TABLES if found[name] != 1]
     if wrong:
-        raise ValueError(f"each table has one block in {' and '.join(DOCUMENTS)}, but not: {', '.join(wrong)}")
+        raise ValueError(f"each table has one block in {', '.join(DOCUMENTS)}, but not: {', '.join(wrong)}")
 
 
 def main() -> None:

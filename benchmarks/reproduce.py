@@ -7,7 +7,7 @@ python benchmarks/reproduce.py sweep --datasets scifact
 A part is measured step by step and each step is written when it is done: run again, it goes on where it was stopped,
 and steps that are there already are passed over (--again measures them anew). Results of another model or limit are
 replaced. Corpora are encoded once into --cache, which `fastlane eval` shares. `python benchmarks/render_readme.py`
-puts the results into README.md and docs/figures.md.
+puts the results into README.md and the pages in docs/.
 """
 
 import argparse

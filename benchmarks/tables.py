@@ -1,4 +1,4 @@
-"""Tables for README.md and docs/figures.md, each made of files in benchmarks/results/ and of nothing else."""
+"""Tables for the documents, each made of files in benchmarks/results/ and of nothing else."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,6 +30,9 @@ METRIC = "nDCG@10"
 _KEEPS = 0.995
 """Of exhaustive nDCG@10, for a setting to be shown."""
 _SHOWN_MS = 0.05
+TUNED = "fastlane 4 bits"
+CENTRE = {"route_k": 16, "nprobe": 4, "depth": 96}
+"""The default of each setting in the approximate lane, for ten hits and queries of 16 tokens and more."""
 
 
 def main_table(results: Path) -> str:
@@ -349,15 +352,43 @@ def peers(results: Path) -> str:
             if facts["role"] == "ours" and row["knobs"]:
                 shown += [_setting(other, facts) for other in mine if not other["knobs"]]
         header = ["engine", "setting", METRIC, "recall@10 of exhaustive", "ms p50 / p95", "build, s", "MB"]
-        corpus = report["corpus"]
-        asked_for = (
-            f"{corpus['dataset']}: {corpus['documents']:,} documents of {corpus['tokens']:,} tokens in {corpus['dim']} "
-            f"dimensions, {corpus['queries']} {corpus['split']} queries one a call, {report['threads']} thread(s), "
-            f"{report['repeats']} rounds."
-        )
         missing = [f"Left out: {name}: {reason}" for name, reason in report["missing"].items()]
-        parts += [table([*header, "peak MB"], shown), asked_for, *missing, of_file(report, path)]
+        parts += [table([*header, "peak MB"], shown), _asked_side_by_side(report), *missing, of_file(report, path)]
     return "\n\n".join(parts) or NOT_MEASURED
+
+
+def tuning(results: Path) -> str:
+    """Our index in 4 bits on each corpus: exhaustive, and the approximate lane with one setting changed at a time."""
+    parts = []
+    for path in sorted(results.glob("peers-*.json")):
+        report = json.loads(path.read_text())
+        ours = [row for row in report["settings"] if row["engine"] == TUNED and row["knobs"]]
+        exhaustive = [row for row in ours if row["knobs"]["lane"] == "exhaustive"]
+        near = [row for row in ours if sum(row["knobs"].get(one) != value for one, value in CENTRE.items()) <= 1]
+        near.sort(key=lambda row: [row["knobs"][one] for one in CENTRE])
+        rows = [
+            [
+                row["knobs"]["lane"],
+                *(str(row["knobs"].get(one, "-")) for one in CENTRE),
+                f"{row['p50_ms']:.1f}",
+                decimal(row[METRIC]),
+                decimal(row["recall@10_of_exhaustive"]),
+            ]
+            for row in [*exhaustive, *near]
+        ]
+        header = ["lane", *CENTRE, "ms p50", METRIC, "recall@10 of exhaustive"]
+        parts += [table(header, rows), _asked_side_by_side(report), of_file(report, path)]
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
+def _asked_side_by_side(report: dict[str, Any]) -> str:
+    """Which queries engines answered side by side, over what."""
+    corpus = report["corpus"]
+    return (
+        f"{corpus['dataset']}: {corpus['documents']:,} documents of {corpus['tokens']:,} tokens in {corpus['dim']} "
+        f"dimensions, {corpus['queries']} {corpus['split']} queries one a call, {report['threads']} thread(s), "
+        f"{report['repeats']} rounds."
+    )
 
 
 def _setting(row: dict[str, Any], facts: dict[str, Any], note: str = "") -> list[str]:
@@ -505,4 +536,5 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "growth": growth,
     "kernels": kernels,
     "adapters": adapters,
+    "tuning": tuning,
 }

@@ -1,6 +1,7 @@
 """The residual codec: each token as its nearest centroid, a few bits a dimension, and a scale.
 
-Trained on a sample of the corpus. What it stores is scored as it is (`fastlane_rag.scoring.Codes`).
+Trained on a sample of the corpus. What it stores is scored as it is (`fastlane_rag.scoring.Codes`). docs/tuning.md says
+what is known of the constants.
 """
 
 from __future__ import annotations
@@ -27,12 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLE_PER_CENTROID", "ResidualCodec", "centroids_for"]
 
 _FORMAT = "fastlane-residual-codec", "1"
-# Distance between levels, in standard deviations, that loses least of rows that are not in the sample, on scifact and
-# arxiv_title. It is more than a Gaussian asks for (.335 with 4 bits, .031 with 8): residuals have longer tails.
+# By bits, the distance between two levels that loses least of held-out rows, in standard deviations of a dimension.
 _BEST_STEP = {1: 1.64, 2: 1.06, 4: 0.365, 8: 0.039}
-# By how much kept steps may differ from the best: shorter ones cut tails off, longer ones are coarse.
+# A step is kept that is between these multiples of the best: shorter ones cut tails off, longer ones are coarse.
 _FITTING = 0.7, 1.15
-# More find candidates in less time, but the nearest of so many is found at 60,000 rows a second and core.
+# More find candidates in less time, but encoding takes longer.
 _MOST_CENTROIDS = 1 << 14
 SAMPLE_PER_CENTROID = 48
 _ITERATIONS = 5

@@ -2,7 +2,7 @@
 
 After a write, `tidy` merges: the number of segments stays logarithmic in the size of the index, and every token row is
 copied a logarithmic number of times. Rows are written in half precision first and in code when they are merged, once
-there are enough to train a codec on (see `recode`).
+there are enough to train a codec on (see `recode`). docs/tuning.md says what is known of the constants.
 """
 
 import math
@@ -23,12 +23,11 @@ from fastlane_rag.upkeep.recode import choose, to_recode, train
 
 __all__ = ["check_rows", "compact", "copy_rows", "tidy"]
 
-# Documents wait in the catalogue until their rows take this much. A search compares every token that waits: the 8,192
-# of 2 MiB in 128 dimensions take it nearly a millisecond.
+# Rows in the catalogue become a segment when they take more than this; a search compares every token that waits.
 PENDING_BYTES = 1 << 20
-# Segments of one size class are merged when there are this many; a class spans this factor.
+# Segments of one size class that are merged into one; a class spans this factor.
 FAN = 4
-# Larger segments are only merged by `compact`.
+# Larger segments are merged by `compact` alone.
 LARGEST_BYTES = 4 << 30
 _ENCODED_AT_ONCE = 256  # documents
 

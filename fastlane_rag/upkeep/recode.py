@@ -1,8 +1,8 @@
 """Which codec a new segment gets, and training it.
 
-Documents are first stored in half precision, exact and at once. Once there are enough tokens to train a codec on,
-`tidy` writes them again in code. An index that has grown gets a codec with more centroids, and `tidy` brings every
-segment into it: one codec is searched in half the time of two.
+Documents are first stored in half precision. Once there are enough tokens to train a codec on, `tidy` writes them again
+in code. An index that has grown gets a codec with more centroids, and `tidy` brings every segment into it: one codec is
+searched in half the time of two. docs/tuning.md says what is known of the constants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastlane_rag.storage.transactions import Storage
 
 __all__ = ["CodecPlan", "choose", "to_recode", "train"]
 
-# Tokens in half precision that are worth a codec. Fewer are searched exhaustively in a few milliseconds.
+# Tokens in segments that are worth a codec; fewer are searched exhaustively in a few milliseconds.
 TRAIN_TOKENS = 1 << 17
 # An index this many times as large as when its codec was trained gets a new one, with more centroids.
 GROWTH = 8

@@ -1,7 +1,7 @@
 """Writing: documents with their token rows, into the catalogue or a segment.
 
 Few tokens wait in the catalogue, so that thousands of small writes do not become thousands of files. Many become a
-segment of their own. `merge` does the rest.
+segment of their own. `merge` does the rest. docs/tuning.md says what is known of the constant.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ __all__ = ["store_documents"]
 Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
 """Gives the (L, dim) token rows of each of some texts."""
 
-# A write whose rows take more becomes a segment of its own.
+# A write whose rows take more becomes a segment of its own; the rows of a smaller one wait in the catalogue.
 SMALL_BYTES = 512 << 10
 
 

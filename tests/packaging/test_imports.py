@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_every_part_has_its_rule() -> None:
     """A new folder or module must say what it may import."""
     parts = {part_of(module) for module, file in MODULES.items() if file.is_relative_to(PACKAGE)}
     assert parts - {"fastlane_rag", "__main__", "errors", "types"} <= set(MAY_IMPORT)
+
+
+def test_the_architecture_says_what_each_part_may_import() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| `([\w/.]+)` \|[^|]+\| ([^|]+) \|$", text, flags=re.MULTILINE)
+    names = {"integrations/langchain": "langchain_fastlane", "integrations/llama_index": "llama_index"}
+    said = {names.get(part, Path(part).stem): set() if below == "-" else set(below.split(", ")) for part, below in rows}
+    assert said == MAY_IMPORT
 
 
 def test_no_circle_of_files() -> None:
