@@ -6,7 +6,7 @@ class FastLaneError(Exception):
 
 
 class ModelError(FastLaneError):
-    """A model could not be loaded, or does what the request needs not."""
+    """A model could not be loaded, or cannot do what was asked."""
 
 
 class ModelMismatchError(ModelError):
@@ -54,7 +54,7 @@ class UnknownOptionError(InvalidInputError, TypeError):
 
 
 class FilterError(FastLaneError, ValueError):
-    """A metadata filter that means nothing, with the part that is wrong."""
+    """A metadata filter that is not valid; the message names the wrong part."""
 
 
 class DataError(FastLaneError, ValueError):

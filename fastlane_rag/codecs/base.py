@@ -1,4 +1,4 @@
-"""How token embeddings are written down: the codec of a segment."""
+"""Codecs: how a segment stores token embeddings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Codec(Protocol):
 
     @property
     def name(self) -> str:
-        """What the segment and the catalogue call it."""
+        """The codec's name in segments and the catalogue."""
         ...
 
     @property
     def lists(self) -> int:
-        """Posting lists of a segment: the values that the array `centroids` can have; 0 where there is none."""
+        """Posting lists of a segment, one for each centroid; 0 for a codec without centroids."""
         ...
 
     def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
@@ -50,12 +50,12 @@ class Codec(Protocol):
         ...
 
     def to_bytes(self) -> bytes:
-        """The trained parameters; nothing where there are none."""
+        """The trained parameters; empty for a codec without any."""
         ...
 
 
 class HalfCodec:
-    """Half precision: 2 bytes a dimension, scored as it lies."""
+    """Half precision: 2 bytes per dimension, scored without decoding."""
 
     name = "fp16"
     lists = 0

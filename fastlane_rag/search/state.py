@@ -37,8 +37,8 @@ class SearchState:
     """What searches of one commit share. Safe to use from many threads.
 
     Args:
-        snapshot: the commit's.
-        policy: of the index.
+        snapshot: the snapshot of the commit.
+        policy: the policy of the index.
     """
 
     def __init__(self, snapshot: Snapshot, policy: SearchPolicy) -> None:
@@ -51,12 +51,12 @@ class SearchState:
 
     @cached_property
     def plain(self) -> list[int]:
-        """The snapshot's parts that are gathered without centroids."""
+        """Numbers of the parts in half precision, which have no posting lists."""
         return [p for p, part in enumerate(self.snapshot.parts) if part.postings is None]
 
     @property
     def coded(self) -> list[Coded]:
-        """The other parts, by codec."""
+        """The parts in code, grouped by codec."""
         if self._coded is None:
             with self._lock:
                 if self._coded is None:
@@ -67,7 +67,7 @@ class SearchState:
         """(N,): the live documents that pass a filter; None when all documents do.
 
         Raises:
-            FilterError: the filter means nothing.
+            FilterError: the filter is not valid.
         """
         condition = reader.compiled(filter_)
         if condition is None:
@@ -127,5 +127,5 @@ class SearchStates:
             return state
 
     def clear(self) -> None:
-        """Forget everything, and begin with new locks, as after a fork."""
+        """Drop the kept state and make new locks (needed in a forked child)."""
         self.__init__(self.policy)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Lexicons: which words the documents of a segment have, and how often."""
+"""Lexicons: inverted lists of the words in a segment's documents, with term frequencies."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fastlane_rag.storage.words import count_words, number
 __all__ = ["ARRAYS", "Lexicon", "build_lexicon", "count_document", "merge_lexicons"]
 
 ARRAYS = ("word_offsets", "words", "word_lengths", "word_documents", "word_counts")
-"""The arrays of a lexicon in a segment, from wide to narrow items."""
+"""Names of a lexicon's arrays in a segment, in order of falling item size."""
 
 Counted = tuple[list[int], list[int], int]
 """One document: the numbers of its words, how often each occurs, and how many words it has."""
-_MOST = 255  # occurrences of a word that are told apart
-# Entries that are sorted at once while lexicons are merged, to bound the memory that takes.
+_MOST = 255  # term frequencies are capped here, to fit a byte
+# Merging sorts this many entries at a time, to bound memory.
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What a lexicon says of W words.
+    """The entries of W words in a lexicon.
 
     Attributes:
         sizes: (W,) int64, how many entries each has; their sum is P.
@@ -39,7 +39,7 @@ class Entries:
     counts: NDArray[np.generic]
 
     def count(self, among: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """(W,): how many of each word's documents are among these, (N,)."""
+        """(W,): for each word, how many of its documents are in the mask `among`, (N,)."""
         ends = np.cumsum(self.sizes)
         total = np.zeros(len(self.documents) + 1, np.int64)
         np.cumsum(among[self.documents], out=total[1:])
@@ -64,7 +64,7 @@ class Lexicon:
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[np.generic]], count: int) -> None:
-        # Their places in a file need not be aligned.
+        # Arrays in the mapped file may be unaligned.
         offsets, words, lengths, documents, counts = (np.require(arrays[name], requirements="A") for name in ARRAYS)
         if len(offsets) != len(words) + 1 or offsets[0] != 0 or offsets[-1] != len(documents):
             raise ValueError(f"the words do not divide {len(documents)} entries")
@@ -76,7 +76,7 @@ class Lexicon:
         return len(self.lengths)
 
     def entries(self, words: NDArray[np.int64]) -> Entries:
-        """What it says of some words, (W,) ascending numbers."""
+        """The entries of some words, given as (W,) ascending word numbers."""
         sought = words.astype(np.uint32)
         firsts, lasts = (self.offsets[np.searchsorted(self.words, sought, side)] for side in ("left", "right"))
         places = [slice(first, last) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
@@ -100,7 +100,7 @@ def count_document(text: str) -> Counted:
 
 
 def build_lexicon(documents: Iterable[Counted]) -> Lexicon:
-    """The lexicon of documents, in their order."""
+    """Build the lexicon of counted documents; document r is the r-th given."""
     words, counts, lengths, sizes = array("I"), array("B"), array("I"), array("I")
     for numbers, often, length in documents:
         words.extend(numbers)
@@ -113,11 +113,11 @@ def build_lexicon(documents: Iterable[Counted]) -> Lexicon:
 
 
 def merge_lexicons(parts: Sequence[tuple[Lexicon, NDArray[np.int64]]], count: int) -> Lexicon:
-    """One lexicon of documents that several have.
+    """Merge lexicons into one, with new document numbers.
 
     Args:
-        parts: lexicons, and the new number of each of their documents, -1 for those left out.
-        count: documents of the new lexicon; every number below it is given once.
+        parts: lexicons, each with the new numbers of its documents; -1 leaves a document out.
+        count: documents of the new lexicon. Each number below it must occur exactly once.
     """
     lengths = np.zeros(count, np.uint32)
     for lexicon, places in parts:
@@ -129,7 +129,7 @@ Block = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint8]]
 
 
 def _blocks(parts: Sequence[tuple[Lexicon, NDArray[np.int64]]]) -> Iterator[Block]:
-    """Word, document and count of all entries, sorted, a range of words at a time."""
+    """Yield all entries (word, document, count) in sorted blocks, one range of words each."""
     words = np.unique(np.concatenate([np.zeros(0, np.uint32), *(lexicon.words for lexicon, _ in parts)]))
     sizes = np.zeros(len(words), np.int64)
     for lexicon, _ in parts:
@@ -159,14 +159,14 @@ def _block(parts: Sequence[tuple[Lexicon, NDArray[np.int64]]], low: np.uint32, h
 
 
 def _sorted(keys: NDArray[np.uint64], counts: NDArray[np.uint8]) -> Block:
-    """Entries by word and document; a key is the word's number and, in its lower half, the document."""
+    """Sort entries by key: word number in the upper 32 bits, document in the lower."""
     order = np.argsort(keys)
     keys = keys[order]
     return (keys >> np.uint64(32)).astype(np.uint32), keys.astype(np.uint32), counts[order]
 
 
 def _joined(blocks: Sequence[Block], lengths: NDArray[np.uint32]) -> Lexicon:
-    """Blocks of sorted entries, no word in two of them, as a lexicon."""
+    """Join sorted blocks into a lexicon; no word may occur in two blocks."""
     places = "<u2" if len(lengths) <= 1 << 16 else "<u4"
     uniques = [np.unique(words, return_counts=True) for words, _, _ in blocks]
     sizes = np.concatenate([np.zeros(1, np.int64), *(often for _, often in uniques)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Postings", "build_postings"]
 
-# Tokens whose postings are sorted at once, to bound the memory that takes.
+# Sort the postings of this many tokens at a time, to bound memory.
 _BLOCK = 1 << 20
 
 
@@ -17,9 +17,9 @@ class Postings:
     """The posting lists of one segment of N documents.
 
     Args:
-        documents: (P,) unsigned: the documents of centroid 0, ascending and each once, those of centroid 1, ...
-        lists: (K + 1,) int64: centroid c owns documents[lists[c]:lists[c + 1]].
-        count: N.
+        documents: (P,) unsigned document numbers, list after list; each list is ascending without repeats.
+        lists: (K + 1,) int64 bounds: the list of centroid c is documents[lists[c]:lists[c + 1]].
+        count: N, the number of documents.
 
     Raises:
         ValueError: the lists do not divide the documents.
@@ -33,7 +33,7 @@ class Postings:
         self.count = count
 
     def agree(self, centroids: NDArray[np.generic], offsets: NDArray[np.int64]) -> bool:
-        """Whether these are the postings of token rows with these centroids."""
+        """Whether building postings from these centroids gives the same lists."""
         built = build_postings(lambda first, last: centroids[first:last], offsets, len(self.lists) - 1)
         return np.array_equal(built["posting_offsets"], self.lists) and np.array_equal(
             built["postings"], self.documents
@@ -46,12 +46,12 @@ def build_postings(
     """The arrays of a segment that `Postings` reads.
 
     Args:
-        centroids: gives those of the token rows first:last.
-        offsets: (N + 1,) document r owns the token rows offsets[r]:offsets[r + 1].
-        lists: centroids there are.
+        centroids: a function that returns the centroids of the token rows first:last.
+        offsets: (N + 1,) bounds: document r owns the token rows offsets[r]:offsets[r + 1].
+        lists: K, the number of centroids.
 
     Returns:
-        `posting_offsets` (K + 1,) int64, and `postings` (P,) uint16, or uint32 where N asks for it.
+        `posting_offsets` (K + 1,) int64, and `postings` (P,) uint16, or uint32 where N exceeds 65,536.
     """
     documents = len(offsets) - 1
     blocks = []

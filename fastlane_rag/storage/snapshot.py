@@ -1,4 +1,4 @@
-"""What an index holds at one commit: segments, which of their rows live, and the pending rows."""
+"""Snapshots: the segments, live-row masks and pending rows of an index at one commit."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -56,10 +56,10 @@ class PendingRows:
     """The token rows that the catalogue itself holds, in memory.
 
     Attributes:
-        keys: of the documents, in the table `pending`.
-        tokens: (L, dim) float16 of each.
-        counted: the words of some of them, by key.
-        lexicon: their words, where something needed them.
+        keys: the documents' keys in the table `pending`, ascending.
+        tokens: (L, dim) float16 rows of each document.
+        counted: word counts of documents already counted, by key.
+        lexicon: the lexicon of these documents; None until a search needs it.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Part:
 
     @property
     def postings(self) -> "Postings | None":
-        """How to gather documents by centroid, where they are in code."""
+        """The posting lists; None where the documents are in half precision."""
         return self.source.postings if isinstance(self.source, Segment) else None
 
     @cached_property
@@ -144,7 +144,7 @@ class Part:
         return int((offsets[positions + 1] - offsets[positions]).sum())
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where documents with these row numbers are in `source`."""
+        """Convert row numbers to positions in `source`."""
         if isinstance(self.source, PendingRows):
             return np.searchsorted(self.source.keys, rows)
         return rows
@@ -199,7 +199,7 @@ class Snapshot:
         return np.arange(self.starts[-1]) if self.live is None else np.flatnonzero(self.live)
 
     def by_part(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Part, slice, NDArray[np.int64]]]:
-        """For each part: which of these documents, ascending, it holds, and their positions in it."""
+        """Split ascending document numbers by part: the part, their slice of `numbers`, their positions in the part."""
         bounds = np.searchsorted(numbers, self.starts)
         for p, part in enumerate(self.parts):
             here = slice(bounds[p], bounds[p + 1])
@@ -238,21 +238,21 @@ class Snapshot:
 def load_snapshot(
     reader: Reader, store: Store, codec: Callable[[Reader, str], Codec], dim: int, previous: Snapshot | None
 ) -> Snapshot:
-    """Read the catalogue, taking from the previous snapshot what still holds.
+    """Read a snapshot from the catalogue; reuse the previous one's segments and pending rows where unchanged.
 
     Args:
-        reader: of the commit to read.
-        store: where the segments are.
-        codec: gives the codec of a name.
-        dim: of the token rows.
-        previous: an earlier commit's snapshot, if there is one.
+        reader: reads the commit.
+        store: holds the segments.
+        codec: returns the codec with a given name.
+        dim: dimension of the token rows.
+        previous: the snapshot of an earlier commit, or None.
 
     Raises:
-        FileNotFoundError: a segment file is gone (as it may be for a reader that another commit overtook).
+        FileNotFoundError: a segment file is gone, which happens when a later commit removed it meanwhile.
         IndexFormatError: a file is damaged.
     """
     before = {part.segment: part for part in previous.parts} if previous else {}
-    # Rows die after their segment's commit: whatever died in a segment new to us is among these.
+    # A row dies only after its segment was committed, so these entries include every dead row of a new segment.
     last_dead = previous.last_dead if previous else _BEFORE_ALL
     dead = reader.dead_after(last_dead)
     parts = []
@@ -268,7 +268,7 @@ def load_snapshot(
 
 
 def _without(part: Part, rows: list[int], where: str) -> Part:
-    """The part with these rows dead too."""
+    """A copy of the part with these rows marked dead."""
     if not rows:
         return part
     if min(rows) < 0 or max(rows) >= len(part):

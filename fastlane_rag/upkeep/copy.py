@@ -1,4 +1,4 @@
-"""A copy of an index without its dead rows, and without encoding anything again."""
+"""Copying the live documents of an index, without running the encoder."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -18,10 +18,10 @@ _CHUNK = 1000
 
 
 def copy_live(source: Storage, target: Storage, policy: str) -> None:
-    """Make an index contain the live documents of another, in their order, and nothing else: one transaction.
+    """Replace the contents of `target` with the live documents of `source`, in order, in one transaction.
 
-    The copy is one segment, in the newest codec of the original if that has one and the policy (what the catalogue
-    calls the codec to store in) is the same, else in half precision.
+    The copy is one segment. It uses the newest codec of `source` where `policy` (the codec setting in the catalogue)
+    equals that of `source`, and half precision otherwise.
     """
     with source.view() as view, target.changing:
         target.claim()

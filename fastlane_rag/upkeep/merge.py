@@ -1,8 +1,9 @@
-"""Merging: segments into larger ones, and rows in half precision into code.
+"""Merging segments, and recoding rows from half precision into code.
 
-After a write, `tidy` merges: the number of segments stays logarithmic in the size of the index, and every token row is
-copied a logarithmic number of times. Rows are written in half precision first and in code when they are merged, once
-there are enough to train a codec on (see `recode`). docs/tuning.md says what is known of the constants.
+`tidy` runs after each write. It keeps the number of segments logarithmic in the size of the index and copies each token
+row a logarithmic number of times. New rows are in half precision. Merging encodes them once there are enough to train a
+codec (see `recode`).
+docs/tuning.md says what is known of the constants.
 """
 
 import math
@@ -33,7 +34,7 @@ _ENCODED_AT_ONCE = 256  # documents
 
 
 def tidy(storage: Storage) -> None:
-    """Merge and write in code what the rules say, until they are met."""
+    """Merge and recode segments until no rule asks for more."""
     with storage.changing:
         while True:
             with storage.view() as view:
@@ -47,8 +48,8 @@ def compact(storage: Storage, *, retrain: bool = False) -> None:
     """Rewrite everything into one segment without dead rows, and give the space back.
 
     Args:
-        storage: where.
-        retrain: train a new codec first, on rows that lie everywhere in the index.
+        storage: the index to compact.
+        retrain: first train a new codec on a sample of all live rows.
     """
     with storage.changing:
         storage.claim()
@@ -67,10 +68,10 @@ def _written_in(part: Part, codec: Codec | None) -> bool:
 
 
 def _untidy(snapshot: Snapshot, dim: int) -> list[int]:
-    """The segments to merge next; empty when all is well."""
+    """The segments to merge next; empty when there is nothing to merge."""
     classes: dict[int, list[int]] = defaultdict(list)
     for part in snapshot.parts:
-        # What the rows take, or would take, in half precision: codecs change no rule.
+        # Size in half precision whatever the codec, so that the rules are the same for all codecs.
         size = int(part.source.offsets[-1]) * dim * 2
         if part.segment == PENDING:
             if size > PENDING_BYTES:
@@ -107,16 +108,16 @@ def _merge(storage: Storage, segments: list[int], *, retrain: bool = False) -> N
 
 
 def check_rows(parts: Iterable[Part]) -> None:
-    """A damaged row must not get a fresh, valid checksum."""
+    """Check the checksums of segments before copying, so that a damaged row never gets a new, valid checksum."""
     for part in parts:
         if isinstance(part.source, Segment):
             part.source.check()
 
 
 def copy_rows(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part], writer: SegmentWriter) -> None:
-    """Append the token rows of documents, (doc, segment, row) each, to a segment.
+    """Append the token rows of documents, given as (doc, segment, row), to a segment.
 
-    Rows in the segment's own codec are copied, which is exact; others are decoded and encoded again.
+    Rows already in the segment's codec are copied exactly. Other rows are decoded and encoded again.
     """
     waiting: list[NDArray[np.float32]] = []
     lengths: list[int] = []
@@ -144,7 +145,7 @@ def copy_rows(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part], wr
 
 
 def _runs(placed: Sequence[tuple[int, int, int]], parts: dict[int, Part]) -> Iterable[tuple[int, int, int]]:
-    """(segment, first, last): stretches of documents that lie side by side."""
+    """Group documents that are adjacent in a segment into runs (segment, first, last)."""
     run: tuple[int, int, int] | None = None
     for _, segment, row in placed:
         position = int(parts[segment].positions(np.array([row]))[0]) if segment == PENDING else row

@@ -1,8 +1,9 @@
-"""Which codec a new segment gets, and training it.
+"""Choosing and training the codec of a new segment.
 
-Documents are first stored in half precision. Once there are enough tokens to train a codec on, `tidy` writes them again
-in code. An index that has grown gets a codec with more centroids, and `tidy` brings every segment into it: one codec is
-searched in half the time of two. docs/tuning.md says what is known of the constants.
+Documents are first stored in half precision. Once there are enough tokens to train a codec, `tidy` rewrites them in
+code. When the index has grown, a new codec with more centroids is trained, and `tidy` rewrites every segment in it:
+searching one codec takes half the time of searching two.
+docs/tuning.md says what is known of the constants.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from fastlane_rag.storage.transactions import Storage
 
 __all__ = ["CodecPlan", "choose", "to_recode", "train"]
 
-# Tokens in segments that are worth a codec; fewer are searched exhaustively in a few milliseconds.
+# Train the first codec at this many tokens in segments. Exhaustive search over fewer takes a few milliseconds.
 TRAIN_TOKENS = 1 << 17
-# An index this many times as large as when its codec was trained gets a new one, with more centroids.
+# Train a new codec, with more centroids, when the index has grown by this factor since the last training.
 GROWTH = 8
 
 
 @dataclass(frozen=True)
 class CodecPlan:
-    """What a new segment is to be written in.
+    """The codec of a new segment.
 
     Attributes:
-        codec: the codec; None for one that is yet to be trained.
-        bits: of the codec to train.
-        newest: the codec before that one, if there is any.
+        codec: the codec to use; None to train a new one.
+        bits: bits per dimension of the codec to train.
+        newest: the newest existing codec, whose steps the new one keeps where they fit; None if there is none.
     """
 
     codec: Codec | None
@@ -42,7 +43,7 @@ class CodecPlan:
 
 
 def to_recode(storage: Storage, reader: Reader, snapshot: Snapshot) -> list[int]:
-    """The segments to write in code now: all that are in half precision, or one of an older codec."""
+    """The segments to recode next: all in half precision if a codec is due, else one in an older codec."""
     parts = [part for part in snapshot.parts if part.segment != PENDING]
     plain = [part for part in parts if part.codec == HalfCodec.name]
     if choose(storage, reader, snapshot, plain).codec is not _HALF:
@@ -54,7 +55,7 @@ def to_recode(storage: Storage, reader: Reader, snapshot: Snapshot) -> list[int]
 def choose(
     storage: Storage, reader: Reader, snapshot: Snapshot, parts: list[Part], *, retrain: bool = False
 ) -> CodecPlan:
-    """What the live rows of these parts, merged, are to be written in."""
+    """Choose the codec for the merged live rows of these parts."""
     bits = storage.bits
     if bits is None or not parts:
         return CodecPlan(_HALF)
@@ -70,9 +71,9 @@ def choose(
 
 
 def train(snapshot: Snapshot, bits: int, newest: Codec | None) -> Codec:
-    """A codec trained on a sample of all live rows, those in the newest codec included.
+    """Train a codec on a sample of all live rows, rows already in code included.
 
-    The same rows give the same codec.
+    Deterministic: the same rows give the same codec.
     """
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 

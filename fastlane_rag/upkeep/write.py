@@ -1,7 +1,8 @@
-"""Writing: documents with their token rows, into the catalogue or a segment.
+"""Writing documents and their token rows.
 
-Few tokens wait in the catalogue, so that thousands of small writes do not become thousands of files. Many become a
-segment of their own. `merge` does the rest. docs/tuning.md says what is known of the constant.
+A small write goes into the catalogue as pending rows, so that thousands of small writes do not make thousands of files.
+A large write becomes a segment. `merge` later merges both.
+docs/tuning.md says what is known of the constants.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from fastlane_rag.storage.transactions import Storage
 __all__ = ["store_documents"]
 
 Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
-"""Gives the (L, dim) token rows of each of some texts."""
+"""Encodes texts: yields the (L, dim) token rows of each, in order."""
 
 # A write whose rows take more becomes a segment of its own; the rows of a smaller one wait in the catalogue.
 SMALL_BYTES = 512 << 10
@@ -29,24 +30,23 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) 
     """Insert or replace documents in one transaction.
 
     Args:
-        storage: where.
-        entries: the documents, each id once.
-        encode: gives the (L, dim) token rows of each of some texts; not called for texts that are stored
-            under their id already.
+        storage: the index to write to.
+        entries: the documents; ids must not repeat.
+        encode: encodes texts. Texts already stored under the same id are not encoded again.
     """
     storage.claim()
     with storage.view() as view:
         same = view.reader.unchanged(entries)
     new = [entry for entry in entries if entry[0] not in same]
     lengths, small, segment = _staged(storage, [text for _, text, _ in new], encode)
-    # Should the commit fail, a finished segment is nobody's: the next writer sweeps it away.
+    # If the commit fails, no catalogue names the finished segment, and the next writer deletes it.
     with storage.change() as change:
         if segment is not None:
             change.put(new, change.add_segment(segment), range(len(new)), lengths)
         else:
             change.put(new, PENDING, change.add_pending(small), lengths)
         kept = [entry for entry in entries if entry[0] in same]
-        # While we encoded, another thread may have replaced or deleted what was to be kept.
+        # During encoding, another thread may have replaced or deleted documents whose text was unchanged.
         same = change.unchanged(kept)
         late = [entry for entry in kept if entry[0] not in same]
         rows = [tokens.astype("<f2") for tokens in encode([text for _, text, _ in late])]
@@ -57,7 +57,7 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) 
 def _staged(
     storage: Storage, texts: list[str], encode: Encode
 ) -> tuple[list[int], list[NDArray[np.float16]], SegmentInfo | None]:
-    """Lengths of the documents, and their rows: few in memory, many in a finished segment that nobody sees yet."""
+    """Encode texts: their lengths, and their rows in memory (small) or in a finished, uncommitted segment (large)."""
     lengths: list[int] = []
     small: list[NDArray[np.float16]] = []
     rest = encode(texts)

@@ -57,6 +57,7 @@ def test_every_part_says_where_and_how_it_was_measured(results: Path) -> None:
         written = json.loads((results / f"{part}.json").read_text())
         assert (written["part"], written["limit"]) == (part, 6)
         assert written["model"]["fingerprint"]
+        assert written["steps"]
         for step in written["steps"].values():
             assert step["environment"]["versions"]["torch"]
             assert step["environment"]["command"].startswith(f"benchmarks/reproduce.py {part}")

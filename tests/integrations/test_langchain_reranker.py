@@ -103,7 +103,9 @@ def test_relevance_is_on_the_stores_scale(model, reranker, documents):
     """Within what the index's codec rounds away."""
     store = FastLaneVectorStore.from_documents(documents, model)
     stored = {found.id: relevance for found, relevance in store.similarity_search_with_relevance_scores(QUERY, k=12)}
-    for document in reranker.compress_documents(documents, QUERY):
+    ranked = reranker.compress_documents(documents, QUERY)
+    assert ranked
+    for document in ranked:
         assert document.metadata["relevance_score"] == pytest.approx(stored[document.id], abs=0.01)
 
 

@@ -33,6 +33,7 @@ async def test_a_query_engine_hands_the_passages_to_the_model(retriever):
     """The mock model repeats the prompt, so the answer shows what was retrieved."""
     engine = RetrieverQueryEngine.from_args(retriever, llm=MockLLM())
     expected = retriever.retrieve(QUERY)
+    assert len(expected) == 3
     for response in (engine.query(QUERY), await engine.aquery(QUERY)):
         assert response.source_nodes == expected
         assert all(scored.text in str(response) for scored in expected)
@@ -86,6 +87,7 @@ def test_auto_merging_climbs_to_the_parent(model):
 async def test_a_context_chat_engine_puts_the_passages_into_the_prompt(retriever):
     engine = ContextChatEngine.from_defaults(retriever=retriever, llm=MockLLM())
     expected = retriever.retrieve(QUERY)
+    assert len(expected) == 3
     for response in (engine.chat(QUERY), await engine.achat(QUERY)):
         assert response.source_nodes == expected
         assert all(scored.text in str(response) for scored in expected)

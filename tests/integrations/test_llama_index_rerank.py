@@ -133,7 +133,9 @@ def test_scores_are_on_the_retrievers_scale(model, rerank, nodes):
     """Within what the index's codec rounds away."""
     retriever = FastLaneRetriever.from_nodes([scored.node for scored in nodes], model=model, similarity_top_k=12)
     scores = {scored.node_id: scored.score for scored in retriever.retrieve(QUERY)}
-    for scored in rerank.postprocess_nodes(nodes, query_str=QUERY):
+    ranked = rerank.postprocess_nodes(nodes, query_str=QUERY)
+    assert len(ranked) == 4
+    for scored in ranked:
         assert scored.score == pytest.approx(scores[scored.node_id], abs=0.05)
 
 

@@ -1,22 +1,26 @@
 """The Triton kernels in Triton's interpreter, which runs them on a CPU."""
 
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="the kernels for CUDA need triton")
+# The dev group installs triton on Linux x86-64: there these tests fail without it.
+if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    pytest.importorskip("triton", reason="the kernels for CUDA need triton")
 
 
 @pytest.mark.parametrize(
     "selection",
     [
-        "triton and (d3x1 or d4x0)",
+        "triton and not (d39x1 or d5x40 or d4x180 or d6x64 or costs_little or threads_change)",
         pytest.param("triton", marks=pytest.mark.slow),
     ],
-    ids=["odd-shapes", "everything"],
+    ids=["small-shapes", "everything"],
 )
 def test_in_the_interpreter(selection):
     """Scores, maxima, selections, groups and gradients, against the same references as on the CPU."""
@@ -33,7 +37,9 @@ def test_in_the_interpreter(selection):
         timeout=1200,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 200, result.stdout[-500:]
 
 
 @pytest.mark.parametrize("capability", [80, 90], ids=["sm80", "sm90"])

@@ -70,6 +70,7 @@ def test_the_ranking_is_full_sum_max_sim_and_is_kept(
     start = FastLaneModel(copy.deepcopy(model.encoder))
     train_router(start, corpus, tmp_path, steps=1, most_queries=40, batch_size=8, threads=1)
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) >= 5
     for pair in pairs[:5]:
         query = model.encode_queries([pair["query"]])[0]
         documents = model.encode_documents([pair["pos"], *pair["neg"]])

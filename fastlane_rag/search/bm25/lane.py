@@ -1,9 +1,9 @@
-"""The lexical lane: BM25 of a query's words with the documents of a snapshot.
+"""The lexical lane: BM25 between a query's words and the documents of a snapshot.
 
-Every segment holds the lexicon of its documents, so a commit makes rows, words and documents live together, and
-merging segments merges their words. SQLite's FTS5 inside the catalogue would be as safe, but took 345 ms for a
-ten-word query over 100,000 abstracts, and 52 ms without stop words, where these lists take a few; bm25s has to be
-built anew when documents change, and tantivy commits by itself, not with the catalogue.
+Each segment holds the lexicon of its documents. One commit therefore publishes rows, words and documents together, and
+merging segments merges their lexicons. The alternatives were worse: SQLite's FTS5 took 345 ms for a ten-word query over
+100,000 abstracts (52 ms without stop words) where this lane takes a few; bm25s must be rebuilt when documents change;
+tantivy has commits of its own, apart from the catalogue's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["LexicalLane"]
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """One part's words, and what BM25 adds to the counts of each of its documents."""
+    """One part's lexicon, and BM25's length norm of each of its documents (k1 * (1 - b + b * length / mean))."""
 
     lexicon: Lexicon
     live: Mask | None
@@ -38,9 +38,9 @@ class LexicalLane:
     """BM25 (Lucene's variant) over the live documents of a snapshot.
 
     Args:
-        reader: of the snapshot's commit.
-        snapshot: N documents.
-        policy: k1 and b.
+        reader: reads the snapshot's commit.
+        snapshot: the N documents.
+        policy: sets k1 and b.
     """
 
     def __init__(self, reader: Reader, snapshot: Snapshot, policy: SearchPolicy | None = None) -> None:
@@ -76,7 +76,7 @@ class LexicalLane:
         counted: Counter[int] = Counter()
         for word, times in count_words(query).items():
             counted[number(word)] += times
-        # In one order whatever the query's, so that equal scores are equal to the last bit.
+        # Sorted, so that the order of words in the query cannot change the last bit of a score.
         words, often = np.array(sorted(counted.items()), np.int64).reshape(-1, 2).T
         try:
             found = [part.lexicon.entries(words) for part in self._parts]
@@ -94,7 +94,7 @@ class LexicalLane:
 
 
 def _added(entries: Entries, part: _Words, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) float32: BM25 of a part's documents, from the entries of the query's words and what each word weighs."""
+    """(N,) float32: BM25 of a part's documents, from the query words' entries and weights."""
     if not len(entries.documents):
         return np.zeros(len(part.norms), np.float32)
     counts = entries.counts.astype(np.float32)

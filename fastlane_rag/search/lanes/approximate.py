@@ -1,4 +1,4 @@
-"""The approximate lane, for documents in code: walk the posting lists of near centroids, re-score, refine."""
+"""The approximate lane (ANN), for documents in code: scan postings of near centroids, prune, re-score."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class Found:
     Attributes:
         numbers: (C,) the documents, ascending.
         scores: (C,) float32 SumMaxSim with all tokens of the query.
-        added: how many of them were given and not found.
-        gathered: comparisons that found them.
-        scored: comparisons that scored them.
+        added: candidates that came from `also` and were not gathered.
+        gathered: comparisons spent on gathering.
+        scored: comparisons spent on scoring with all tokens.
     """
 
     numbers: NDArray[np.int64]
@@ -47,19 +47,19 @@ def approximate(
     depth: int,
     policy: SearchPolicy,
 ) -> Found:
-    """Gather candidates by the centroids near the routed tokens, and score those with all tokens.
+    """Gather candidates by the centroids near the routed tokens, and score them with all tokens.
 
-    Documents that are not in code yet are few; they are gathered by comparing the routed tokens with all of theirs.
+    Documents not yet in code are few. They are gathered exhaustively, with the routed tokens.
 
     Args:
         state: of a commit of N documents.
         query: (L, dim) float32.
-        gathering: (k, dim) float32, the rows that gather, or (k,) which rows of the query do.
+        gathering: the routed tokens: (k, dim) float32 rows, or (k,) positions in `query`.
         allowed: (N,) documents that may be found; None for all.
-        also: candidates without being found, in any order.
-        nprobe: centroids whose documents are looked at, for each routed token.
-        depth: candidates, of the documents of each codec and of those without.
-        policy: how many documents to re-score.
+        also: numbers of documents that are candidates in any case, in any order.
+        nprobe: posting lists to scan for each routed token.
+        depth: candidates to keep of each codec, and of the documents in half precision.
+        policy: sets how many documents to re-score.
     """
     found = [_in_code(coded, query, gathering, allowed, also, nprobe, depth, policy) for coded in state.coded]
     if state.plain:
@@ -89,7 +89,7 @@ def _in_code(
     rest = tokens
     if isinstance(gathering, torch.Tensor):
         ready, few = CodedQuery(query, book), CodedQuery(gathering, book)
-    else:  # the tokens that gather come first: they also sift without the others
+    else:  # routed tokens first: pruning scores with them alone
         first = dict.fromkeys(gathering.tolist())
         order = torch.tensor([*first, *(token for token in range(tokens) if token not in first)])
         few = ready = CodedQuery(query.index_select(0, order), book)
@@ -99,7 +99,7 @@ def _in_code(
     found, partial_scores = coded.gatherer.gather(probes, allowed)
     gathered = centroids * routed
     if len(found) > depth:
-        # One centroid leaves many documents with one score: the codes of the tokens near it tell them apart.
+        # Documents near the same centroid tie. Re-score the best by the codes of their tokens near probed centroids.
         most = policy.rescored(int(coded.documents.counts.sum()), routed, depth)
         found = np.sort(found[best(partial_scores, most)])
         near = np.zeros(centroids, np.bool_)

@@ -25,7 +25,7 @@ def exhaustive(
         allowed: (N,) documents to score; None for all.
 
     Returns:
-        (Q, N) float32 scores, -inf where not allowed, and the document tokens each query token met.
+        (Q, N) float32 scores, -inf where not allowed, and how many document tokens each query token was compared with.
     """
     scores = np.full((len(queries), int(snapshot.starts[-1])), -np.inf, np.float32)
     packed = torch.cat(list(queries))
@@ -51,12 +51,12 @@ def rescore(state: SearchState, query: torch.Tensor, numbers: NDArray[np.int64])
     """SumMaxSim of one query with chosen documents.
 
     Args:
-        state: of the commit the documents are in.
+        state: the state of the commit that holds the documents.
         query: (L, dim) float32.
         numbers: (C,) the documents, ascending.
 
     Returns:
-        (C,) float32 scores and the document tokens each query token met.
+        (C,) float32 scores, and how many document tokens each query token was compared with.
     """
     scores, met = rescore_plain(state.snapshot, query, numbers)
     for coded in state.coded:
@@ -70,7 +70,7 @@ def rescore(state: SearchState, query: torch.Tensor, numbers: NDArray[np.int64])
 def rescore_plain(
     snapshot: Snapshot, query: torch.Tensor, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], int]:
-    """What `rescore` gives for the documents without a code; the others' scores are not written."""
+    """`rescore` for the documents in half precision; scores of other documents are left uninitialised."""
     scores = np.empty(len(numbers), np.float32)
     met = 0
     for part, here, rows in snapshot.by_part(numbers):

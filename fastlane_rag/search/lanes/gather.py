@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gatherer", "Probes", "can_gather", "probe"]
 
-_MOST = (1 << 16) - 1  # query tokens that the stamps of a gather tell apart
+_MOST = (1 << 16) - 1  # query tokens: the uint16 stamps of a gather count up to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Probes:
     """The centroids near some query tokens.
 
     Attributes:
-        centroids: (k, n) int64 of each token, best first.
-        gains: (k, n) float32: by how much each is better than the best that is not probed.
-        least: (k,) float32: the product of that one; where all are probed, of the last.
+        centroids: (k, n) int64, the n best centroids of each token, best first.
+        gains: (k, n) float32, the product of token and centroid minus `least` of the token.
+        least: (k,) float32, the product with the best centroid not probed, or with the worst where all are probed.
     """
 
     centroids: NDArray[np.int64]
@@ -40,9 +40,9 @@ def probe(products: NDArray[np.float32], tokens: int, nprobe: int) -> Probes:
     """The best centroids of a query's first tokens.
 
     Args:
-        products: (K, L) of centroids and query tokens, C-contiguous.
-        tokens: how many of them gather.
-        nprobe: centroids a token.
+        products: (K, L) products of centroids and query tokens, C-contiguous.
+        tokens: how many query tokens gather; they come first.
+        nprobe: centroids to probe for each token.
     """
     from fastlane_rag.scoring.native import kernels
 
@@ -54,10 +54,10 @@ class Gatherer:
     """Gathers documents from the posting lists of several segments of one codec.
 
     Args:
-        postings: of each segment.
-        firsts: the number of each segment's first document: document r of segment s is number firsts[s] + r.
-        total: numbers there are, those of documents elsewhere included.
-        policy: how many documents are walked at once, and how many postings are worth a thread.
+        postings: the posting lists of each segment.
+        firsts: number of each segment's first document: document r of segment s has the number firsts[s] + r.
+        total: documents of the whole snapshot, which bounds the numbers.
+        policy: sets the documents in a block and the postings that are worth a thread.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Gatherer:
     ) -> None:
         policy = policy or SearchPolicy()
         self._per_thread, step = policy.gather_postings, policy.gather_block
-        self._postings = list(postings)  # whose arrays lie where the blocks say
+        self._postings = list(postings)  # keeps the arrays alive: the blocks hold their addresses
         self._total = total
         blocks = []
         for segment, base in zip(postings, firsts, strict=True):
@@ -76,17 +76,17 @@ class Gatherer:
         self._blocks = np.array(blocks, np.int64).reshape(-1, 8)
         self._entries = sum(len(segment.documents) for segment in postings)
         self._lists = max(len(segment.lists) - 1 for segment in postings)
-        # One gather each; as many as there were gathers at one time.
+        # Buffers for one gather each. There are as many as gathers ever ran at one time.
         self._rooms: list[kernels.Gathering] = []
 
     def gather(self, probes: Probes, allowed: Mask | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Partial scores of the documents near some query tokens, from centroids alone.
+        """Scan the postings of probed centroids; score the documents in them by centroid alone.
 
-        A document's part of the score is that of its best probed centroid; where it has none, that of the best
-        centroid not probed stands in, for the document can have no better (the idea is XTR's and WARP's).
+        For each query token, a document scores the product with its best probed centroid. A document without a probed
+        centroid gets the product with the best centroid not probed, an upper bound (as in XTR and WARP).
 
         Args:
-            probes: of the query tokens.
+            probes: the centroids of the query tokens.
             allowed: (N,) documents that may be found, by number; None for all.
 
         Returns:
