@@ -345,7 +345,7 @@ class FastLaneIndex:
             results = answer(view, self._states.of(view.snapshot), encoded, told, words)
         for query, result in zip(queries, results, strict=True):
             if isinstance(query, str):
-                evidence = self._evidence(query, told.route_k)
+                evidence = self._evidence(query, told.route_k or (told.policy or self.policy).route_k)
                 for hit in result.hits:
                     remember(hit, evidence)
         return results

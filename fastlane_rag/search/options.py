@@ -158,8 +158,10 @@ class SearchOptions:
             it to the policy.
         depth: candidates to refine; None leaves it to the policy.
         hybrid: rank by words (BM25) too. Documents of high BM25 join the candidates, and the score of a hit is
-            SumMaxSim plus up to 0.15 for each query token, in proportion to its BM25 and the best BM25 there is.
-        policy: constants of planning for this search; None takes the index's.
+            SumMaxSim plus up to `words_weight` of the policy for each query token, in proportion to its BM25 and the
+            best BM25 there is.
+        policy: constants of planning for this search; None takes the index's. `bm25_k1`, `bm25_b`, `gather_block`,
+            `gather_postings` and `filters_kept` are always the index's, because searches share what depends on them.
 
     Raises:
         InvalidInputError: an option is not what it must be; the message names it and its value.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.types import DEFAULT_ROUTE_K, RouteK
 
 __all__ = ["SearchPolicy"]
@@ -45,6 +46,9 @@ class SearchPolicy:
         gather_block: documents whose posting lists are walked at once, so that their scores stay in a core's cache.
         gather_postings: postings that are worth a thread of their own.
         filters_kept: filters whose matching documents are remembered until the next commit.
+
+    Raises:
+        InvalidInputError: a value is not a number, or too small.
     """
 
     route_k: RouteK = DEFAULT_ROUTE_K
@@ -75,6 +79,14 @@ class SearchPolicy:
     gather_block: int = 1 << 14
     gather_postings: int = 5_000
     filters_kept: int = 16
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            kind, least = (int | float, 0) if isinstance(one.default, float) else (int, 1)
+            named = one.name == "route_k" and value in ("auto", "all")
+            if not named and (isinstance(value, bool) or not isinstance(value, kind) or not value >= least):
+                raise InvalidInputError(f"{one.name} of a SearchPolicy must be a number from {least}, not {value!r}")
 
     def candidates(self, k: int, depth: int | None) -> int:
         """Candidates that the exhaustive lane refines for k hits; `depth` is what the search asks for."""

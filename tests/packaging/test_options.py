@@ -13,6 +13,7 @@ from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError, UnknownOptionError
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.search.policy import SearchPolicy
 
 PROGRAM = """
 import json
@@ -154,6 +155,22 @@ def test_a_misspelt_option_is_refused_with_the_nearest():
         index.search("query", rout_k=3)
     with pytest.raises(TypeError):
         SearchOptions.of(nothing_like_it=3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"route_k": 0}, {"route_k": "most"}, {"rescore_share": 0}, {"nprobe": 1.5}, {"words_weight": -1}], ids=str
+)
+def test_a_policy_is_checked(wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(InvalidInputError, match=f"{name} of a SearchPolicy .*{value!r}"):
+        SearchPolicy(**wrong)
+
+
+def test_an_explanation_follows_the_policy_of_its_search():
+    with FastLaneIndex.create() as index:
+        index.add(["Cats purr when they are content."])
+        [hit] = index.search("why does a content cat purr?", policy=SearchPolicy(route_k=1))
+        assert sum(match.routed for match in hit.explain().tokens) == 1
 
 
 def test_numbers_of_numpy_are_numbers():
