@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
         The trained model: the best on the dev sets when there are any, else the last.
 
     Raises:
-        ModelError: data or model cannot be used, or checkpoints are in the way.
+        ModelError: data or model cannot be used, or checkpoints are in the way: of another config, other data or
+            another starting model, or any at all where ``resume`` is False.
     """
     torch.manual_seed(config.seed)  # before the model opens: routers it lacks are drawn at random
     return train_from(FastLaneModel.from_pretrained(config.model, dtype="float32"), config, resume=resume)
@@ -63,6 +65,9 @@ def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True
         raise ModelError(f"{config.output} holds checkpoints of an earlier run; resume it or choose another output")
     torch.manual_seed(config.seed)
     pairs = _load_all_pairs(config, start)
+    record = _record(config, pairs, start)
+    if checkpoint:
+        _check_same_run(config.output / "run.json", record)
     encoder = _prepare(start.encoder, config, pairs)
     terms = RoutedTerms(config.loss, config.routing, config.scale, config.seed, labelled=not config.routers_only)
     anchor = copy.deepcopy(encoder).requires_grad_(False) if config.loss.anchor or config.loss.anchor_tokens else None
@@ -74,7 +79,7 @@ def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True
         else RoutedLoss(encoder, terms, anchor)
     )
     sets = [load_dev(n, s, config.data.dev_corpus, config.seed) for n, s in config.data.dev.items()]
-    (config.output / "run.json").write_text(_record(config, pairs), encoding="utf-8")
+    (config.output / "run.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
     trainer = MultiVectorEncoderTrainer(
         model=encoder,
         args=_arguments(config, encoder, bool(sets)),
@@ -241,10 +246,40 @@ def _finish(encoder: RoutedEncoder, config: TrainConfig) -> None:
         encoder.append(Normalize(module_input_name="token_embeddings"))
 
 
-def _record(config: TrainConfig, pairs: dict[str, list[Pair]]) -> str:
-    record = {
+def _record(config: TrainConfig, pairs: dict[str, list[Pair]], start: FastLaneModel) -> dict[str, Any]:
+    return {
         "config": config.model_dump(mode="json"),
+        "start": start.fingerprint,
         "pairs": {name: len(group) for name, group in pairs.items()},
         "sha256": file_hashes(config.data.train) | file_hashes(config.data.dev),
     }
-    return json.dumps(record, indent=2)
+
+
+def _check_same_run(file: Path, record: dict[str, Any]) -> None:
+    """Refuse checkpoints that another run left, whose weights would be taken for this one's.
+
+    Raises:
+        ModelError: what made the checkpoints is unknown or differs; the message names what.
+    """
+    way_out = "continue with what made them, or choose another output"
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file.parent} holds checkpoints, but not of which run ({error}); {way_out}") from error
+    old, new = _flat(earlier), _flat(record)
+    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if different:
+        changes = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in different[:3])
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise ModelError(f"{file.parent} holds checkpoints of another run: {changes}{more}; {way_out}")
+
+
+# Where files lie, and how fast or how loudly a run goes, changes nothing of its result: hashes say what was read.
+_WITHOUT_EFFECT = re.compile(r"config\.(output|model|threads|tracker|data\.(train|dev)\.[^.]+\.path)")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of a record by dotted name, without those that do not decide a result."""
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}" if name else key).items()}
+    return {} if _WITHOUT_EFFECT.fullmatch(name) else {name: value}

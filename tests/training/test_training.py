@@ -108,6 +108,21 @@ def test_an_earlier_run_is_not_overwritten(encoder_path: Path, dataset: Path, tm
         train(settings(encoder_path, dataset, tmp_path / "run"), resume=False)
 
 
+def test_checkpoints_of_another_run_are_refused(encoder_path: Path, dataset: Path, tmp_path: Path) -> None:
+    """A changed setting, another start and a lost record are named; what decides no result may change."""
+    run = tmp_path / "run"
+    train(settings(encoder_path, dataset, run, max_steps=3))
+    with pytest.raises(ModelError, match=r"another run: config\.learning_rate 5e-05 -> 0\.001"):
+        train(settings(encoder_path, dataset, run, max_steps=3, learning_rate=1e-3))
+    with pytest.raises(ModelError, match="another run: start "):
+        train(settings(run / "model", dataset, run, max_steps=3))
+    moved = run.rename(tmp_path / "moved")
+    train(settings(encoder_path, dataset, moved, max_steps=3, threads=2))
+    (moved / "run.json").unlink()
+    with pytest.raises(ModelError, match="holds checkpoints, but not of which run"):
+        train(settings(encoder_path, dataset, moved, max_steps=3))
+
+
 def test_adapters_are_merged_when_saved(encoder_path: Path, dataset: Path, tmp_path: Path) -> None:
     """A LoRA run ends as a plain checkpoint."""
     train(settings(encoder_path, dataset, tmp_path / "run", lora_rank=2, max_steps=2, evaluate_every=2))
