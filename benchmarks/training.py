@@ -79,11 +79,13 @@ def fitted(asked: argparse.Namespace, dim: int) -> "FastLaneModel":
     import fit_default
 
     from fastlane_rag import FastLaneModel
+    from fastlane_rag.model.default import unpack_model
 
     folder = asked.work / f"start-{dim}"
     if not folder.is_dir():
-        fit_default.main(asked.base, asked.data, asked.work / f"fit-{dim}", dim)
-        (asked.work / f"fit-{dim}" / "model").rename(folder)
+        packed = asked.work / f"start-{dim}.packed"
+        fit_default.main(asked.base, asked.data, packed, dim)
+        unpack_model(packed, folder)
     model = FastLaneModel.from_pretrained(folder, dtype="float32", device="cpu")
     model.encoder.transformer.document_length = asked.length
     return model

@@ -1,72 +1,71 @@
-"""Make the default model without its routers' training: all-MiniLM-L6-v2 with a learned projection.
+"""Fit the untrained default model: all-MiniLM-L6-v2 with a fitted projection and a measured prior.
 
-    python examples/training/fit_default.py BASE DATA OUT [--dim 128]
+    python examples/training/fit_default.py BASE DATA OUT
 
 BASE is a directory with sentence-transformers/all-MiniLM-L6-v2 (model.safetensors sha256 53aa5117...d9db), DATA the
-folder of BEIR datasets, OUT gets the model (OUT/model), what the transformer made of the texts (OUT/cache; delete it
-when DATA changes) and the log (OUT/log.csv: step, name, value). Only train splits are read; see broad.py.
+folder of BEIR datasets, OUT the packed model to make. Only passages are read, none of a dev or test judgement.
 
-- All tokens are scored, [CLS], [SEP] and punctuation as well.
-- The projection starts as the principal axes of the token states and learns to keep the ranking of SumMaxSim over all
-  384 dimensions; see fastlane_rag.training.projection.
+- The scored tokens leave out [CLS], [SEP] and prose punctuation, on both sides. On dev passages of four sets full
+  SumMaxSim rises from .905 to .915 nDCG@10, and documents lose a tenth of their tokens. Symbols that carry meaning
+  in code (= : @ # ...) stay.
+- The projection to 128 is the leading principal axes of the token states: .905 where all 384 dimensions give .915,
+  for a third of the bytes (48: .884, 64: .890, 96: .899, 192: .907).
 - The routers' prior is the tokens' inverse document frequency over the same passages.
 """
 
-import argparse
-import csv
-from functools import cache, partial
+import gzip
+import json
+import random
+import sys
+import tempfile
+from itertools import islice
 from pathlib import Path
 
 import torch
-from broad import Encoder, domains, encoded, mine
 from fastlane_rag import FastLaneModel
-from fastlane_rag.training.prepare import add_projection, corpus_idf
-from fastlane_rag.training.projection import ProjectionLoss, Ranking, learn_projection, principal_axes
+from fastlane_rag.data import read_passages
+from fastlane_rag.evaluation.dataset import read_qrels
+from fastlane_rag.model.default import pack_model
+from fastlane_rag.training.prepare import add_projection, corpus_idf, fitted_axes
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-DOCUMENT_LENGTH, SEED = 512, 17
+PROSE = list(".,?!;:'\"()-")
+DIM, DOCUMENT_LENGTH, SEED = 128, 512, 17
+JUDGED = {"squad_dev": "train", "nq_gold_mix": "train", "medquad": "train", "fairytaleqa": "train", "scifact": "train"}
 
 
-def main(
-    base: Path, data: Path, out: Path, dim: int = 128, steps: int = 400, weights: ProjectionLoss | None = None
-) -> None:
-    """Encode, learn, save."""
+def passages(data: Path) -> list[str]:
+    """Passages of train judgements, abstracts of train pairs, and Python Enhancement Proposals."""
+    texts = []
+    for name, split in JUDGED.items():
+        wanted = {d for grades in read_qrels(data / name / "qrels" / f"{split}.tsv").values() for d in grades}
+        texts += [p.content for p in read_passages(data / name / "corpus.jsonl.gz") if p.id in wanted]
+    with gzip.open(data / "arxiv_title" / "train_pairs.jsonl.gz", "rt", encoding="utf-8") as lines:
+        texts += [json.loads(line)["pos"] for line in islice(lines, 10_000)]
+    texts += [p.content for p in islice(read_passages(data / "peps" / "corpus.jsonl.gz"), 5_000)]
+    random.Random(SEED).shuffle(texts)
+    return texts
+
+
+def main(base: Path, data: Path, out: Path, dim: int = DIM) -> None:
+    """Fit and pack."""
     torch.manual_seed(SEED)
-    sample = domains(data)
-    states = encoded(cache(partial(Encoder, base)), sample, out / "cache")
-    mine(sample, states, out / "cache")
-    rankings = [Ranking(*states[d.name], d.gold, d.labelled, d.near) for d in sample]
-    axes = principal_axes([r.documents for r in rankings], dim)
-    with (out / "log.csv").open("w", newline="", encoding="utf-8") as file:
-        log = csv.writer(file)
-        log.writerow(["step", "name", "value"])
-
-        def told(step: int, terms: dict[str, float]) -> None:
-            log.writerows([step, name, round(value, 5)] for name, value in terms.items())
-            print(step, terms, flush=True)
-
-        projection = learn_projection(rankings, axes, weights=weights, steps=steps, seed=SEED, told=told)
     encoder = FastLaneModel.from_pretrained(base, dtype="float32", device="cpu").encoder
     mask = next(m for m in encoder if isinstance(m, MultiVectorMask))
-    mask.skiplist_words = []
+    mask.skiplist_words = [encoder.tokenizer.cls_token, encoder.tokenizer.sep_token, *PROSE]
+    mask.skiplist_tasks = ["query", "document"]
     mask.resolve_with_tokenizer(encoder.tokenizer)
-    add_projection(encoder, projection)
-    idf = corpus_idf(encoder, [text for d in sample for text in d.texts])
+    texts = passages(data)
+    print(f"{len(texts)} passages")
+    add_projection(encoder, fitted_axes(encoder, dim, texts[:1500]))
+    idf = corpus_idf(encoder, texts)
     encoder.query_router.set_prior(idf)
     encoder.document_router.set_prior(idf)
     encoder.max_seq_length = DOCUMENT_LENGTH
-    encoder.save(str(out / "model"))
+    with tempfile.TemporaryDirectory() as work:
+        encoder.save(str(Path(work) / "model"))
+        pack_model(Path(work) / "model", out)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=400)
-    for name, value in (("tokens", 1.0), ("answer", 0.3), ("scale", 40.0)):
-        parser.add_argument(f"--{name}", type=float, default=value, help="see ProjectionLoss")
-    asked = parser.parse_args()
-    loss = ProjectionLoss(tokens=asked.tokens, answer=asked.answer, scale=asked.scale)
-    main(asked.base, asked.data, asked.out, asked.dim, asked.steps, loss)
+    main(*map(Path, sys.argv[1:]))
