@@ -3,8 +3,8 @@
     python examples/training/teach.py TEACHER BASE DATA OUT
 
 TEACHER is a directory with sentence-transformers/all-mpnet-base-v2 (model.safetensors sha256 78c0197b...5658), which
-teaches and is never shipped; BASE and DATA as for fit_projection.py, whose OUT/cache may be given as OUT/cache to encode
-nothing twice. OUT/pairs gets a JSONL file a domain, {query, pos, neg, scores}: eight look-alikes a query, drawn from
+teaches and is never shipped; BASE, DATA and OUT as for fit_projection.py, so that nothing is encoded twice.
+OUT/pairs gets a JSONL file a domain, {query, pos, neg, scores}: eight look-alikes a query, drawn from
 what the base's mean vector, BM25 and the teacher find, and the teacher's cosines times SCALE. Passages that answer the
 query are no look-alikes of it. A stopped run goes on with the domain it was at.
 """
