@@ -26,7 +26,7 @@ from fastlane_rag import FastLaneModel
 from fastlane_rag.data import read_passages
 from fastlane_rag.evaluation.dataset import read_qrels
 from fastlane_rag.model.default import pack_model
-from fastlane_rag.training.prepare import add_projection, corpus_idf
+from fastlane_rag.training.prepare import add_projection, corpus_idf, fitted_axes
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 PROSE = list(".,?!;:'\"()-")
@@ -57,7 +57,7 @@ def main(base: Path, data: Path, out: Path, dim: int = DIM) -> None:
     mask.resolve_with_tokenizer(encoder.tokenizer)
     texts = passages(data)
     print(f"{len(texts)} passages")
-    add_projection(encoder, dim, texts[:1500])
+    add_projection(encoder, fitted_axes(encoder, dim, texts[:1500]))
     idf = corpus_idf(encoder, texts)
     encoder.query_router.set_prior(idf)
     encoder.document_router.set_prior(idf)

@@ -11,24 +11,49 @@ from torch import Tensor, nn
 from fastlane_rag.errors import ModelError
 from fastlane_rag.model.encoder import RoutedEncoder
 
-__all__ = ["add_context", "add_projection", "corpus_idf", "freeze"]
+__all__ = ["add_context", "add_projection", "corpus_idf", "fitted_axes", "freeze"]
+
+
+def add_projection(encoder: RoutedEncoder, projection: Tensor) -> None:
+    """Put a linear projection before the normalisation.
+
+    Args:
+        encoder: without a projection.
+        projection: (dim, width of the token states), such as :func:`fitted_axes`.
+
+    Raises:
+        ModelError: the encoder has a projection, or the projection is of another width.
+    """
+    dim, width = projection.shape
+    if width != encoder.transformer.get_embedding_dimension():
+        raise ModelError(f"the projection takes token states of width {width}, the encoder's are of another")
+    if any(isinstance(m, Dense) for m in encoder):
+        raise ModelError("the encoder has a projection already; train it as it is with dim: null")
+    dense = Dense(
+        width,
+        dim,
+        bias=False,
+        activation_function=nn.Identity(),
+        init_weight=projection,
+        module_input_name="token_embeddings",
+    ).to(encoder.device)
+    position = next((i for i, m in enumerate(encoder) if isinstance(m, Normalize)), len(encoder))
+    encoder.insert(position, dense)
 
 
 @torch.no_grad()
-def add_projection(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, batch_size: int = 32) -> None:
-    """Put a linear projection to ``dim`` before the normalisation, fitted so that token cosines survive it.
+def fitted_axes(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, batch_size: int = 32) -> Tensor:
+    """A projection to ``dim`` that token cosines survive, (dim, width).
 
     The rows are the leading principal axes (uncentred, since MaxSim compares cosines) of the unit-length token
     states of ``texts``: the linear map that loses least of them in squared error.
 
     Raises:
-        ModelError: the encoder has a projection, or ``dim`` exceeds its width.
+        ModelError: ``dim`` exceeds the encoder's width.
     """
     width = int(encoder.transformer.get_embedding_dimension())
     if dim > width:
         raise ModelError(f"cannot project token states of width {width} to {dim}; choose dim <= {width}")
-    if any(isinstance(m, Dense) for m in encoder):
-        raise ModelError("the encoder has a projection already; train it as it is with dim: null")
     moment = torch.zeros(width, width, dtype=torch.float64)
     encoder.eval()
     for start in range(0, len(texts), batch_size):
@@ -37,17 +62,8 @@ def add_projection(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, ba
         mask = features["attention_mask"].bool()
         states = nn.functional.normalize(encoder.transformer(features)["token_embeddings"][mask].float(), dim=-1)
         moment += (states.T @ states).double().cpu()
-    axes = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :dim].T.float().contiguous()
-    dense = Dense(
-        width,
-        dim,
-        bias=False,
-        activation_function=nn.Identity(),
-        init_weight=axes,
-        module_input_name="token_embeddings",
-    ).to(encoder.device)
-    position = next((i for i, m in enumerate(encoder) if isinstance(m, Normalize)), len(encoder))
-    encoder.insert(position, dense)
+    axes: Tensor = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :dim].T.float().contiguous()
+    return axes
 
 
 def add_context(encoder: RoutedEncoder, rank: int) -> None:

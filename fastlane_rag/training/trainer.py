@@ -26,7 +26,7 @@ from fastlane_rag.training.data import Pair, file_hashes, load_dev, load_pairs
 from fastlane_rag.training.frozen import remembered_states
 from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
 from fastlane_rag.training.monitor import CsvLog, DevEvaluator, RoutingMonitor
-from fastlane_rag.training.prepare import add_context, add_projection, corpus_idf, freeze
+from fastlane_rag.training.prepare import add_context, add_projection, corpus_idf, fitted_axes, freeze
 
 __all__ = ["train", "train_from"]
 
@@ -112,7 +112,7 @@ def _load_all_pairs(config: TrainConfig, model: FastLaneModel) -> dict[str, list
 def _prepare(encoder: RoutedEncoder, config: TrainConfig, pairs: dict[str, list[Pair]]) -> RoutedEncoder:
     sample = [p.positive for group in pairs.values() for p in group[: 2000 // len(pairs) + 1]]
     if config.dim and not any(isinstance(m, Dense) for m in encoder):
-        add_projection(encoder, config.dim, sample)
+        add_projection(encoder, fitted_axes(encoder, config.dim, sample))
     if config.routing.context:
         add_context(encoder, config.routing.context)
     idf = corpus_idf(encoder, [p.positive for group in pairs.values() for p in group])

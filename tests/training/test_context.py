@@ -15,7 +15,7 @@ from fastlane_rag.scoring import maxsim
 from fastlane_rag.training import TrainConfig, train
 from fastlane_rag.training.config import LossWeights, RoutingConfig
 from fastlane_rag.training.loss import CachedRoutedLoss, RoutedLoss, RoutedTerms
-from fastlane_rag.training.prepare import add_context, add_projection
+from fastlane_rag.training.prepare import add_context, add_projection, fitted_axes
 
 QUESTIONS = ["how to sort a list of records by two keys", "what is a PEP", "type hints"]
 ANSWERS = ["sorted() takes a key function", "a proposal to change Python", "annotations of parameters"]
@@ -36,7 +36,7 @@ def in_context(path: Path, *, trained: bool) -> FastLaneModel:
     """The encoder with a projection and a context; a trained one has shifts and weights of its own."""
     torch.manual_seed(4)
     model = FastLaneModel.from_pretrained(path, dtype="float32")
-    add_projection(model.encoder, 16, ANSWERS)
+    add_projection(model.encoder, fitted_axes(model.encoder, 16, ANSWERS))
     add_context(model.encoder, 8)
     torch.nn.init.normal_(model.encoder.query_router.score.weight)
     if trained:

@@ -1,0 +1,216 @@
+"""A projection of token states learned to keep the ranking of SumMaxSim, the transformer left as it is.
+
+Principal axes keep the token states; what a search needs is the order of the passages. So the projection starts as the
+principal axes and is trained to give, in few dimensions, the ranking that all dimensions give: the KL divergence
+between the two over the look-alikes of a batch, the cosines of single tokens beside it, and where queries are labelled
+the cross-entropy of the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["ProjectionLoss", "Ranking", "States", "learn_projection", "principal_axes"]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Token states of texts, packed.
+
+    Attributes:
+        rows: (T, h), of any float type.
+        ids: (T,) token ids.
+        offsets: (N + 1,) int64; text i has the rows from offsets[i] to offsets[i + 1].
+    """
+
+    rows: Tensor
+    ids: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def without(self, ids: Sequence[int]) -> States:
+        """The same texts without some tokens; a text of nothing else keeps its first."""
+        kept = ~torch.isin(self.ids, torch.tensor(list(ids), dtype=self.ids.dtype))
+        count = F.pad(kept.long().cumsum(0), (1, 0))
+        empty = count[self.offsets[1:]] == count[self.offsets[:-1]]
+        kept[self.offsets[:-1][empty]] = True
+        lengths = F.pad(kept.long().cumsum(0), (1, 0))[self.offsets]
+        return States(self.rows[kept], self.ids[kept], lengths)
+
+    def padded(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B, L, h) float32 of some texts, 0 at padding, and (B, L) bool."""
+        spans = [(int(self.offsets[i]), int(self.offsets[i + 1])) for i in texts]
+        width = max(end - start for start, end in spans)
+        out = torch.zeros(len(spans), width, self.rows.shape[1])
+        mask = torch.zeros(len(spans), width, dtype=torch.bool)
+        for row, (start, end) in enumerate(spans):
+            out[row, : end - start] = self.rows[start:end]
+            mask[row, : end - start] = True
+        return out, mask
+
+    def means(self) -> Tensor:
+        """(N, h) float32, L2-normalised: one vector a text."""
+        spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
+        return F.normalize(torch.stack([self.rows[a:b].float().mean(0) for a, b in spans]), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Queries of one domain with the passages they are ranked against.
+
+    Attributes:
+        queries: token states of the queries; documents: of the passages.
+        gold: of each query, the passages that answer it.
+        labelled: of each query, whether its gold may be learned from.
+        near: of each query, lists of look-alikes, the most alike first.
+    """
+
+    queries: States
+    documents: States
+    gold: Sequence[Sequence[int]]
+    labelled: Sequence[bool]
+    near: Sequence[Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionLoss:
+    """How much each term counts.
+
+    Attributes:
+        ranking: KL of the ranking from that of all dimensions.
+        tokens: squared difference of single cosines, in hundredths.
+        answer: cross-entropy of a labelled query's answer.
+        scale: multiplies mean MaxSim before the softmax of ``ranking``; of ``answer`` it is 20.
+    """
+
+    ranking: float = 1.0
+    tokens: float = 1.0
+    answer: float = 0.3
+    scale: float = 40.0
+
+
+def principal_axes(states: Sequence[States], dim: int, *, most: int = 60_000, seed: int = 17) -> Tensor:
+    """(dim, h): the leading principal axes of the unit-length states, uncentred, each domain counted alike."""
+    draw = torch.Generator().manual_seed(seed)
+    width = states[0].rows.shape[1]
+    moment = torch.zeros(width, width, dtype=torch.float64)
+    for some in states:
+        chosen = torch.randperm(len(some.rows), generator=draw)[:most]
+        unit = F.normalize(some.rows[chosen].float(), dim=-1)
+        moment += (unit.T @ unit).double() / len(unit)
+    axes: Tensor = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :dim].T.float().contiguous()
+    return axes
+
+
+def learn_projection(
+    domains: Sequence[Ranking],
+    start: Tensor,
+    *,
+    weights: ProjectionLoss | None = None,
+    steps: int = 400,
+    batch_size: int = 24,
+    learning_rate: float = 1e-3,
+    near: int = 2,
+    seed: int = 17,
+    told: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
+) -> Tensor:
+    """Train a projection (dim, h) to keep the ranking of SumMaxSim over the states themselves.
+
+    Args:
+        domains: drawn from with the root of their number of queries.
+        start: (dim, h), such as :func:`principal_axes`.
+        weights: of the terms.
+        steps: of ``batch_size`` queries of one domain.
+        batch_size: queries a step, each ranked against the passages of all.
+        learning_rate: of Adam, annealed to 0.
+        near: passages drawn of each list of look-alikes, a query: half of them from its first ten.
+        seed: of every draw.
+        told: called with the step and the mean of each term over the last hundred.
+    """
+    weights = weights or ProjectionLoss()
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    projection = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([projection], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min(1, (i + 1) / 20) * 0.5 * (1 + math.cos(math.pi * i / steps))
+    )
+    shares = [math.sqrt(len(d.queries)) for d in domains]
+    recent: dict[str, list[float]] = {}
+    for step in range(1, steps + 1):
+        terms = _terms(draw.choices(domains, shares)[0], projection, weights, batch_size, near, draw)
+        loss = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        for name, value in terms.items():
+            recent.setdefault(name, []).append(value.item())
+        if step % 100 == 0 or step == steps:
+            told(step, {name: sum(v[-100:]) / len(v[-100:]) for name, v in recent.items()})
+    return projection.detach()
+
+
+def _terms(
+    domain: Ranking, projection: Tensor, weights: ProjectionLoss, batch_size: int, near: int, draw: random.Random
+) -> dict[str, Tensor]:
+    """The terms of the loss on queries drawn from one domain."""
+    chosen = draw.sample(range(len(domain.queries)), min(batch_size, len(domain.queries)))
+    column: dict[int, int] = {}
+    answer = []
+    for query in chosen:
+        answer.append(column.setdefault(draw.choice(list(domain.gold[query])), len(column)))
+        for found in domain.near[query]:
+            close, far = found[:10], found[10:]
+            some = draw.sample(close, min(near - near // 2, len(close))) + draw.sample(far, min(near // 2, len(far)))
+            for document in some:
+                column.setdefault(document, len(column))
+    queries, query_mask = domain.queries.padded(chosen)
+    documents, document_mask = domain.documents.padded(list(column))
+    old_queries, old_documents = F.normalize(queries[query_mask], dim=-1), F.normalize(documents, dim=-1)
+    new_queries = F.normalize(old_queries @ projection.T, dim=-1)
+    new_documents = F.normalize(old_documents @ projection.T, dim=-1)
+    with torch.no_grad():
+        target = _mean_maxsim(old_queries, query_mask, old_documents, document_mask)
+    ranking = _mean_maxsim(new_queries, query_mask, new_documents, document_mask)
+    terms = {
+        "ranking": F.kl_div(
+            torch.log_softmax(ranking * weights.scale, 1),
+            torch.log_softmax(target * weights.scale, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+    }
+    if weights.tokens:
+        i, j = torch.randint(len(old_queries), (200,)), torch.randint(int(document_mask.sum()), (1500,))
+        old = old_queries[i] @ old_documents[document_mask][j].T
+        new = new_queries[i] @ new_documents[document_mask][j].T
+        terms["tokens"] = 100 * (new - old).square().mean()
+    labelled = torch.tensor([domain.labelled[q] for q in chosen])
+    if weights.answer and labelled.any():
+        # A question's other right answers are not wrong ones.
+        others = torch.zeros_like(ranking, dtype=torch.bool)
+        for row, query in enumerate(chosen):
+            others[row, [column[g] for g in domain.gold[query] if column.get(g, answer[row]) != answer[row]]] = True
+        logits = (20 * ranking).masked_fill(others, -1e4)
+        terms["answer"] = F.cross_entropy(logits[labelled], torch.tensor(answer)[labelled])
+    return terms
+
+
+def _mean_maxsim(tokens: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
+    """(B, N) SumMaxSim over the number of query tokens, of all queries' tokens (T, d) and documents (N, L, d)."""
+    count, length, width = documents.shape
+    similar = (tokens @ documents.reshape(-1, width).T).view(-1, count, length)
+    maxima = similar.masked_fill(~document_mask, -2.0).amax(2)
+    owner = query_mask.nonzero()[:, 0]
+    sums = torch.zeros(len(query_mask), count).index_add(0, owner, maxima)
+    return sums / query_mask.sum(1, keepdim=True)
