@@ -125,12 +125,12 @@ def explain(
 
 
 def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor, list[int]]:
-    """All token ids of a document, its (Ld, dim) unit embeddings, and the place of each of those among the ids."""
+    """All token ids of a document, its (Ld, dim) unit embeddings, and the position of each embedding among the ids."""
     import torch
 
     encoded: Any = model.encoder.encode_document([text], output_value=None, show_progress_bar=False)
     row = encoded[0]
-    # Of a document whose every token is skipped, the first one is kept, as the model does it.
+    # If every token is skipped, keep the first one, as the model does.
     kept = torch.nonzero(row["attention_mask"])[:, 0].tolist() or [0]
     embeddings = row["token_embeddings"][kept].float()
     return row["input_ids"].tolist(), torch.nn.functional.normalize(embeddings, dim=-1), kept

@@ -27,7 +27,7 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def open_model(model: Any, document_budget: float | None = None) -> FastLaneModel:
-    """What users call a model as a model; an object that encodes documents and queries is taken as it is."""
+    """Open what a user gave as `model`. An object that encodes documents and queries itself is returned unchanged."""
     if hasattr(model, "encode_documents") and hasattr(model, "encode_routed"):
         encoder: FastLaneModel = model
         return encoder

@@ -195,10 +195,10 @@ class FastLaneIndex:
             return self._model
 
     def _encoder(self) -> FastLaneModel:
-        """The model, to encode documents that are to be stored beside those that are there.
+        """The model that encodes documents to add. It must keep as many tokens of a document as before.
 
         Raises:
-            ModelMismatchError: it keeps another number of a document's tokens.
+            ModelMismatchError: it keeps another number of tokens.
         """
         model, kept = self.model, self._storage.document_budget
         if "document_budget" in self._storage.meta and _budget(model) != kept:
@@ -217,7 +217,7 @@ class FastLaneIndex:
         batch_size: int | None = None,
         show_progress: bool | None = None,
     ) -> list[str]:
-        """Add documents, replacing those whose id is stored already; all of them or, on an error, none.
+        """Add documents, and replace those whose id is stored already. An error stores none of them.
 
         A document whose text is stored under its id already is not encoded again. All of them are in memory
         at once: `ingest` takes what does not fit.
@@ -393,12 +393,12 @@ class FastLaneIndex:
             return view.reader.get(wanted)
 
     def ids(self, filter: Filter | None = None) -> list[str]:
-        """The ids of all documents, or of those that pass a filter, in the order they were first added."""
+        """The ids of all documents, or of those that pass a filter, in the order of their first addition."""
         with self._storage.view() as view:
             return view.reader.ids(filter)
 
     def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
-        """Delete documents by id, by filter, or those of the ids that also pass the filter.
+        """Delete documents by id, by filter, or by both: then an id must also pass the filter.
 
         Args:
             ids: ids that are not stored are ignored; an empty list deletes nothing.

@@ -1,4 +1,4 @@
-"""Documents from a stream into an index: some at a time, and only those that are not stored already."""
+"""Add a stream of documents in bounded memory, passing over those that are stored already."""
 
 from __future__ import annotations
 

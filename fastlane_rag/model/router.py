@@ -237,7 +237,7 @@ CONTEXT_MOST = 8
 
 
 def takes_context(routed: int | Tensor, tokens: int | Tensor) -> bool | Tensor:
-    """Whether so many routed tokens, of a query of so many, are compared in context.
+    """Whether a number of routed tokens, of a query with a number of tokens, is compared in context.
 
     Where every token is compared there is no rest to stand for.
     """

@@ -22,7 +22,7 @@ from fastlane_rag.types import Document
 __all__ = ["Condition", "Reader", "Writer", "intact"]
 
 Condition = Compiled | Callable[[dict[str, Any]], bool] | None
-"""Which documents: those that meet a compiled filter or a callable, or all."""
+"""Selects documents: by a compiled filter, by a callable on the metadata, or all of them."""
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
@@ -158,7 +158,7 @@ class Reader:
             yield self._document(*row)
 
     def unchanged(self, entries: Sequence[Entry]) -> set[str]:
-        """The ids of the entries whose text is stored under that id already."""
+        """The ids of the entries whose text is already stored under the same id."""
         texts = {id_: text for id_, text, _ in entries}
         rows = self._for_ids("SELECT id, text FROM documents WHERE id IN ({})", list(texts))
         return {id_ for id_, text in rows if texts[id_] == text}
@@ -222,7 +222,7 @@ class Writer(Reader):
     """Changes to the catalogue, within one write transaction."""
 
     def put(self, entries: Sequence[Entry], segment: int, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """Insert documents, or replace those of the same id; their tokens are at these rows of a segment."""
+        """Insert documents, or replace those with the same id. Their token rows are documents `rows` of `segment`."""
         self.retire([id_ for id_, _, _ in entries])
         self.connection.executemany(
             "INSERT INTO documents (id, segment, row, tokens, checksum, metadata, text) "
@@ -251,7 +251,7 @@ class Writer(Reader):
             )
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete documents; the number of those that were there."""
+        """Delete documents. Returns how many of them were stored."""
         self.retire(ids)
         return sum(
             self.connection.execute(f"DELETE FROM documents WHERE id IN ({_marks(chunk)})", chunk).rowcount
@@ -259,7 +259,7 @@ class Writer(Reader):
         )
 
     def set_metadata(self, metadata: Iterable[tuple[str, str]]) -> int:
-        """Replace the metadata of documents, (id, JSON) each; the number of those that were there."""
+        """Replace the metadata of documents, (id, JSON) each. Returns how many of them were stored."""
         changed = 0
         for id_, text in metadata:
             for document in self.get([id_]):

@@ -40,7 +40,7 @@ def lexicon_of(reader: Reader, part: Part) -> Lexicon:
 def merged_lexicon(
     lexicons: dict[int, Lexicon], parts: dict[int, Part], placed: Sequence[tuple[int, int, int]]
 ) -> Lexicon:
-    """The words of a new segment, from those of the segments that its documents come from.
+    """The lexicon of a new segment, merged from the lexicons of the segments that its documents come from.
 
     Args:
         lexicons: of each segment.

@@ -130,7 +130,7 @@ class TrainConfig(_Strict):
     evaluate_every: Annotated[int, Field(ge=1)] = 200
     save_every: Annotated[int, Field(ge=1)] = 100
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many evaluations without a better one; None never."""
+    """Stop after this many evaluations without a better one; None never stops early."""
     threads: Annotated[int, Field(ge=1)] | None = None
     tracker: Literal["csv", "tensorboard", "both"] = "csv"
 
