@@ -461,7 +461,8 @@ class FastLaneIndex:
         """Copy the live documents into a directory that `open` opens, without encoding them again.
 
         Args:
-            path: a new or empty directory. Where the index lives already, there is nothing to do.
+            path: a new or empty directory. Where the index lives already, there is nothing to do; its codec cannot
+                change there.
             overwrite: replace an index that `path` holds already, in one transaction.
             codec: how the copy stores token embeddings, as `create` takes it; None keeps it as it is. From "fp16"
                 every other codec is as good as if the documents were added again.
@@ -469,12 +470,17 @@ class FastLaneIndex:
         Raises:
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
-            InvalidInputError: there is no such codec.
+            InvalidInputError: there is no such codec, or the index has another one and `path` is its own.
             StorageError: the disk is full, or failed.
         """
         stored = self._storage.meta["codec"] if codec is None else check_codec(codec)
         directory = Path(path).absolute()
         if self.path is not None and directory.resolve() == self.path.resolve():
+            if stored != self._storage.meta["codec"]:
+                raise InvalidInputError(
+                    f"the index {self.path} stores {self._storage.meta['codec']!r} and cannot become {stored!r} where it "
+                    "is; save it to another path"
+                )
             return
         source = self._storage
         try:

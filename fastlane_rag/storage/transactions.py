@@ -12,6 +12,7 @@ from fastlane_rag.errors import (
     FastLaneError,
     IndexClosedError,
     IndexFormatError,
+    IndexLockedError,
     IndexNotFoundError,
     IndexReadOnlyError,
 )
@@ -30,7 +31,7 @@ from fastlane_rag.types import IndexStats
 __all__ = ["Storage", "View"]
 
 # A reader that another process's commits keep overtaking is unlucky; one that fails this often has lost a file.
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,19 @@ class Storage:
 
         Raises:
             IndexFormatError: a file is missing or damaged.
+            IndexLockedError: commits overtook the reader again and again.
             IndexClosedError: the index is closed.
         """
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             with self.catalogue.reading() as connection:
                 reader = Reader(connection, self.catalogue.where)
-                snapshot = self._current(reader, last_attempt=attempt == _ATTEMPTS - 1)
+                snapshot = self._current(reader, last_attempt=attempt == _ATTEMPTS)
                 if snapshot is not None:
                     yield View(reader, snapshot)
                     return
+        raise IndexLockedError(
+            f"{self.catalogue.where}: {_ATTEMPTS} commits in a row overtook this reader; try again when fewer are made"
+        )
 
     @contextmanager
     def change(self) -> Iterator[Writer]:

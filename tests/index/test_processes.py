@@ -360,3 +360,11 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     assert subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=False).returncode == 0
+
+
+def test_a_reader_that_is_overtaken_for_ever_says_so(tmp_path, monkeypatch):
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        index.add(["some words"])
+        monkeypatch.setattr(type(index._storage), "_current", lambda *_, **__: None)
+        with pytest.raises(IndexLockedError, match="overtook this reader"):
+            index.search("words")

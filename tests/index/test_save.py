@@ -1,6 +1,7 @@
 """`save` copies an index to a directory as it is, without encoding anything."""
 
 import pytest
+from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.errors import IndexExistsError, InvalidInputError
@@ -106,3 +107,12 @@ def test_an_unknown_codec_is_refused_before_anything_is_written(model, tmp_path)
     with filled(model) as index, pytest.raises(InvalidInputError, match="residual3"):
         index.save(tmp_path / "copy", codec="residual3")
     assert not (tmp_path / "copy").exists()
+
+
+def test_an_index_is_not_recoded_where_it_is(tmp_path):
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel(), codec="fp16") as index:
+        index.add(["some words"])
+        index.save(tmp_path / "index", codec="fp16")
+        with pytest.raises(InvalidInputError, match="stores 'fp16' and cannot become 'residual4'"):
+            index.save(tmp_path / "index", codec="residual4")
+        assert index.search("words")[0].text == "some words"
