@@ -476,10 +476,10 @@ class FastLaneIndex:
         stored = self._storage.meta["codec"] if codec is None else check_codec(codec)
         directory = Path(path).absolute()
         if self.path is not None and directory.resolve() == self.path.resolve():
-            if stored != self._storage.meta["codec"]:
+            now = self._storage.meta["codec"]
+            if stored != now:
                 raise InvalidInputError(
-                    f"the index {self.path} stores {self._storage.meta['codec']!r} and cannot become {stored!r} where it "
-                    "is; save it to another path"
+                    f"the index {self.path} stores {now!r} and cannot become {stored!r} where it is; save it elsewhere"
                 )
             return
         source = self._storage

@@ -113,6 +113,6 @@ def test_an_index_is_not_recoded_where_it_is(tmp_path):
     with FastLaneIndex.create(tmp_path / "index", model=WordModel(), codec="fp16") as index:
         index.add(["some words"])
         index.save(tmp_path / "index", codec="fp16")
-        with pytest.raises(InvalidInputError, match="stores 'fp16' and cannot become 'residual4'"):
+        with pytest.raises(InvalidInputError, match="stores 'fp16' and cannot become 'residual4' where it is"):
             index.save(tmp_path / "index", codec="residual4")
         assert index.search("words")[0].text == "some words"
