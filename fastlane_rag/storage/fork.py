@@ -6,6 +6,7 @@ stays locked in the child for ever. So every use of a connection passes a gate, 
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,11 +15,18 @@ __all__ = ["inside_sqlite", "reset_after_fork"]
 # A fork waits this long for running searches; one that takes longer (or waits for the forking thread) is
 # left to its luck.
 _PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.0005
 
 
 class _Gate:
+    """What every use of SQLite passes, and a fork closes.
+
+    It has no lock: an interrupt that comes right after a Condition was entered leaves it locked for all other threads.
+    A thread says that it is inside, and only then looks whether the gate is closed. A fork closes it, and only then
+    looks who is inside. One of the two sees the other.
+    """
+
     def __init__(self) -> None:
-        self._change = threading.Condition()
         self._inside: dict[int, int] = {}  # uses by thread
         self._closed = False
 
@@ -27,34 +35,31 @@ class _Gate:
         thread = threading.get_ident()
         mine = self._inside.get(thread, 0)
         try:
-            with self._change:
-                # A thread that is inside already must be let through, or the fork would wait for it in vain.
-                self._change.wait_for(lambda: mine or not self._closed)
-                self._inside[thread] = mine + 1
+            self._inside[thread] = mine + 1
+            # A thread that was inside already is let through, or the fork would wait for it in vain.
+            while self._closed and not mine:
+                self._inside.pop(thread, None)
+                time.sleep(_PAUSE_SECONDS)
+                self._inside[thread] = 1
             yield
         finally:
             # Set to what it was, not counted down: an interrupt may have come before it was counted up.
-            with self._change:
-                if mine:
-                    self._inside[thread] = mine
-                else:
-                    self._inside.pop(thread, None)
-                self._change.notify_all()
+            if mine:
+                self._inside[thread] = mine
+            else:
+                self._inside.pop(thread, None)
 
     def close(self) -> None:
-        thread = threading.get_ident()
-        with self._change:
-            self._closed = True
-            self._change.wait_for(lambda: not self._inside.keys() - {thread}, _PATIENCE_SECONDS)
+        self._closed = True
+        thread, end = threading.get_ident(), time.monotonic() + _PATIENCE_SECONDS
+        while set(self._inside) - {thread} and time.monotonic() < end:
+            time.sleep(_PAUSE_SECONDS)
 
     def open(self) -> None:
-        with self._change:
-            self._closed = False
-            self._change.notify_all()
+        self._closed = False
 
     def reset(self) -> None:
         """In the child, where only the forking thread lives on."""
-        self._change = threading.Condition()
         thread = threading.get_ident()
         self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
         self._closed = False

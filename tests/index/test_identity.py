@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -202,8 +203,11 @@ def test_interrupts_leave_an_index_that_works(tmp_path):
         index.add(["late"], ["late"])
         assert "late" in reader
         assert len(reader) == len(index) == len(TEXTS) + 1
+        with ThreadPoolExecutor(1) as pool:  # no lock is held for ever
+            assert pool.submit(index.search, "word5").result(timeout=20)
+            assert pool.submit(index.add, ["later"], ["later"]).result(timeout=20) == ["later"]
     index.close()
-    assert contents(path) == sorted([*TEXTS, "late"])
+    assert contents(path) == sorted([*TEXTS, "late", "later"])
     assert verify(path) == []
 
 
