@@ -447,6 +447,7 @@ def test_a_write_is_stored_though_its_marker_cannot_be_written(tmp_path, monkeyp
 
 READ_ONLY_DIRECTORY = """
 import os, sys
+import numpy.ma  # loaded on demand, from where the other user may not read
 from word_model import WordModel
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneError

@@ -36,7 +36,8 @@ def contents(path: Path) -> list[str]:
 def put_beside(path: Path, way: str) -> None:
     """Another index in the place of one that is open."""
     if way == "rmtree":
-        shutil.rmtree(path)
+        while path.exists():  # a reader may make a file of SQLite's in it meanwhile
+            shutil.rmtree(path, ignore_errors=True)
         build(path, TEXTS)
     else:
         build(path.with_name("new"), TEXTS)
