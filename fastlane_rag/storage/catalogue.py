@@ -276,6 +276,7 @@ class Catalogue:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_INTERRUPT:
                 raise KeyboardInterrupt from error
+            self.check_place()  # an index that was removed meanwhile is told as that
             # Complaints about single values carry no code of their own.
             value = "Could not decode" in str(error) or "malformed JSON" in str(error)
             if value or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
