@@ -191,7 +191,7 @@ class Catalogue:
             self._check_open()
             self.check_place()
             waiting = self._idle.pop() if self._idle else None
-        if waiting is not None and waiting.frozen not in (None, _signature(self.path)):
+        if waiting is not None and waiting.frozen is not None and waiting.frozen != _signature(self.path):
             # Somebody wrote since: what an immutable connection knows of the file no longer holds.
             self._discard(waiting)
             waiting = None

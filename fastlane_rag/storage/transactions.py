@@ -95,12 +95,15 @@ class Storage:
 
         Raises:
             IndexNotFoundError: there is no index.
+            IndexReadOnlyError: the directory may not be read.
             IndexFormatError: a file is damaged or newer, or the catalogue lost commits.
         """
         try:
             folder = Folder(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise IndexNotFoundError(f"{path} holds no FastLane index (there is no {CATALOGUE} in it)") from error
+        except PermissionError as error:
+            raise IndexReadOnlyError(f"{path} cannot be opened: {error}") from error
         catalogue = None
         try:
             # Before the catalogue: commits made between the two readings must not look like a loss.
