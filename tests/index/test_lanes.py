@@ -125,9 +125,9 @@ def test_the_report_counts_what_was_compared(index, queries):
     assert 150 <= result.candidates < 200
     plain = 80 * 40
     # More than fifty documents of each codec are gathered, then pruned by their tokens near the query's, not by all 40.
-    sifted, rest = divmod(result.gathered - 2 * (sum(lists) + plain), 2)
+    rescored, rest = divmod(result.gathered - 2 * (sum(lists) + plain), 2)
     assert rest == 0
-    assert 100 < sifted < 810 * 40 / 4
+    assert 100 < rescored < 810 * 40 / 4
     assert result.refined == 8 * 40 * result.candidates + 6 * sum(lists)
 
 
