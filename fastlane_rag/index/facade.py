@@ -311,7 +311,7 @@ class FastLaneIndex:
         return [result.hits for result in self.search_batch_detailed(queries, k, **options)]
 
     def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
-        """As `search`, with what it took: the routed tokens, the lane and the comparisons."""
+        """As `search`, with what it took: the routed tokens, the lane, comparisons and milliseconds."""
         return self.search_batch_detailed([query], k, **options)[0]
 
     def search_batch_detailed(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import Hit, SearchResult
+from fastlane_rag.search.result import STAGES, Hit, SearchResult
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.types import Document, Lane, RouteK
 
@@ -65,20 +66,39 @@ def answer(
         raise InvalidInputError(
             "lane='approximate' needs the compiled kernels, which do not run here: fastlane doctor says why"
         )
-    plan = _Plan(view, state, options, options.policy or state.policy, state.allowed(view.reader, options.filter))
-    size = plan.batch_size
-    asked = [_Query(query, plan.select(query), None if texts is None else texts[n]) for n, query in enumerate(queries)]
+    clock = _Clock()
+    allowed = state.allowed(view.reader, options.filter)
+    plan = _Plan(view, state, options, options.policy or state.policy, allowed, clock)
+    size, filtering = plan.batch_size, clock.lap() / max(1, len(queries))
+    asked = [plan.ask(query, None if texts is None else texts[n], filtering) for n, query in enumerate(queries)]
     batches = (asked[first : first + size] for first in range(0, len(asked), size))
     return [result for batch in batches for result in plan.run(batch)]
 
 
+class _Clock:
+    """A stopwatch. One call searches in one thread, so its queries share a clock."""
+
+    def __init__(self) -> None:
+        self._last = perf_counter()
+
+    def lap(self) -> float:
+        """Milliseconds since the lap before."""
+        last, self._last = self._last, perf_counter()
+        return 1000 * (self._last - last)
+
+
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """A query, the positions of its tokens that gather, and its text where words count."""
+    """A query, the positions of its tokens that gather, its text where words count, and what each stage took."""
 
     routed: EncodedQuery
     selected: torch.Tensor
     text: str | None
+    milliseconds: dict[str, float]
+
+    def spend(self, stage: str, milliseconds: float) -> None:
+        """Add to what a stage took."""
+        self.milliseconds[stage] += milliseconds
 
     @property
     def rows(self) -> torch.Tensor:
@@ -100,6 +120,7 @@ class _Plan:
     options: SearchOptions
     policy: SearchPolicy
     allowed: Mask | None
+    clock: _Clock
 
     @property
     def k(self) -> int:
@@ -122,9 +143,18 @@ class _Plan:
         most = self.policy.batch_scores // max(1, int(self.view.snapshot.starts[-1]))
         return max(1, min(self.policy.batch_queries, most))
 
+    def ask(self, query: EncodedQuery, text: str | None, filtering: float) -> _Query:
+        """Route a query; `filtering` is its share, in milliseconds, of what the filter took."""
+        self.clock.lap()
+        asked = _Query(query, self.select(query), text, dict.fromkeys(STAGES, 0.0))
+        asked.spend("filter", filtering)
+        asked.spend("route", self.clock.lap())
+        return asked
+
     def run(self, queries: Sequence[_Query]) -> list[SearchResult]:
         """Answer a few queries, gathering for all of them together where that shares work."""
         if not self.k or not self.matching:
+            self.clock.lap()
             return [self._result([], query, 0, 0, 0) for query in queries]
         if self.options.lane == "approximate" or (self.options.lane is None and self._worth_gathering()):
             return [self._approximate(query) for query in queries]
@@ -159,6 +189,7 @@ class _Plan:
         elif query.routed.in_context(routed):
             gathering = query.gathering
         words, most = self._by_words(query)
+        self.clock.lap()
         found = approximate(
             self.state,
             rows,
@@ -169,6 +200,9 @@ class _Plan:
             depth=self.policy.refined(self.k, self.options.depth, routed),
             policy=self.policy,
         )
+        refining = 1000 * found.scoring_seconds if self.refine else 0.0
+        query.spend("gather", self.clock.lap() - refining)
+        query.spend("refine", refining)
         if len(found.numbers) - found.added < min(self.k, self.matching):
             return self._exhaustive([query])[0]
         hits = self._ranked(found.numbers, found.scores, len(rows), words)
@@ -183,7 +217,11 @@ class _Plan:
         depth = self.policy.candidates(self.k, self.options.depth)
         whole = [self._whole(len(query.rows), len(query.selected), depth) for query in queries]
         rows = [query.rows if w else query.gathering for query, w in zip(queries, whole, strict=True)]
+        self.clock.lap()
         scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
+        share = self.clock.lap() / len(queries)
+        for query, w in zip(queries, whole, strict=True):
+            query.spend("refine" if w and self._routes(query) else "gather", share)
         return [
             self._scanned(query, row, met, depth, whole=w) for query, row, w in zip(queries, scores, whole, strict=True)
         ]
@@ -204,7 +242,9 @@ class _Plan:
         if self.refine and not whole:
             own = best(scores, depth)
             candidates = union(own, most)
+            query.spend("gather", self.clock.lap())
             refined, seen = rescore(self.state, query.rows, candidates)
+            query.spend("refine", self.clock.lap())
             hits = self._ranked(candidates, refined, len(query.rows), words)
             added = len(candidates) - len(own)
             return self._result(hits, query, len(candidates), gathered, seen * len(query.rows), added)
@@ -212,17 +252,24 @@ class _Plan:
         candidates = union(own, most)
         tokens, added = len(query.rows) if whole else len(query.selected), len(candidates) - len(own)
         hits = self._ranked(candidates, scores[candidates], tokens, words)
-        if self.refine and len(query.selected) < len(query.rows):  # everything was refined, nothing gathered
+        if self._routes(query):  # everything was refined, nothing gathered
             return self._result(hits, query, self.matching, 0, gathered, added)
         return self._result(hits, query, 0, gathered, 0, added)
+
+    def _routes(self, query: _Query) -> bool:
+        """Whether some tokens were to gather and all to refine."""
+        return self.refine and len(query.selected) < len(query.rows)
 
     def _by_words(self, query: _Query) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
         """In a hybrid search, BM25 of every document, and which share most words with the query."""
         if query.text is None:
             return None, np.zeros(0, np.int64)
+        self.clock.lap()
         words = self.state.lexical(self.view.reader).scores(query.text, self.allowed)
         some = np.where(words > 0, words, np.float32(-np.inf))
-        return words, best(some, max(self.policy.words_factor * self.k, self.policy.words_least))
+        most = best(some, max(self.policy.words_factor * self.k, self.policy.words_least))
+        query.spend("words", self.clock.lap())
+        return words, most
 
     def _ranked(
         self,
@@ -267,7 +314,9 @@ class _Plan:
     ) -> SearchResult:
         full = len(query.rows) * self.view.snapshot.tokens
         selected = query.selected.tolist()
-        return SearchResult(hits, query.routed, selected, candidates, gathered, refined, full, lane, by_words)
+        query.spend("fetch", self.clock.lap())
+        cost = candidates, gathered, refined, full
+        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds)
 
 
 def _hit(document: Document, score: float) -> Hit:

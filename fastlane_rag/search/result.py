@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from fastlane_rag.explain import Explanation
     from fastlane_rag.search.query import EncodedQuery
 
-__all__ = ["Hit", "SearchResult", "remember"]
+__all__ = ["STAGES", "Hit", "SearchResult", "remember"]
+
+STAGES = ("filter", "route", "gather", "words", "refine", "fetch")
+"""The stages of a search, in the order they run; `words` is BM25, which only a hybrid search needs."""
 
 
 class _Explained:
@@ -64,7 +67,7 @@ def remember(hit: Hit, explain: Callable[[str], Explanation]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One query's hits, and what they cost in comparisons of a query token with a document token.
+    """One query's hits, and what they cost: comparisons of a query token with a document token, and milliseconds.
 
     Attributes:
         hits: best first.
@@ -77,6 +80,8 @@ class SearchResult:
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.
         by_words: candidates of a hybrid search that its words alone brought.
+        milliseconds: wall-clock time of each of `STAGES`; 0 where a stage did not run. Encoding the query is not
+            included. Queries of one call that share a stage each get an equal part of its time.
     """
 
     hits: list[Hit]
@@ -88,6 +93,7 @@ class SearchResult:
     full: int
     lane: Lane
     by_words: int = 0
+    milliseconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0), compare=False)
 
     @property
     def comparisons(self) -> int:

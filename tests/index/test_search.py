@@ -1,6 +1,7 @@
 """The query plan from the inside: what it reports, and the queries it takes."""
 
 import math
+from time import perf_counter
 
 import pytest
 from word_model import WordModel, exact_score
@@ -9,6 +10,7 @@ from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.model import RoutedQuery
 from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.result import STAGES
 
 QUERY = "alpha7 beta of"  # three tokens; the long words are routed first
 
@@ -62,6 +64,32 @@ def test_a_gather_alone_reports_no_refinement(index):
     assert (result.gathered, result.refined, result.candidates) == (900 * 3, 0, 0)
     best = max(exact_score("alpha7", hit.text) for hit in result.hits)
     assert result.hits[0].score == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({"route_k": 1}, {"filter", "route", "gather", "refine", "fetch"}),
+        ({"route_k": 1, "refine": False}, {"filter", "route", "gather", "fetch"}),
+        ({"route_k": "all"}, {"filter", "route", "gather", "fetch"}),
+        ({"route_k": 1, "filter": {"i": {"$lt": 100}}}, {"filter", "route", "refine", "fetch"}),
+        ({"route_k": 1, "hybrid": True}, set(STAGES)),
+        ({"route_k": 1, "lane": "approximate"}, {"filter", "route", "gather", "refine", "fetch"}),
+        ({"route_k": 1, "lane": "approximate", "refine": False}, {"filter", "route", "gather", "fetch"}),
+        ({"k": 0}, {"filter", "route", "fetch"}),
+    ],
+    ids=lambda value: " ".join(f"{name}={one}" for name, one in value.items()) if isinstance(value, dict) else "",
+)
+def test_the_report_times_the_stages_that_ran(index, options, stages):
+    """Queries of one call share its time: together their stages take no longer than the call."""
+    start = perf_counter()
+    results = index.search_batch_detailed([QUERY, "beta of", "number17 alpha3"], **options)
+    took = 1000 * (perf_counter() - start)
+    for result in results:
+        assert tuple(result.milliseconds) == STAGES
+        assert {stage for stage, spent in result.milliseconds.items() if spent} == stages
+        assert min(result.milliseconds.values()) >= 0
+    assert sum(sum(result.milliseconds.values()) for result in results) <= took
 
 
 def test_encoded_queries_are_taken_as_they_are(index):

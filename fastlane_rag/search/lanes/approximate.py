@@ -1,6 +1,7 @@
 """The approximate lane (ANN), for documents in code: scan postings of near centroids, prune, re-score."""
 
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Found:
         added: candidates that came from `also` and were not gathered.
         gathered: comparisons spent on gathering.
         scored: comparisons spent on scoring with all tokens.
+        scoring_seconds: wall-clock time of that scoring.
     """
 
     numbers: NDArray[np.int64]
@@ -34,6 +36,7 @@ class Found:
     added: int
     gathered: int
     scored: int
+    scoring_seconds: float
 
 
 def approximate(
@@ -71,7 +74,7 @@ def approximate(
     scores = np.concatenate([np.zeros(0, np.float32), *(f.scores for f in found)])
     order = np.argsort(numbers)
     counts = (sum(f.added for f in found), sum(f.gathered for f in found), sum(f.scored for f in found))
-    return Found(numbers[order], scores[order], *counts)
+    return Found(numbers[order], scores[order], *counts, sum(f.scoring_seconds for f in found))
 
 
 def _in_code(
@@ -112,8 +115,10 @@ def _in_code(
     own = len(chosen)
     if len(also):
         chosen = union(chosen, also[coded.documents.has(also)])
+    start = perf_counter()
     scores, met = ready.scores(coded.documents, chosen)
-    return Found(chosen, scores, len(chosen) - own, gathered, met * tokens + centroids * rest)
+    took = perf_counter() - start
+    return Found(chosen, scores, len(chosen) - own, gathered, met * tokens + centroids * rest, took)
 
 
 def _plain(
@@ -136,5 +141,6 @@ def _plain(
         [partial], met = exhaustive(snapshot, [gathering], mask)
         chosen, gathered = best(partial, depth), met * len(gathering)
     own, chosen = len(chosen), union(chosen, also[mask[also]])
+    start = perf_counter()
     scores, met = rescore_plain(snapshot, query, chosen)
-    return Found(chosen, scores, len(chosen) - own, gathered, met * len(query))
+    return Found(chosen, scores, len(chosen) - own, gathered, met * len(query), perf_counter() - start)
