@@ -28,17 +28,17 @@ from fastlane_rag.storage.schema import check_schema, create_tables, fill_tables
 
 __all__ = ["Catalogue"]
 
-# Steps of SQLite's machine between two moments in which Python may handle a signal: some milliseconds.
+# Instructions of SQLite's virtual machine, some milliseconds, after which Python may handle a signal.
 _BREATH = 200_000
-# A commit of another process holds readers up for milliseconds; half a minute means something is stuck.
+# A commit of another process blocks readers for milliseconds. After half a minute, something is stuck.
 _TIMEOUT_SECONDS = 30.0
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that can be referred to weakly.
+    """A connection that allows weak references.
 
     Attributes:
-        frozen: the signature of a database that was opened as immutable; None for one that is not.
+        frozen: the signature of a database that was opened as immutable; None for any other.
     """
 
     frozen: tuple[int, ...] | None = None
@@ -47,8 +47,8 @@ class _Connection(sqlite3.Connection):
 class Catalogue:
     """Connections to one catalogue, for any number of threads.
 
-    On disk every reader has a connection of its own and a snapshot of its own (SQLite's WAL mode). In
-    memory all share one connection, one thread at a time.
+    On disk, each reader has its own connection and sees its own snapshot (SQLite's WAL mode). In memory, all threads
+    share one connection, one thread at a time.
     """
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
@@ -58,14 +58,14 @@ class Catalogue:
         self.closed = False
         self._lock = threading.RLock()
         self._idle: list[_Connection] = []
-        # Weak, so that a connection which an interrupt took out of the pool for ever is closed, and holds no snapshot.
+        # Weak references: a connection that an interrupt kept out of the pool is closed, and its snapshot freed.
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._place: tuple[int, int] | None = None
-        self._nested = 0  # uses of the one connection in memory, by the thread that holds the lock
+        self._nested = 0  # nested uses of the in-memory connection by the thread that holds the lock
 
     @classmethod
     def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> Catalogue:
-        """Make an empty catalogue; on disk, where there is none or an unfinished one."""
+        """Create an empty catalogue. On disk, the file must be missing or unfinished."""
         catalogue = cls(path)
         with catalogue._translated(), inside_sqlite():
             connection = catalogue._connect("rwc")
@@ -82,8 +82,8 @@ class Catalogue:
         """Open a catalogue.
 
         Raises:
-            IndexNotFoundError: there is none, or its creation was interrupted.
-            IndexFormatError: it is damaged, not ours, or newer.
+            IndexNotFoundError: there is no catalogue, or its creation was interrupted.
+            IndexFormatError: it is damaged, no FastLane catalogue, or of another format version.
         """
         if not path.is_file():
             raise IndexNotFoundError(f"{path.parent} holds no FastLane index (there is no {path.name} in it)")
@@ -97,10 +97,10 @@ class Catalogue:
         return catalogue
 
     def meta(self) -> dict[str, str]:
-        """What was fixed when the index was created.
+        """The properties that were fixed when the index was created (see STORE_FORMAT.md).
 
         Raises:
-            IndexFormatError: it is not what was written.
+            IndexFormatError: they do not match their checksum.
         """
         with self.reading() as connection:
             rows = dict(connection.execute("SELECT key, value FROM meta WHERE key <> 'commits'"))
@@ -112,9 +112,9 @@ class Catalogue:
 
     @contextmanager
     def reading(self) -> Iterator[_Connection]:
-        """A connection inside a read transaction: everything seen through it is of one commit."""
+        """A connection inside a read transaction, which sees one commit."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
-            # In memory, a thread that reads while it reads already (in a filter, say) has the same connection.
+            # In memory, a nested read (by a callable filter, for example) uses the same connection.
             if not connection.in_transaction:
                 connection.execute("BEGIN")
             yield connection
@@ -133,52 +133,52 @@ class Catalogue:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            # Where the directory was replaced in this very moment, the write went to the one that is gone.
+            # If the directory was replaced during the commit, the write went to the one that is gone.
             self.check_place()
 
     def shrink(self) -> None:
-        """Give free pages back to the file system, as far as readers allow."""
+        """Give free pages back to the file system, as far as running readers allow."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("PRAGMA incremental_vacuum").fetchall()
         self.empty_log()
 
     def empty_log(self) -> None:
-        """Move the write-ahead log into the database, unless a reader is in mid-search: then a later commit does."""
+        """Move the write-ahead log into the database. Where a reader prevents it, a later commit does it."""
         with self._translated(), inside_sqlite(), self._borrowed() as connection:
             connection.execute("PRAGMA busy_timeout = 100")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT_SECONDS * 1000)}")
 
     def close(self) -> None:
-        """Close the connections; one that another thread is using closes when that thread is done."""
+        """Close the connections. One that another thread is using is closed when that thread is done."""
         with inside_sqlite(), self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
             if self.path is not None and self._place is not None and _place_of(self.path) not in (self._place, None):
-                # SQLite would remove the write-ahead log by its path, which is that of another index now.
+                # Closing would make SQLite remove the write-ahead log by its path, which belongs to another index now.
                 _abandoned.extend(self._all)
                 return
             for connection in idle:
                 self._discard(connection)
 
     def abandon(self) -> None:
-        """In a forked child: forget the parent's connections without touching their files."""
+        """In a forked child: drop the parent's connections without closing them."""
         self._lock = threading.RLock()
         self._nested = 0
         if self.path is not None:
-            # SQLite connections must be neither used nor closed on the far side of a fork.
+            # SQLite connections must be neither used nor closed in a forked child.
             _abandoned.extend(self._all)
             self._idle, self._all = [], weakref.WeakSet()
 
     @contextmanager
     def _borrowed(self) -> Iterator[_Connection]:
-        """A connection outside any transaction, which comes back to the pool outside any transaction."""
+        """A connection from the pool, outside any transaction. On the way back, an open transaction is rolled back."""
         if self.path is None:
             with self._lock:
                 self._check_open()
                 connection = self._idle[0]
                 if not self._nested:
-                    _end_transaction(connection)  # of a use that an interrupt ended too early
+                    _end_transaction(connection)  # left open by an interrupted use
                 self._nested += 1
                 try:
                     yield connection
@@ -192,7 +192,7 @@ class Catalogue:
             self.check_place()
             waiting = self._idle.pop() if self._idle else None
         if waiting is not None and waiting.frozen is not None and waiting.frozen != _signature(self.path):
-            # Somebody wrote since: what an immutable connection knows of the file no longer holds.
+            # The file was written since: an immutable connection has stale pages.
             self._discard(waiting)
             waiting = None
         connection = waiting or self._connect("ro" if self.read_only else "rw")
@@ -210,7 +210,7 @@ class Catalogue:
         """Check that the catalogue's path still leads to the file that was opened.
 
         Raises:
-            IndexReplacedError: it leads to another one, or to none.
+            IndexReplacedError: it leads to another file, or to none.
         """
         if self.path is None or self._place is None:
             return
@@ -238,14 +238,14 @@ class Catalogue:
             factory=_Connection,
         )
         connection.frozen = frozen
-        # Statements give Python the floor now and then, so that a signal ends a long one.
+        # Interrupt long statements now and then, so that Python can handle a signal.
         connection.set_progress_handler(_breathe, _BREATH)
-        # FULL: a commit is on the disk when it returns (fullfsync: on macOS too). trusted_schema: a foreign
-        # file may not run functions.
+        # synchronous = FULL: a commit is on disk when it returns; fullfsync: on macOS too. trusted_schema = OFF: a file
+        # from a stranger may not call functions.
         try:
             for setting in ("synchronous = FULL", "fullfsync = ON", "trusted_schema = OFF", "cell_size_check = ON"):
                 connection.execute(f"PRAGMA {setting}")
-        except UnicodeDecodeError as error:  # raised over the message about a damaged schema
+        except UnicodeDecodeError as error:  # raised while sqlite3 decodes its message about a damaged schema
             connection.close()
             raise IndexFormatError(f"{self.where} is damaged: {error.object!r}") from error
         except sqlite3.DatabaseError as error:
@@ -269,15 +269,15 @@ class Catalogue:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """SQLite's errors in our words."""
+        """Translate errors of SQLite to `fastlane_rag.errors`."""
         try:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_INTERRUPT:
                 raise KeyboardInterrupt from error
-            self.check_place()  # an index that was removed meanwhile is told as that
-            # Complaints about single values carry no code of their own.
+            self.check_place()  # raises IndexReplacedError where the index was moved or removed
+            # Errors about single values have no error code.
             value = "Could not decode" in str(error) or "malformed JSON" in str(error)
             if value or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
@@ -297,17 +297,17 @@ _abandoned: list[_Connection] = []
 
 
 def _frozen(path: Path) -> bool:
-    """Whether SQLite can read only if it is told that nobody writes: nothing may be created here, nor is a log there.
+    """Whether to open a database as immutable: no file can be created beside it, and there is no write-ahead log.
 
-    On a read-only file system that holds for ever. Elsewhere the index was closed, and its owner may write again, so
-    each use compares the file with what it was.
+    Without a log and without the right to create one, SQLite reads no other way. On a read-only file system nobody can
+    write. Elsewhere the owner may write again, so each use compares the file's signature with the one before.
     """
     log = path.with_name(path.name + "-wal")
     return not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
 
 
 def _signature(path: Path) -> tuple[int, ...]:
-    """What changes when somebody writes to a database."""
+    """A value that changes when somebody writes to a database."""
     log = path.with_name(path.name + "-wal")
     found, size = path.stat(), log.stat().st_size if log.exists() else 0
     return found.st_ino, found.st_size, found.st_mtime_ns, size

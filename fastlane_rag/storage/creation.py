@@ -1,4 +1,4 @@
-"""Making an index directory, or emptying the one that is there."""
+"""Creating an index directory, or emptying an existing one."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +18,14 @@ __all__ = ["create_directory", "open_segments"]
 def create_directory(
     path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
 ) -> tuple[Catalogue, DirectoryStore, WriterLock, Folder]:
-    """Make an empty index in a new or empty directory, or in place of the index there.
+    """Create an empty index in a new or empty directory, or in place of the index there.
 
-    Readers of an index that is overwritten go on, and then see it empty.
+    Running reads of an overwritten index finish on the old state; later reads see it empty.
 
     Raises:
-        IndexExistsError: there is an index and `overwrite` is false, or there are files of others.
+        IndexExistsError: there is an index and `overwrite` is false, or there are files that are not the index's.
         IndexLockedError: another writer holds the index.
-        IndexReadOnlyError: the directory cannot be made or written.
+        IndexReadOnlyError: the directory cannot be created or written.
     """
     _check_free(path)
     try:
@@ -53,15 +53,15 @@ def create_directory(
 
 
 def open_segments(folder: Folder) -> Folder:
-    """The folder of the segments, made where it is missing and may be made.
+    """Open the directory of the segments; create it where it is missing, if possible.
 
     Raises:
-        IndexFormatError: it is a link.
+        IndexFormatError: it is a link, or not a directory.
     """
     path = folder.path / SEGMENTS
     if path.is_symlink():
         raise IndexFormatError(f"{path} is a link; an index holds its segments itself")
-    # git and object stores keep no empty directories: an index of few documents has nothing in this one.
+    # git and object stores drop empty directories, and an index of few documents has no segments.
     with suppress(OSError):
         path.mkdir()
     try:
@@ -83,7 +83,7 @@ def _check_free(path: Path) -> None:
 def _replaced(
     path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
 ) -> Catalogue | None:
-    """The catalogue that is there, emptied in one transaction; None where a new one must be made."""
+    """The existing catalogue, emptied in one transaction; None where a new one must be created."""
     try:
         catalogue = Catalogue.open(path / CATALOGUE)
     except IndexNotFoundError:
@@ -91,7 +91,7 @@ def _replaced(
     except IndexFormatError:
         if not overwrite:
             raise
-        # Damaged or newer: nothing in it can be used.
+        # It is damaged or of another version, and cannot be reused.
         for name in (MARKER, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", CATALOGUE):
             (path / name).unlink(missing_ok=True)
         return None

@@ -28,11 +28,11 @@ class Draft(Protocol):
     file: IO[bytes]
 
     def read_back(self) -> NDArray[np.uint8]:
-        """All that was written so far."""
+        """The bytes written so far."""
         ...
 
     def publish(self) -> str:
-        """Make the file durable and give it its final name, which is returned."""
+        """Sync the file and give it its final name. Returns the name."""
         ...
 
     def discard(self) -> None:
@@ -61,15 +61,15 @@ class Store(Protocol):
         ...
 
     def sweep(self, keep: Iterable[str]) -> None:
-        """Delete everything but these: what an interrupted write left."""
+        """Delete all files but these, such as those an interrupted write left."""
         ...
 
     def describe(self, name: str) -> str:
-        """The file, for error messages."""
+        """Name the file in error messages."""
         ...
 
     def close(self) -> None:
-        """Open no file any more."""
+        """Free the store. It can open no more files; mapped files stay readable."""
         ...
 
 
@@ -77,7 +77,7 @@ class DirectoryStore:
     """Files in a directory, mapped into memory when read.
 
     Args:
-        folder: the directory. It stays the same one, whatever happens to its path.
+        folder: the directory, by its handle, so that replacing its path changes nothing.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -101,8 +101,8 @@ class DirectoryStore:
             found = os.fstat(fd).st_size
             if found != size:
                 raise IndexFormatError(f"{path} is damaged: it has {found} bytes instead of {size}")
-            # Copy-on-write gives arrays that torch takes without a warning; nothing ever writes to them. As a plain
-            # array, for parts of a memmap take five times as long to cut.
+            # Copy-on-write, because torch warns about read-only arrays; nothing ever writes to them. A plain array,
+            # because slicing a memmap takes five times as long.
             return np.asarray(np.memmap(file, np.uint8, mode="c"))
 
     def remove(self, names: Iterable[str]) -> None:
@@ -124,11 +124,11 @@ class DirectoryStore:
         return str(self._path(name))
 
     def close(self) -> None:
-        """Give the directory back; files that are mapped stay readable."""
+        """Close the directory's handle; mapped files stay readable."""
         self._folder.close()
 
     def _path(self, name: str) -> Path:
-        # Names come from the catalogue, which may have been tampered with: they must not leave the directory.
+        # Names come from the catalogue, which may have been tampered with. They must not lead out of the directory.
         if not _NAME.fullmatch(name):
             raise IndexFormatError(f"the catalogue beside {self} names a segment {name!r}: not a segment name")
         return self._folder.path / f"{name}{SEGMENT_SUFFIX}"
@@ -155,7 +155,7 @@ class _FileDraft:
         return self._name
 
     def discard(self) -> None:
-        # Closing writes out the buffer, which fails again where the disk is full; the file goes either way.
+        # Closing flushes the buffer, which fails again on a full disk. The file is removed either way.
         try:
             self.file.close()
         except OSError as error:
@@ -183,12 +183,12 @@ class MemoryStore:
         return self._files[name]
 
     def remove(self, names: Iterable[str]) -> None:
-        """Forget buffers; arrays over them stay valid."""
+        """Drop buffers; arrays over them stay valid."""
         for name in names:
             self._files.pop(name, None)
 
     def sweep(self, keep: Iterable[str]) -> None:
-        """Forget all other buffers."""
+        """Drop all other buffers."""
         self.remove(set(self._files) - set(keep))
 
     def describe(self, name: str) -> str:

@@ -1,11 +1,11 @@
 """The filter language over metadata, compiled to parameterised SQL.
 
-    {"lang": "en", "year": {"$gte": 2020}}                     all of them hold
+    {"lang": "en", "year": {"$gte": 2020}}                     all conditions must hold
     {"$or": [{"lang": "en"}, {"$not": {"tags": {"$contains": "draft"}}}]}
 
 A plain value means $eq. Values compare as JSON values of one type: numbers with numbers, text with text
 (by code point), true and false only with themselves, null only with null. A document without the key
-matches $ne, $nin and {"$exists": false}, and nothing else. $contains looks for a part of a text, or for an
+matches $ne, $nin and {"$exists": false}, and nothing else. $contains finds a substring of a text, or an
 element of a list. A key is a top-level key of the metadata, taken literally.
 
 Every key and value travels as an SQL parameter.
@@ -27,7 +27,7 @@ __all__ = ["Compiled", "Filter", "compile_filter"]
 Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 """A filter as users write it: the language above, or a function of a document's metadata."""
 
-# SQLite's parser holds 100 symbols of open brackets, and its expressions are at most 1,000 terms deep.
+# SQLite's parser stack holds 100 symbols, and its expressions are at most 1,000 terms deep.
 _DEEPEST = 20
 _LONGEST = 500
 _MOST_VALUES = 30_000
@@ -59,7 +59,7 @@ def compile_filter(filter: Mapping[str, Any], indexed: Collection[str] = ()) -> 
         indexed: the keys that the catalogue keeps in its table `fields`.
 
     Raises:
-        FilterError: the part that means nothing.
+        FilterError: a part of the filter is not valid; the message names it.
     """
     compiled = _all_of(filter, frozenset(indexed), 0)
     if len(compiled.parameters) > _MOST_VALUES:
@@ -97,10 +97,10 @@ def _joined(operator: str, filters: Any, indexed: frozenset[str], depth: int) ->
 
 
 def _grouped(operator: str, filters: Sequence[Any], depth: int) -> list[Any]:
-    """The filters, with equalities on one key as a single list of values.
+    """Combine the $eq and $in of one key in an $or to one $in; in an $and, the $ne and $nin to one $nin.
 
-    Each filter reads the metadata of every document, so five hundred equalities take five hundred times as long as
-    one $in of five hundred values. In $or these are $eq and $in, in $and they are $ne and $nin.
+    Each condition reads the metadata of every document, so 500 equalities take 500 times as long as one $in of 500
+    values.
     """
     one, many = ("$eq", "$in") if operator == "$or" else ("$ne", "$nin")
     values: dict[str, list[Any]] = {}
@@ -119,7 +119,7 @@ def _grouped(operator: str, filters: Sequence[Any], depth: int) -> list[Any]:
 
 
 def _flat(operator: str, filters: Sequence[Any], depth: int) -> Iterator[Any]:
-    """The filters, those of groups of the same operator among them as well."""
+    """Yield the filters, with nested groups of the same operator flattened."""
     if depth > _DEEPEST:
         raise FilterError(f"the filter is nested more than {_DEEPEST} levels deep")
     for part in filters:
@@ -131,7 +131,7 @@ def _flat(operator: str, filters: Sequence[Any], depth: int) -> Iterator[Any]:
 
 
 def _single(part: Any) -> tuple[str | None, Any, Any]:
-    """Key, operator and operand of a filter that is one condition on one key; None as key for every other."""
+    """Key, operator and operand of a filter that is one condition on one key; for any other filter the key is None."""
     if not isinstance(part, Mapping) or len(part) != 1:
         return None, None, None
     [(key, condition)] = part.items()
@@ -144,7 +144,7 @@ def _single(part: Any) -> tuple[str | None, Any, Any]:
 
 
 def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Compiled:
-    """One key's condition: a value, or operators that all hold."""
+    """Compile one key's condition: a value, or a dict of operators that must all hold."""
     if not isinstance(condition, Mapping):
         return _where(key, _equal("$eq", key, condition), indexed)
     if not condition:
@@ -182,7 +182,7 @@ def _operation(key: str, operator: Any, operand: Any, indexed: frozenset[str]) -
 
 
 def _equal(operator: str, key: str, value: Any) -> Compiled:
-    """The condition that an element e of a JSON object or list is this value."""
+    """The condition that the element `e` of a JSON object or list equals this value."""
     if value is None or isinstance(value, bool):
         return Compiled("(e.type = ?)", ({None: "null", True: "true", False: "false"}[value],))
     if isinstance(value, str):
@@ -198,7 +198,7 @@ def _one_of(operator: str, key: str, values: Any) -> Compiled:
     texts = [_plain(operator, key, v) for v in values if isinstance(v, str)]
     numbers = [_plain(operator, key, v) for v in values if _is_number(v)]
     parts = [_equal(operator, key, v) for v in values if not isinstance(v, str) and not _is_number(v)]
-    # A list travels as one JSON parameter: there is no limit to its length.
+    # The list is one JSON parameter, so its length has no limit.
     among = "e.value IN (SELECT value FROM json_each(?))"
     if texts:
         parts.append(Compiled(f"(e.type = 'text' AND {among})", (json.dumps(texts),)))
@@ -216,7 +216,7 @@ def _ordered(operator: str, key: str, value: Any) -> Compiled:
 
 
 def _contains(key: str, value: Any) -> Compiled:
-    """A part of a text, or an element of a list; always read from the metadata itself."""
+    """Compile $contains: a substring of a text, or an element of a list. Always reads the metadata, never `fields`."""
     element = _equal("$contains", key, value)
     sql = (
         "EXISTS (SELECT 1 FROM json_each(documents.metadata) AS f WHERE f.key = ? AND "
@@ -229,7 +229,7 @@ def _contains(key: str, value: Any) -> Compiled:
 
 
 def _where(key: str, condition: Compiled, indexed: frozenset[str]) -> Compiled:
-    """Documents with this key, and a value that meets the condition. Never NULL, so NOT is exact."""
+    """The condition that a document has this key, with a value that meets `condition`. Never NULL, so NOT is exact."""
     key = catalogue_text(key)
     parameters = (key, *condition.parameters)
     if key in indexed:

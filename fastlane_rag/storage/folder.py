@@ -1,7 +1,7 @@
-"""A directory whose files are opened by name, never by path, and never through a link.
+"""A directory whose files are opened by name relative to its handle, and never through a link.
 
-An index directory may come from a stranger, and may be replaced while it is open. A file opened through the handle of
-the directory is a file of that very directory, or none.
+An index directory may come from a stranger, and may be replaced while it is open. A file opened through the directory's
+handle is always in that directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastlane_rag.errors import IndexFormatError
 
 __all__ = ["Folder", "check_regular", "sync_directory", "sync_file"]
 
-# Where the platform has them: handles of directories, links that are not followed, pipes that do not block.
+# Used where the platform has them: directory handles, no following of links, no blocking on pipes.
 _HANDLES = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _FLAGS |= getattr(os, "O_BINARY", 0)
@@ -27,15 +27,15 @@ class Folder:
     """An open directory.
 
     Args:
-        path: where it is. It may be a link, files in it may not.
-        missing_ok: whether it may be missing; then it has no files.
+        path: the directory's path. The path may be a link; files in the directory may not.
+        missing_ok: whether the directory may be missing, which then counts as empty.
 
     Attributes:
         path: as given, for messages.
 
     Raises:
-        FileNotFoundError: there is none.
-        NotADirectoryError: it is something else.
+        FileNotFoundError: the path does not exist.
+        NotADirectoryError: the path is not a directory.
     """
 
     def __init__(self, path: Path, *, missing_ok: bool = False) -> None:
@@ -45,12 +45,12 @@ class Folder:
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
-        """A handle of a regular file in the directory.
+        """Open a regular file in the directory. Returns its file descriptor.
 
         Args:
-            name: of the file, without a path.
+            name: the file's name, without a path.
             flags: `os.O_RDONLY` and the like.
-            mode: of a file that is created.
+            mode: permissions of a file that is created.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -72,7 +72,7 @@ class Folder:
 
         Raises:
             FileNotFoundError: there is no such file.
-            IndexFormatError: it is no regular file, or larger than `most` bytes.
+            IndexFormatError: it is not a regular file, or larger than `most` bytes.
         """
         fd = self.open(name, os.O_RDONLY)
         try:
@@ -84,7 +84,7 @@ class Folder:
         return data
 
     def names(self) -> list[str]:
-        """Everything in the directory."""
+        """Names of all entries of the directory."""
         return os.listdir(self.path if self._fd is None else self._fd)  # noqa: PTH208 (by the directory's handle)
 
     def unlink(self, name: str) -> None:
@@ -97,12 +97,12 @@ class Folder:
         os.rename(self._at(old), self._at(new), src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def sync(self) -> None:
-        """Make renames and new files durable (Windows has no such call)."""
+        """Sync the directory, so that renames and new files survive a power loss (Windows has no such call)."""
         if self._fd is not None:
             sync_file(self._fd)
 
     def close(self) -> None:
-        """Give the handle back."""
+        """Close the directory's handle."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
@@ -112,18 +112,18 @@ class Folder:
 
 
 def sync_file(fd: int) -> None:
-    """Bring a file or directory to the disk."""
+    """Sync a file or directory to disk."""
     if sys.platform == "darwin":  # pragma: no cover
         import fcntl
 
-        # There, fsync leaves the data in the drive's cache.
+        # On macOS, fsync leaves the data in the drive's cache.
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fsync(fd)
 
 
 def sync_directory(path: Path) -> None:
-    """Make a new entry of a directory durable."""
+    """Sync a directory, so that a new entry in it survives a power loss."""
     folder = Folder(path)
     try:
         folder.sync()

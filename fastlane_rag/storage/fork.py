@@ -1,7 +1,7 @@
-"""Forking with indexes open: no thread may be inside SQLite at that moment.
+"""Forking while indexes are open: a fork waits until no other thread is inside SQLite.
 
-SQLite has locks of its own for the whole process. One that another thread holds at the instant of a fork
-stays locked in the child for ever. So every use of a connection passes a gate, and a fork first closes it.
+SQLite has locks for the whole process. A lock that another thread holds at the instant of a fork stays locked in the
+child for ever. Therefore every use of a connection passes a gate, and a fork first closes it.
 """
 
 import os
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 __all__ = ["inside_sqlite", "reset_after_fork"]
 
-# A fork waits this long for running searches; one that takes longer (or waits for the forking thread) is
-# left to its luck.
+# A fork waits at most this long for running searches. A search that takes longer, or that waits for the forking thread,
+# may leave a lock of SQLite locked in the child.
 _PATIENCE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.0005
 
@@ -21,9 +21,9 @@ _PAUSE_SECONDS = 0.0005
 class _Gate:
     """What every use of SQLite passes, and a fork closes.
 
-    It has no lock: an interrupt that comes right after a Condition was entered leaves it locked for all other threads.
-    A thread says that it is inside, and only then looks whether the gate is closed. A fork closes it, and only then
-    looks who is inside. One of the two sees the other.
+    It has no lock, because an interrupt right after entering a Condition would leave it locked for all other threads.
+    Instead, a thread first records that it is inside, then checks whether the gate is closed. A fork first closes the
+    gate, then checks who is inside. So at least one of the two sees the other.
     """
 
     def __init__(self) -> None:
@@ -36,14 +36,14 @@ class _Gate:
         mine = self._inside.get(thread, 0)
         try:
             self._inside[thread] = mine + 1
-            # A thread that was inside already is let through, or the fork would wait for it in vain.
+            # Let a thread through that is inside already: the fork is waiting for it.
             while self._closed and not mine:
                 self._inside.pop(thread, None)
                 time.sleep(_PAUSE_SECONDS)
                 self._inside[thread] = 1
             yield
         finally:
-            # Set to what it was, not counted down: an interrupt may have come before it was counted up.
+            # Restore the count instead of subtracting: an interrupt may have come before it was raised.
             if mine:
                 self._inside[thread] = mine
             else:
@@ -59,7 +59,7 @@ class _Gate:
         self._closed = False
 
     def reset(self) -> None:
-        """In the child, where only the forking thread lives on."""
+        """In the child, where only the forking thread exists."""
         thread = threading.get_ident()
         self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
         self._closed = False
@@ -70,7 +70,7 @@ inside_sqlite = _gate.passing
 
 
 def reset_after_fork(reset: Callable[[], None]) -> None:
-    """Have a function called in every forked child."""
+    """Register a function to be called in every forked child."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=reset)
 

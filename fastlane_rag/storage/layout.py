@@ -1,4 +1,4 @@
-"""The names of the files in an index directory. STORE_FORMAT.md says what is in them."""
+"""Names of the files in an index directory. STORE_FORMAT.md describes their contents."""
 
 __all__ = ["CATALOGUE", "DRAFT_SUFFIX", "LOCK", "MARKER", "OURS", "SEGMENTS", "SEGMENT_SUFFIX"]
 
@@ -7,8 +7,8 @@ SEGMENTS = "segments"
 LOCK = "writer.lock"
 MARKER = "commits"
 OURS = frozenset({CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", f"{CATALOGUE}-journal", SEGMENTS, LOCK, MARKER})
-"""Everything that may stand in an index directory."""
+"""All entries that an index directory may have."""
 
 SEGMENT_SUFFIX = ".safetensors"
 DRAFT_SUFFIX = ".draft"
-"""Of a segment that is still being written."""
+"""Suffix of a segment that is being written."""

@@ -1,4 +1,4 @@
-"""The writer's lock of an index directory: an operating system lock, gone when its process is."""
+"""The writer's lock of an index directory. The operating system frees it when its process ends."""
 
 import json
 import os
@@ -14,7 +14,7 @@ __all__ = ["WriterLock"]
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    # Windows locks are mandatory: lock a byte far behind the text, so that others can read who holds it.
+    # Windows locks block reading. Lock a byte far behind the text, so that others can read who holds the lock.
     _LOCKED_BYTE = 1 << 30
 
     def _try_lock(fd: int) -> bool:
@@ -32,7 +32,7 @@ else:
     import fcntl
 
     def _try_lock(fd: int) -> bool:
-        # flock, not lockf: it also keeps two indexes of one process apart.
+        # flock, not lockf: flock also excludes a second index object of the same process.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -56,7 +56,7 @@ class WriterLock:
         return self._fd is not None
 
     def acquire(self) -> None:
-        """Take the lock, without waiting.
+        """Take the lock, or fail at once.
 
         Raises:
             IndexLockedError: another index object holds it; the message names its process.
@@ -82,14 +82,14 @@ class WriterLock:
         os.ftruncate(fd, len(holder_text))
 
     def release(self) -> None:
-        """Give the lock back; nothing happens where it is not held."""
+        """Free the lock; does nothing where it is not held."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             _unlock(fd)
             os.close(fd)
 
     def forget(self) -> None:
-        """In a forked child: drop the inherited handle, leaving the lock to the parent."""
+        """In a forked child: close the inherited handle; the parent keeps the lock."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)

@@ -1,8 +1,8 @@
-"""The marker file: how many commits the catalogue had, written down a second time.
+"""The marker file: a second record of how many commits the catalogue has.
 
-SQLite's write-ahead log ends at its first damaged frame, and every commit behind it vanishes without a word.
-The marker, written after each commit, makes that loss visible: a catalogue may be ahead of it (a crash came
-between the two), never behind. It needs no fsync for that.
+SQLite's write-ahead log ends at its first damaged frame, and all later commits are lost without an error. The marker
+is written after each commit and makes that loss visible. The catalogue may be ahead of the marker, after a crash
+between the two writes, but never behind. This needs no fsync.
 """
 
 import os
@@ -17,22 +17,22 @@ _BYTES = 30
 
 
 def write_marker(folder: Folder, commits: int) -> None:
-    """Note that the catalogue has this many commits."""
+    """Record that the catalogue has this many commits."""
     number = f"{commits:020d}".encode()
     fd = folder.open(MARKER, os.O_WRONLY | os.O_CREAT)
     try:
-        # One write within one disk sector: it is all there or not there.
+        # One write within one disk sector, so that it is never written in part.
         os.write(fd, number + f" {zlib.crc32(number):08x}\n".encode())
     finally:
         os.close(fd)
 
 
 def read_marker(folder: Folder) -> int | None:
-    """The number of commits noted; None where there is no marker.
+    """The number of commits recorded; None where there is no marker.
 
     Raises:
         ValueError: the file is damaged.
-        IndexFormatError: it is no regular file, or much too large.
+        IndexFormatError: it is not a regular file, or too large.
     """
     try:
         text = folder.read(MARKER, 4096)

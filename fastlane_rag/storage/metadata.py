@@ -1,8 +1,8 @@
-"""Metadata as the catalogue stores it: JSON text that SQLite's functions read to the end.
+"""Metadata as the catalogue stores it: JSON text with U+0000 escaped.
 
-SQLite's JSON functions end a text at U+0000 (before 3.45), and text extracted from PDFs does contain it. So
-inside the catalogue U+0000 is written as U+FDD0 "0", and U+FDD0, a code point that is no character, as
-U+FDD0 "1": in metadata, and in the keys and values of filters alike.
+SQLite's JSON functions before 3.45 end a text at U+0000, which occurs in text extracted from PDFs. The catalogue
+therefore stores U+0000 as U+FDD0 "0", and U+FDD0 (a code point that is no character) as U+FDD0 "1". The keys and
+values of filters are escaped in the same way.
 """
 
 import json
@@ -14,7 +14,7 @@ from fastlane_rag.errors import InvalidInputError
 
 __all__ = ["catalogue_text", "check_text", "kind", "metadata_from_json", "metadata_json"]
 
-# SQLite's own JSON functions give up at 1,000 levels.
+# SQLite's JSON functions fail beyond 1,000 levels.
 _DEEPEST = 100
 _ESCAPE = "\ufdd0"
 
@@ -23,7 +23,7 @@ def metadata_json(metadata: Any, where: str = "metadata") -> str:
     """The catalogue's JSON text for a metadata dictionary; None is an empty one.
 
     Raises:
-        InvalidInputError: the part that is not JSON.
+        InvalidInputError: something in it is not JSON; the message names the part.
     """
     if metadata is None:
         return "{}"
@@ -37,23 +37,23 @@ def metadata_json(metadata: Any, where: str = "metadata") -> str:
 
 
 def metadata_from_json(text: str) -> dict[str, Any]:
-    """The metadata dictionary of a catalogue's JSON text."""
+    """The metadata dictionary that `metadata_json` wrote."""
     metadata: dict[str, Any] = json.loads(text)
     return _mapped(metadata, _original_text) if _ESCAPE in text else metadata
 
 
 def catalogue_text(text: str) -> str:
-    """A key or value as the catalogue's JSON has it."""
+    """A text with U+0000 escaped, as the catalogue stores it."""
     if "\0" not in text and _ESCAPE not in text:
         return text
     return text.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
 
 
 def check_text(where: str, value: Any) -> str:
-    """A str that can be written as UTF-8.
+    """Return the value if it is a str that can be written as UTF-8.
 
     Raises:
-        InvalidInputError: anything else.
+        InvalidInputError: it is not.
     """
     if not isinstance(value, str):
         raise InvalidInputError(f"{where} must be str, not {kind(value)}")
@@ -67,7 +67,7 @@ def check_text(where: str, value: Any) -> str:
 
 
 def kind(value: Any) -> str:
-    """Type and value, short, for messages."""
+    """Type and shortened value, for messages."""
     shown = repr(value)
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
 

@@ -28,7 +28,14 @@ _T = TypeVar("_T")
 
 
 class Reader:
-    """Questions to the catalogue, within one read transaction."""
+    """Reads from the catalogue, within one read transaction.
+
+    Every method raises IndexFormatError where the catalogue is damaged.
+
+    Args:
+        connection: is in a transaction.
+        where: names the catalogue in messages.
+    """
 
     def __init__(self, connection: Connection, where: str) -> None:
         self.connection = connection
@@ -42,7 +49,7 @@ class Reader:
         return row[0]
 
     def filter_keys(self) -> list[str]:
-        """The keys that `fields` holds."""
+        """The metadata keys that the table `fields` indexes."""
         return [key for (key,) in self.connection.execute("SELECT key FROM filter_keys ORDER BY key")]
 
     def segments(self) -> dict[int, SegmentInfo]:
@@ -54,7 +61,7 @@ class Reader:
         return {number: SegmentInfo(*rest) for number, *rest in rows}
 
     def codecs(self) -> dict[str, int]:
-        """Names of the trained codecs, oldest first, and the token rows there were when each was trained."""
+        """The trained codecs, oldest first: name, and how many token rows the index had when it was trained."""
         rows = self.connection.execute("SELECT name, tokens FROM codecs ORDER BY codec").fetchall()
         if any(tuple(map(type, row)) != (str, int) for row in rows):
             raise IndexFormatError(f"{self.where} is damaged: its table codecs")
@@ -79,7 +86,7 @@ class Reader:
         return ResidualCodec.from_bytes(parameters)
 
     def dead_after(self, n: int) -> list[tuple[int, int, int]]:
-        """(n, segment, row) of the rows that died after entry n."""
+        """(n, segment, row) of the entries of `dead` after entry n."""
         return self.connection.execute("SELECT n, segment, row FROM dead WHERE n > ?", (n,)).fetchall()
 
     def pending_keys(self) -> list[int]:
@@ -87,7 +94,7 @@ class Reader:
         return [n for (n,) in self.connection.execute("SELECT n FROM pending ORDER BY n")]
 
     def pending_tokens(self, after: int, dim: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
-        """Key and (L, dim) float16 rows of each pending document after this key."""
+        """Key and (L, dim) float16 rows of each pending document whose key is greater than `after`."""
         query = "SELECT n, checksum, tokens FROM pending WHERE n > ? ORDER BY n"
         for n, checksum, blob in self.connection.execute(query, (after,)):
             if zlib.crc32(blob) != checksum or not blob or len(blob) % (2 * dim):
@@ -103,18 +110,18 @@ class Reader:
         return [id_ for (id_,) in self._select("id", self.compiled(filter_), " ORDER BY doc")]
 
     def compiled(self, filter_: Filter | None) -> Condition:
-        """A filter in the form the other methods take.
+        """Compile a filter to the form that the other methods take.
 
         Raises:
-            FilterError: it means nothing.
+            FilterError: the filter is not valid.
         """
         if filter_ is None or callable(filter_):
             return filter_
         return compile_filter(filter_, self.filter_keys())
 
     def places(self, condition: Condition) -> NDArray[np.int64]:
-        """(N, 2): segment and row of the documents that meet a condition, in no particular order."""
-        # Where indexed keys decide, the index on places serves, and no page with texts is read.
+        """(N, 2) int64 segment and row of the documents that meet a condition, in no particular order."""
+        # Read the places from the index `documents_doc` where indexed keys decide: that reads no page with texts.
         if isinstance(condition, Compiled) and condition.field is not None:
             query = (
                 "SELECT d.segment, d.row FROM fields AS e CROSS JOIN documents AS d INDEXED BY documents_doc "
@@ -222,7 +229,14 @@ class Writer(Reader):
     """Changes to the catalogue, within one write transaction."""
 
     def put(self, entries: Sequence[Entry], segment: int, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """Insert documents, or replace those with the same id. Their token rows are documents `rows` of `segment`."""
+        """Insert documents, or replace those with the same id.
+
+        Args:
+            entries: the documents.
+            segment: holds their token rows.
+            rows: the row of each document in that segment.
+            tokens: the token rows of each document.
+        """
         self.retire([id_ for id_, _, _ in entries])
         self.connection.executemany(
             "INSERT INTO documents (id, segment, row, tokens, checksum, metadata, text) "
@@ -236,7 +250,7 @@ class Writer(Reader):
         )
 
     def retire(self, ids: Sequence[str]) -> None:
-        """Mark the rows of these documents dead, because they get new ones or go."""
+        """Mark the rows of these documents dead, before the documents are replaced or deleted."""
         for chunk in _chunks(ids):
             marks = _marks(chunk)
             self.connection.execute(
@@ -271,7 +285,7 @@ class Writer(Reader):
         return changed
 
     def add_pending(self, tokens: Iterable[NDArray[np.float16]]) -> list[int]:
-        """Store token rows in the catalogue; the key of each."""
+        """Store the (L, dim) token rows of documents in the catalogue. Returns the key of each."""
         keys = []
         for rows in tokens:
             blob = rows.tobytes()
@@ -282,7 +296,7 @@ class Writer(Reader):
         return keys
 
     def add_segment(self, info: SegmentInfo) -> int:
-        """Record a segment; its number."""
+        """Record a segment. Returns its number."""
         cursor = self.connection.execute(
             "INSERT INTO segments (name, documents, tokens, bytes, header, codec) VALUES (?, ?, ?, ?, ?, ?)",
             (info.name, info.documents, info.tokens, info.bytes, info.header, info.codec),
@@ -290,7 +304,7 @@ class Writer(Reader):
         return int(cursor.lastrowid or 0)
 
     def add_codec(self, codec: Codec, tokens: int) -> None:
-        """Record a codec, trained when there were this many token rows; it is the newest now."""
+        """Record a codec as the newest; `tokens` is how many token rows the index had when it was trained."""
         parameters = codec.to_bytes()
         self.connection.execute("DELETE FROM codecs WHERE name = ?", (codec.name,))
         self.connection.execute(
@@ -299,28 +313,28 @@ class Writer(Reader):
         )
 
     def move(self, docs: Sequence[int], segment: int) -> None:
-        """The documents with these numbers are now rows 0, 1, 2, ... of a segment."""
+        """Record that the documents with these numbers are now rows 0, 1, 2, ... of a segment."""
         self.connection.executemany(
             "UPDATE documents SET segment = ?, row = ? WHERE doc = ?",
             ((segment, row, doc) for row, doc in enumerate(docs)),
         )
 
     def drop(self, segments: Sequence[int]) -> None:
-        """Forget segments that no document is in any more."""
+        """Delete segments that hold no document any more, and codecs that no segment uses."""
         for segment in segments:
             if segment == PENDING:
                 self.connection.execute("DELETE FROM pending")
             else:
                 self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
                 self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
-        # The newest codec is what the next segment is written in, whether or not one is in it now.
+        # Keep the newest codec even when no segment uses it: the next segment will.
         self.connection.execute(
             "DELETE FROM codecs WHERE name NOT IN (SELECT codec FROM segments) "
             "AND codec < (SELECT max(codec) FROM codecs)"
         )
 
     def reset(self, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
-        """Make the index an empty one with these properties; keys and commits go on counting."""
+        """Empty the index and give it these properties. Row keys and commits are not counted from the start again."""
         for table in ("documents", "fields", "pending", "dead", "segments", "codecs", "filter_keys"):
             self.connection.execute(f"DELETE FROM {table}")
         self.connection.execute("DELETE FROM meta WHERE key <> 'commits'")
@@ -328,7 +342,7 @@ class Writer(Reader):
 
 
 def intact(id_: Any, text: Any, metadata: Any, checksum: Any) -> bool:
-    """Whether a row of `documents` is as it was written."""
+    """Whether a row of `documents` still matches its checksum."""
     # A flipped bit can turn a text into a blob.
     texts = isinstance(id_, str) and isinstance(text, str) and isinstance(metadata, str)
     return texts and row_checksum(id_, text, metadata) == checksum

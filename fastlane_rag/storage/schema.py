@@ -64,7 +64,7 @@ END;
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables in an empty database, within the transaction that is open."""
+    """Create the tables in an empty database, within the open transaction."""
     for statement in _statements(_SCHEMA):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -73,7 +73,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def fill_tables(connection: sqlite3.Connection, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
-    """Write what an index is created with into empty tables."""
+    """Write the properties of a new index into empty tables."""
     values = {key: str(value) for key, value in meta.items()}
     rows = [*values.items(), ("checksum", meta_checksum(values))]
     connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
@@ -81,7 +81,7 @@ def fill_tables(connection: sqlite3.Connection, meta: Mapping[str, str | int], f
 
 
 def meta_checksum(values: Mapping[str, str]) -> int:
-    """CRC-32 of what the table `meta` holds, the count of commits left out."""
+    """CRC-32 of the table `meta` without `commits` and `checksum`."""
     return zlib.crc32("\n".join(f"{key}={values[key]}" for key in sorted(values)).encode())
 
 
@@ -90,7 +90,7 @@ def check_schema(connection: sqlite3.Connection, where: str) -> None:
 
     Raises:
         IndexNotFoundError: it is empty, because its creation was interrupted.
-        IndexFormatError: it is damaged, newer, or something else.
+        IndexFormatError: it is damaged, has another format version, or is no catalogue.
     """
     (kind,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -119,7 +119,7 @@ def _our_schema() -> list[tuple[str, str]]:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: `executescript` would commit the open transaction."""
+    """Split a script into statements, because `executescript` would commit the open transaction."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"

@@ -1,8 +1,8 @@
 """Segments: immutable files of packed token rows. STORE_FORMAT.md describes every byte.
 
-A segment is a safetensors file with a header of fixed size: the codec's arrays, `offsets` (document r owns
-the rows offsets[r]:offsets[r + 1]), where the codec has centroids the postings of each, the lexicon of the documents,
-and `checksums` (CRC-32 of each 64 KiB before them).
+A segment is a safetensors file with a header of fixed size. It holds the codec's arrays, `offsets` (document r owns the
+rows offsets[r]:offsets[r + 1]), the posting lists of the centroids where the codec has centroids, the lexicon of the
+documents, and `checksums` (the CRC-32 of each 64 KiB before them).
 """
 
 import hashlib
@@ -40,16 +40,16 @@ _NUMPY_TYPES = {name: np.dtype(text) for text, name in _SAFETENSORS_TYPES.items(
 
 
 class SegmentWriter:
-    """Writes one segment, streaming: `append` as often as needed, then `finish`, within a `with` block.
+    """Writes one segment in bounded memory: in a `with` block, `append` as often as needed, then `finish`.
 
-    A block that ends by an exception leaves nothing of the segment behind.
+    A block that ends by an exception removes the unfinished file.
 
     Attributes:
-        codec: of the rows.
+        codec: encodes the rows.
         lengths: token rows of each document appended so far.
 
     Raises:
-        StorageError: from every method, when the operating system refuses (a full disk, for one).
+        StorageError: from every method, when writing fails (on a full disk, for example).
         IndexReadOnlyError: the directory cannot be written.
     """
 
@@ -61,7 +61,7 @@ class SegmentWriter:
         with _refusals(store):
             self._draft = store.draft()
         self._draft.file.write(b"\0" * HEADER_BYTES)
-        # The first array goes straight into the file, each further one into a file of its own until `finish`.
+        # The first array is written into the segment; each other array waits in a temporary file until `finish`.
         names = list(codec.layout(dim))
         self._streams: dict[str, IO[bytes]] = {names[0]: self._draft.file}
         self._streams |= {name: tempfile.TemporaryFile() for name in names[1:]}  # noqa: SIM115
@@ -81,14 +81,14 @@ class SegmentWriter:
         self.append_encoded(self.codec.encode(tokens), [len(tokens)])
 
     def append_encoded(self, arrays: Mapping[str, NDArray[np.generic]], lengths: list[int]) -> None:
-        """Add documents as the codec encoded them: arrays of sum(lengths) rows."""
+        """Add documents whose rows are encoded already: the codec's arrays, of sum(lengths) rows each."""
         with _refusals(self._store):
             for name, stream in self._streams.items():
                 stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
         self.lengths += lengths
 
     def finish(self, lexicon: Lexicon) -> SegmentInfo:
-        """Complete the file, bring it to the disk and give it its final name.
+        """Complete the file, sync it to disk and give it its final name.
 
         Args:
             lexicon: the words of the documents.
@@ -104,7 +104,7 @@ class SegmentWriter:
         if self.codec.lists:
             indexes |= build_postings(self._centroids, offsets, self.codec.lists)
         indexes |= lexicon.arrays()
-        # From wide to narrow items, so that all of them lie aligned wherever the first array ends aligned.
+        # Widest items first: then every array is aligned if the first one is.
         indexes = dict(sorted(indexes.items(), key=lambda item: -item[1].itemsize))
         for array in indexes.values():
             file.write(array.data.cast("B"))
@@ -163,15 +163,15 @@ class Segment:
     """A segment opened for reading; its arrays are views of the mapped file.
 
     Attributes:
-        info: what the catalogue says of it.
-        where: the file, for messages.
-        codec: of its rows.
+        info: what the catalogue records about it.
+        where: names the file in messages.
+        codec: decodes its rows.
         arrays: the codec's arrays, by name.
-        offsets: (N + 1,) document r owns the rows offsets[r]:offsets[r + 1].
+        offsets: (N + 1,) int64; document r owns the rows offsets[r]:offsets[r + 1].
         postings: which documents have a token near a centroid; None where the codec has no centroids.
-        lexicon: the words of the documents; None in a file written before there was a lexical lane, until they are
-            counted.
-        has_words: whether the file holds them.
+        lexicon: the words of the documents; None in a file without words, until they are counted. Files written before
+            the lexical lane existed have none.
+        has_words: whether the file holds a lexicon.
 
     Raises:
         IndexFormatError: the file is missing, of the wrong size, damaged in its header, or newer.
@@ -203,7 +203,7 @@ class Segment:
             raise IndexFormatError(
                 f"{self.where} does not hold {info.documents} documents of {info.tokens} tokens, as the catalogue says"
             )
-        # A copy, because its place in the file need not be aligned.
+        # Copied, because the array may be unaligned in the file.
         self.offsets: NDArray[np.int64] = arrays.pop("offsets").astype(np.int64)
         self.postings: Postings | None = None
         if codec.lists:
@@ -240,7 +240,7 @@ class Segment:
         return self.codec.packed(self.arrays)
 
     def problems(self) -> Iterator[str]:
-        """Read the whole file and say what differs from what was written."""
+        """Read the whole file and describe each damage found."""
         if zlib.crc32(self._checksums.tobytes()) != self._table_checksum:
             yield f"{self.where} is damaged: its table of checksums is not the one that was written"
             return
@@ -270,7 +270,7 @@ class Segment:
 
 @contextmanager
 def _refusals(store: Store) -> Iterator[None]:
-    """The operating system's errors in our words."""
+    """Translate errors of the operating system to `fastlane_rag.errors`."""
     try:
         yield
     except PermissionError as error:
@@ -285,7 +285,7 @@ def _block_checksums(data: NDArray[np.uint8]) -> Iterator[int]:
 
 
 def _refuse_newer(header: bytes, where: str) -> None:
-    """A header that is whole but of a later version deserves a better message than 'damaged'."""
+    """Raise IndexFormatError for a readable header of a later version, which must not be reported as damage."""
     try:
         metadata = json.loads(header[8:])["__metadata__"]
         newer = metadata["format"] == FORMAT and int(metadata["version"]) > VERSION

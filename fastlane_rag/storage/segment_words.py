@@ -17,8 +17,8 @@ __all__ = ["lexicon_of", "merged_lexicon"]
 def lexicon_of(reader: Reader, part: Part) -> Lexicon:
     """The words of a segment or of the pending rows.
 
-    They are counted from the texts, once, where no file holds them: pending documents, and segments written before
-    there was a lexical lane (`compact` writes those anew).
+    Where no file holds the words, they are counted from the texts once and kept. This concerns pending documents, and
+    segments written before the lexical lane existed (`compact` rewrites those).
     """
     source = part.source
     if source.lexicon is None:
@@ -43,8 +43,8 @@ def merged_lexicon(
     """The lexicon of a new segment, merged from the lexicons of the segments that its documents come from.
 
     Args:
-        lexicons: of each segment.
-        parts: the segments.
+        lexicons: the lexicon of each segment, by the segment's number.
+        parts: the segments, by number.
         placed: (doc, segment, row) of the new segment's documents, in their order.
     """
     places = np.array(placed, np.int64).reshape(-1, 3)

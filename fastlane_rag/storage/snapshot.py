@@ -29,13 +29,13 @@ _BEFORE_ALL = -(2**63)
 
 
 class RowSource(Protocol):
-    """Documents' token rows, packed."""
+    """Token rows of N documents, packed one after another."""
 
     lexicon: "Lexicon | None"
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        """(N + 1,): document r owns the token rows offsets[r]:offsets[r + 1]."""
+        """(N + 1,) int64: document r owns the token rows offsets[r]:offsets[r + 1]."""
         ...
 
     def rows(self, first: int, last: int) -> NDArray[np.floating]:
@@ -43,17 +43,17 @@ class RowSource(Protocol):
         ...
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.floating]:
-        """The token rows at these positions."""
+        """The token rows at these positions, (T, dim) float16 or float32."""
         ...
 
     @property
     def packed(self) -> "Rows":
-        """All token rows as the scoring core takes them, without a copy."""
+        """All token rows as `scoring` takes them, without a copy."""
         ...
 
 
 class PendingRows:
-    """The token rows that the catalogue itself holds, in memory.
+    """The token rows of pending documents, read from the catalogue into memory.
 
     Attributes:
         keys: the documents' keys in the table `pending`, ascending.
@@ -100,7 +100,7 @@ class Part:
     Attributes:
         segment: its number; 0 for the pending rows.
         source: the token rows.
-        live: which documents live; None when all do.
+        live: (N,) bool, true for live documents; None when all are live.
     """
 
     segment: int
@@ -128,18 +128,18 @@ class Part:
 
     @property
     def postings(self) -> "Postings | None":
-        """The posting lists; None where the documents are in half precision."""
+        """The posting lists; None where the rows are in half precision."""
         return self.source.postings if isinstance(self.source, Segment) else None
 
     @cached_property
     def offset_tensor(self) -> "torch.Tensor":
-        """The source's offsets."""
+        """`source.offsets` as a tensor."""
         import torch
 
         return torch.from_numpy(self.source.offsets)
 
     def tokens(self, positions: NDArray[np.int64]) -> int:
-        """Token rows of these documents together."""
+        """Total of the token rows of these documents."""
         offsets = self.source.offsets
         return int((offsets[positions + 1] - offsets[positions]).sum())
 
@@ -156,12 +156,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An index at one commit. Documents are numbered through all parts: `starts[p]` + position in part p.
+    """An index at one commit. Document numbers run through all parts: `starts[p]` + position in part p.
 
     Attributes:
         commits: writes so far.
         parts: the segments, oldest first, and the pending rows.
-        last_dead: the last entry of the table `dead` that is taken into account.
+        last_dead: key of the last entry of the table `dead` that this snapshot includes.
     """
 
     commits: int
@@ -170,7 +170,7 @@ class Snapshot:
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """(P + 1,): where each part's documents begin."""
+        """(P + 1,) int64: number of the first document of each part, then the count of all documents."""
         return np.cumsum([0, *(len(part) for part in self.parts)])
 
     @cached_property
@@ -185,7 +185,7 @@ class Snapshot:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """(N,): tokens of every document, dead ones included."""
+        """(N,) int64: token rows of each document, dead ones included."""
         return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets in self.offsets)])
 
     @cached_property
@@ -195,7 +195,7 @@ class Snapshot:
 
     @cached_property
     def live_numbers(self) -> NDArray[np.int64]:
-        """The live documents, ascending."""
+        """Numbers of the live documents, ascending."""
         return np.arange(self.starts[-1]) if self.live is None else np.flatnonzero(self.live)
 
     def by_part(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Part, slice, NDArray[np.int64]]]:
@@ -220,7 +220,7 @@ class Snapshot:
         return [(self.parts[p].segment, self.parts[p].row(position)) for p, position in located]
 
     def mask(self, places: NDArray[np.int64]) -> Mask:
-        """(N,): true for the documents at these places, (M, 2) segments and rows."""
+        """(N,) bool: true for the documents at these places, (M, 2) segments and rows."""
         mask = np.zeros(self.starts[-1], np.bool_)
         for p, part in enumerate(self.parts):
             rows = places[places[:, 0] == part.segment, 1]
@@ -229,7 +229,7 @@ class Snapshot:
 
     @cached_property
     def live(self) -> Mask | None:
-        """(N,): which documents live; None when all do."""
+        """(N,) bool: true for live documents; None when all are live."""
         if all(part.live is None for part in self.parts):
             return None
         return np.concatenate([np.ones(len(part), np.bool_) if part.live is None else part.live for part in self.parts])
@@ -238,7 +238,7 @@ class Snapshot:
 def load_snapshot(
     reader: Reader, store: Store, codec: Callable[[Reader, str], Codec], dim: int, previous: Snapshot | None
 ) -> Snapshot:
-    """Read a snapshot from the catalogue; reuse the previous one's segments and pending rows where unchanged.
+    """Read a snapshot from the catalogue. Reuse the previous one's segments and pending rows where unchanged.
 
     Args:
         reader: reads the commit.
@@ -248,7 +248,7 @@ def load_snapshot(
         previous: the snapshot of an earlier commit, or None.
 
     Raises:
-        FileNotFoundError: a segment file is gone, which happens when a later commit removed it meanwhile.
+        FileNotFoundError: a segment file is missing, because a later commit removed it or because of damage.
         IndexFormatError: a file is damaged.
     """
     before = {part.segment: part for part in previous.parts} if previous else {}

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 __all__ = ["PENDING", "Entry", "Place", "SegmentInfo"]
 
 Entry = tuple[str, str, str]
-"""A document about to be stored: id, text, metadata as JSON."""
+"""A document to store: id, text, metadata as JSON."""
 
 Place = tuple[int, int]
 """Where a document's token rows are: (segment, row).
 
-Segment 0 is the table `pending`: documents whose token rows wait, float16, in the catalogue itself until there are
-enough of them for a segment. Their row is the key `n` there.
+Segment 0 is the table `pending`: float16 token rows that wait in the catalogue until there are enough for a segment.
+Their row is the key `n` of that table.
 """
 
 PENDING = 0
@@ -23,7 +23,7 @@ class SegmentInfo:
 
     Attributes:
         name: file name without suffix, 32 hexadecimal digits.
-        documents: rows of documents, dead ones included.
+        documents: documents in it, dead ones included.
         tokens: token rows.
         bytes: size of the file.
         header: SHA-256 of its first 4,096 bytes, in hexadecimal.

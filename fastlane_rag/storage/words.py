@@ -1,10 +1,9 @@
-"""Words: what the lexical lane compares. STORE_FORMAT.md says the same for readers in other languages.
+"""Splitting text into the words that BM25 counts. STORE_FORMAT.md says the same for readers in other languages.
 
-A text is decomposed (NFKD), case-folded and rid of marks. Its words are the longest runs of letters and
-digits, except that a Han or kana character is a word by itself. Of a word of letters alone the first seven count:
-that finds inflected forms as well as Snowball's English stemmer does (BM25's nDCG@10 on dev queries of squad_dev,
-scifact and fairytaleqa: .885, .676 and .620; stemmed .889, .664 and .611; whole words .875, .656 and .609), in any
-language with inflected endings, and needs neither a library nor a version of one. Codes with digits stay whole.
+A text is decomposed (NFKD), case-folded and stripped of marks. Its words are the longest runs of letters and digits,
+except that a Han or kana character is a word by itself. A word of letters alone is cut to its first seven letters: this
+matches inflected forms as well as a stemmer does (docs/tuning.md, "Constants of writing"), in any language with
+inflected endings, and without a library whose version could change the result. Words with digits stay whole.
 """
 
 from __future__ import annotations
@@ -30,5 +29,5 @@ def count_words(text: str) -> Counter[str]:
 
 
 def number(word: str) -> int:
-    """What a segment files a word under: its CRC-32. Two words of one number are one word to the lane."""
+    """A word's number in a segment: its CRC-32. Two words with the same number are counted as one."""
     return zlib.crc32(word.encode("utf-8", "surrogatepass"))
