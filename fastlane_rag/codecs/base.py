@@ -17,10 +17,10 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class Codec(Protocol):
-    """Turns float32 token rows into arrays with one row a token, and back.
+    """Encodes float32 token rows into arrays with one row per token, and decodes them.
 
-    Rows are independent of each other: encoding a part of the rows gives that part of the arrays. This is
-    what lets segments be streamed, merged by copying and read in any order.
+    Rows must be independent: encoding some of the rows must give the same rows of the arrays. Segments rely on it to
+    stream, to merge by copying and to read rows in any order.
     """
 
     @property
@@ -42,11 +42,11 @@ class Codec(Protocol):
         ...
 
     def decode(self, arrays: Arrays) -> NDArray[np.floating]:
-        """Give back (T, dim) rows, float16 or float32; a view of the arrays where that is possible."""
+        """Decode to (T, dim) rows, float16 or float32; a view of the arrays where possible."""
         ...
 
     def packed(self, arrays: Arrays) -> Rows:
-        """The arrays as documents for the scoring core, without a copy."""
+        """The arrays as documents for `fastlane_rag.scoring`, without a copy."""
         ...
 
     def to_bytes(self) -> bytes:
@@ -80,5 +80,5 @@ class HalfCodec:
         return torch.from_numpy(arrays["tokens"])
 
     def to_bytes(self) -> bytes:
-        """Nothing: there is nothing to train."""
+        """Empty, because there are no trained parameters."""
         return b""

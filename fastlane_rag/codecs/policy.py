@@ -1,21 +1,21 @@
-"""Which codec an index is told to use."""
+"""The codec that an index is told to use."""
 
 from fastlane_rag.codecs.base import HalfCodec
 from fastlane_rag.errors import InvalidInputError
 
 __all__ = ["CODECS", "check_codec", "residual_bits"]
 
-# Exhaustive search has the nDCG@10 of half precision with it; docs/tuning.md has the figures, and those of fewer bits.
+# Keeps the nDCG@10 of half precision in exhaustive search; docs/tuning.md has the figures, also for fewer bits.
 _AUTO = "residual4"
 CODECS = ("fp16", "residual1", "residual2", "residual4", "residual8")
-"""What an index can be told to store its tokens in."""
+"""The codecs an index can be told to use."""
 
 
 def check_codec(name: str) -> str:
-    """The codec that a user asks for.
+    """Check a codec's name, and turn "auto" into the name it stands for.
 
     Raises:
-        InvalidInputError: there is none of this name.
+        InvalidInputError: no codec has this name.
     """
     if name == "auto":
         return _AUTO
@@ -25,10 +25,10 @@ def check_codec(name: str) -> str:
 
 
 def residual_bits(policy: str) -> int | None:
-    """Bits a dimension that an index told to store its tokens in this way shall use; None for fp16.
+    """Bits per dimension of a residual codec's name, 1, 2, 4 or 8; None for fp16.
 
     Raises:
-        ValueError: this version knows no such codec.
+        ValueError: this version does not know the codec.
     """
     if policy not in CODECS:
         raise ValueError(f"codec {policy!r} is unknown to this version of fastlane-rag; a newer one may read it")

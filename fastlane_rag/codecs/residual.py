@@ -1,7 +1,7 @@
-"""The residual codec: each token as its nearest centroid, a few bits a dimension, and a scale.
+"""The residual codec: each token as its nearest centroid, a few bits per dimension, and a scale.
 
-Trained on a sample of the corpus. What it stores is scored as it is (`fastlane_rag.scoring.Codes`). docs/tuning.md says
-what is known of the constants.
+It is trained on a sample of the corpus. Rows are scored in code, without decoding (`fastlane_rag.scoring.Codes`).
+docs/tuning.md has the evidence for the constants.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLE_PER_CENTROID", "ResidualCodec", "centroids_for"]
 
 _FORMAT = "fastlane-residual-codec", "1"
-# By bits, the distance between two levels that loses least of held-out rows, in standard deviations of a dimension.
+# By bits: the distance between two levels with the least loss on held-out rows, in standard deviations of a dimension.
 _BEST_STEP = {1: 1.64, 2: 1.06, 4: 0.365, 8: 0.039}
-# A step is kept that is between these multiples of the best: shorter ones cut tails off, longer ones are coarse.
+# Keep a step between these multiples of the best one. Shorter steps cut tails off, longer ones are coarse.
 _FITTING = 0.7, 1.15
-# More find candidates in less time, but encoding takes longer.
+# More centroids make gathering faster and encoding slower.
 _MOST_CENTROIDS = 1 << 14
 SAMPLE_PER_CENTROID = 48
 _ITERATIONS = 5
@@ -40,16 +40,15 @@ _BLOCK = 1024  # tokens whose nearest centroids are found at once
 
 
 class ResidualCodec:
-    """A trained codec; see `fastlane_rag.codecs.base.Codec` for what its methods promise.
+    """A trained codec. `fastlane_rag.codecs.base.Codec` states the duties of its methods.
 
     Args:
         centroids: (K, dim) float32, K at most 65,536.
         steps: (dim,) float32, the distance between two levels of each dimension.
-        bits: 1, 2, 4 or 8 bits a dimension.
+        bits: 1, 2, 4 or 8 bits per dimension.
 
     Attributes:
-        name: "residual", the bits and a digest of the parameters: rows of one codec cannot be taken for those
-            of another.
+        name: "residual", the bits and a digest of the parameters, so that no two codecs share a name.
 
     Raises:
         ValueError: the parameters do not fit together.
@@ -61,7 +60,7 @@ class ResidualCodec:
 
     @cached_property
     def codebook(self) -> Codebook:
-        """The parameters as the scoring core takes them; built when first needed, for it takes torch."""
+        """The parameters as `scoring` takes them; built on first use, because it needs torch."""
         import torch
 
         from fastlane_rag.scoring import Codebook
@@ -74,7 +73,7 @@ class ResidualCodec:
 
     @property
     def lists(self) -> int:
-        """Centroids, each of which has a posting list in a segment."""
+        """Number of centroids; each has a posting list in a segment."""
         return len(self._centroids)
 
     @classmethod
@@ -87,18 +86,18 @@ class ResidualCodec:
         seed: int = 0,
         like: ResidualCodec | None = None,
     ) -> ResidualCodec:
-        """Learn centroids by k-means and steps from what they leave over.
+        """Learn centroids by k-means, and steps from the residuals.
 
-        From 2 bits on, centroids lie halfway between multiples of the step, so that the levels of every centroid are
-        multiples: rows in code can be written with other centroids and the same steps without being rounded again.
-        With 4 bits that adds 7% to their squared distance from the exact rows, where rounding twice adds 70%.
+        From 2 bits on, centroids are odd multiples of half a step, so the levels of every centroid are multiples of the
+        step. Rows in code can then be recoded with other centroids and the same steps without being rounded again
+        (docs/tuning.md compares the errors).
 
         Args:
             sample: (T, dim) token rows, better from many documents than from a few.
-            bits: 1, 2, 4 or 8 bits a dimension.
-            centroids: how many; None: `centroids_for` T. At most half the different rows.
+            bits: 1, 2, 4 or 8 bits per dimension.
+            centroids: how many; None for `centroids_for(T)`. At most half of the distinct rows are used.
             seed: the same seed and sample give the same codec.
-            like: the codec of rows that are to be recoded: its steps are kept, where they fit.
+            like: the codec of the rows to recode; its steps are kept where they fit.
 
         Raises:
             ValueError: the sample is empty or not finite, or a number is out of range.
@@ -122,12 +121,12 @@ class ResidualCodec:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(rows), generator=generator)
         rows = rows[order[: SAMPLE_PER_CENTROID * centroids]]
-        # Were each distinct row a centroid, nothing would be left over to learn steps from, and a row that is added
-        # later would be stored as the centroid next to it.
+        # With every distinct row as a centroid, all residuals would be 0 and no steps could be learned: rows added
+        # later would be stored as their nearest centroid.
         centroids = min(centroids, max(1, len({row.tobytes() for row in rows.numpy()}) // 2))
         means = _k_means(rows, centroids)
         spread = (rows - means[_nearest(rows, _searchable(means))]).square().mean(0).sqrt()
-        # A dimension without spread needs a step all the same: its levels must stay finite.
+        # A dimension without spread needs a step above 0, so that its levels are finite.
         steps = (spread * _BEST_STEP[bits]).clamp(min=1e-6)
         if bits > 1:
             if like is not None and like._bits == bits and len(like._steps) == len(steps):
@@ -139,7 +138,7 @@ class ResidualCodec:
 
     @cached_property
     def name(self) -> str:
-        """What the segment and the catalogue call it."""
+        """The name in segments and the catalogue."""
         return f"residual{self._bits}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
 
     def layout(self, dim: int) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
@@ -156,7 +155,7 @@ class ResidualCodec:
         }
 
     def encode(self, tokens: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
-        """Encode (T, dim) rows.
+        """Encode (T, dim) rows into the arrays of `layout`.
 
         Raises:
             ValueError: the rows have another dimension, or hold NaN or infinity.
@@ -167,7 +166,7 @@ class ResidualCodec:
 
         self._check_dim(tokens.shape[1])
         rows = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.float32))
-        # The sum first: it takes a tenth of the time, and is finite where all rows are, but for huge numbers.
+        # Check the sum first: it takes a tenth of the time, and a finite sum means finite rows.
         if not math.isfinite(float(rows.sum())) and (bad := int((~rows.isfinite().all(1)).sum())):
             raise ValueError(f"{bad} of {len(rows)} token embeddings hold NaN or infinity")
         book = self.codebook
@@ -180,7 +179,7 @@ class ResidualCodec:
             levels = ((rows[block] - base) / book.steps).round_().clamp_(0, 2**book.bits - 1)
             residuals[block] = pack_levels(levels.to(torch.uint8), book.bits)
             near = base + book.steps * levels
-            # The scale that brings the coded row nearest to the row.
+            # The scale that minimises the distance between the coded row and the row.
             scale = (rows[block] * near).sum(1) / near.square().sum(1).clamp(min=1e-12)
             scales[block] = ((scale - 0.5) * 256).round_().clamp_(0, 255).to(torch.uint8)
         return {
@@ -190,16 +189,16 @@ class ResidualCodec:
         }
 
     def decode(self, arrays: Arrays) -> NDArray[np.floating]:
-        """Give back (T, dim) float32 rows."""
+        """Decode to (T, dim) float32 rows."""
         rows: NDArray[np.floating] = self.codes(arrays).decode(slice(None)).numpy()
         return rows
 
     def packed(self, arrays: Arrays) -> Rows:
-        """The arrays as documents for the scoring core, without a copy: see `codes`."""
+        """The arrays as documents for `scoring`, without a copy; the same as `codes`."""
         return self.codes(arrays)
 
     def codes(self, arrays: Arrays) -> Codes:
-        """The arrays as documents for the scoring core, without a copy."""
+        """The arrays as documents for `scoring`, without a copy."""
         import torch
 
         from fastlane_rag.scoring import Codes
@@ -216,10 +215,10 @@ class ResidualCodec:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ResidualCodec:
-        """Undo `to_bytes`.
+        """Read what `to_bytes` wrote.
 
         Raises:
-            IndexFormatError: the data are no codec of this version.
+            IndexFormatError: the data are damaged, or of another version.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -244,9 +243,9 @@ class ResidualCodec:
 
 
 def centroids_for(tokens: int) -> int:
-    """How many centroids to train for so many token rows.
+    """How many centroids to train for this many token rows.
 
-    About four times the root of the number, a power of two, 16,384 at most.
+    Four times the square root of the number, rounded to a power of two, at most 16,384.
     """
     return min(_MOST_CENTROIDS, 1 << round(math.log2(4 * math.sqrt(max(tokens, 1)))))
 
@@ -263,7 +262,7 @@ def _check_parameters(centroids: NDArray[np.float32], steps: NDArray[np.float32]
 
 
 def _k_means(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """(count, dim) centroids. The rows come in random order: the first ones are the start."""
+    """(count, dim) centroids. `rows` must be in random order: k-means starts from the first ones."""
     import torch
 
     centroids = rows[:count].clone()
@@ -271,13 +270,13 @@ def _k_means(rows: torch.Tensor, count: int) -> torch.Tensor:
         nearest = _nearest(rows, _searchable(centroids))
         members = torch.bincount(nearest, minlength=count)[:, None]
         sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
-        # A centroid that lost its members stays where it is.
+        # A centroid without members keeps its place.
         centroids = torch.where(members > 0, sums / members.clamp(min=1), centroids)
     return centroids
 
 
 def _nearest(rows: torch.Tensor, centroids: torch.Tensor | kernels.Book) -> torch.Tensor:
-    """(T,) int64: the centroid at the least distance, of those that `_searchable` prepared."""
+    """(T,) int64: the nearest centroid of each row; `_searchable` prepared the centroids."""
     import torch
 
     from fastlane_rag.scoring import token_maxima
@@ -294,11 +293,10 @@ def _nearest(rows: torch.Tensor, centroids: torch.Tensor | kernels.Book) -> torc
 
 
 def _searchable(centroids: torch.Tensor) -> torch.Tensor | kernels.Book:
-    """(K, dim + 1): the nearest centroid is the one with the greatest x . c - |c|^2 / 2.
+    """(K, dim + 1) rows that find the nearest centroid by a product: it has the greatest x . c - |c|^2 / 2.
 
-    The compiled kernels take it in 8 bits a dimension between each dimension's extremes. Of real tokens 99% find the
-    same centroid among 4,096 in this form, and the others one so little farther that their mean squared distance is
-    the same to four digits.
+    The compiled kernels take the rows in 8 bits per dimension, between each dimension's extremes. docs/tuning.md says
+    how little that loses.
     """
     from fastlane_rag.scoring.codes import fill_words, to_bytes
     from fastlane_rag.scoring.native import kernels
@@ -311,7 +309,7 @@ def _searchable(centroids: torch.Tensor) -> torch.Tensor | kernels.Book:
 
 
 def _lifted(rows: torch.Tensor, last: torch.Tensor | float) -> torch.Tensor:
-    """The rows with one more column."""
+    """The rows with `last` as one more column."""
     import torch
 
     lifted = torch.empty(len(rows), rows.shape[1] + 1)
