@@ -1,9 +1,9 @@
-"""The bundled default model: carried as 8-bit weights, unpacked once into an ordinary model directory.
+"""The bundled default model: stored as 8-bit weights, unpacked once into an ordinary model directory.
 
-The package holds one row-wise int8 tensor per matrix (``value = code * scale``, symmetric, one float16 scale a row;
-embedding tables and linear layers alike) and everything else as it is. That is a quarter of the float32 size and a
-tenth of a thousandth away from it in cosine of the token embeddings. The first use writes a float16 model directory
-into the user's cache, which sentence-transformers opens like any other.
+The package has one row-wise int8 tensor for each matrix (``value = code * scale``, symmetric, one float16 scale per
+row), for embedding tables and linear layers alike. Other tensors are unchanged. This takes a quarter of the float32 size, and
+token embeddings have a cosine of 0.9999 with those of float32 weights. The first use writes a float16 model directory
+into the user's cache; sentence-transformers opens it like any other.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["cache_dir", "default_model_path", "pack_model", "unpack_model"]
 _BUNDLE = Path(__file__).parent / "default"
 _CODES = ".int8"
 _SCALES = ".scale"
-_SMALLEST_PACKED = 4096  # below this many numbers a matrix is not worth packing
+_SMALLEST_PACKED = 4096  # elements; smaller matrices are stored unpacked
 
 
 def cache_dir() -> Path:
-    """Where FastLane keeps what it can make again: $FASTLANE_CACHE, else the user's cache folder."""
+    """Directory of files that FastLane can make again: $FASTLANE_CACHE, else one in the user's cache folder."""
     if configured := os.environ.get("FASTLANE_CACHE"):
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastlane-rag"
@@ -40,7 +40,7 @@ def default_model_path() -> Path:
     """Directory of the bundled default model, unpacked on first use.
 
     Raises:
-        ModelError: the package carries no model, or no folder can be written.
+        ModelError: the package has no model, or no folder can be written.
     """
     if not (_BUNDLE / "model.safetensors").is_file():
         raise ModelError(f"the bundled default model is missing from {_BUNDLE}; reinstall fastlane-rag")
@@ -65,7 +65,7 @@ def pack_model(source: Path, target: Path) -> None:
 
     Args:
         source: a directory written by ``FastLaneModel.save``.
-        target: the folder to make; must not exist.
+        target: the directory to create; it must not exist.
     """
     shutil.copytree(source, target)
     for file in target.rglob("*.safetensors"):
@@ -81,9 +81,9 @@ def pack_model(source: Path, target: Path) -> None:
 
 
 def unpack_model(source: Path, target: Path) -> None:
-    """Turn a packed model directory into one that sentence-transformers opens (float16 weights).
+    """Unpack a packed model directory into one that sentence-transformers opens (float16 weights).
 
-    The directory appears whole or not at all, also when several processes unpack at once.
+    The target appears complete or not at all, also when several processes unpack at once.
     """
     work = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
     try:

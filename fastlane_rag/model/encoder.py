@@ -25,9 +25,8 @@ from fastlane_rag.model.router import (
 
 __all__ = ["ROUTERS_FILE", "RoutedEncoder"]
 
-# The routers are listed here and not in modules.json, because sentence-transformers refuses modules from other
-# packages unless trust_remote_code is set. So `MultiVectorEncoder(path)` opens a FastLane checkpoint as it is
-# (without routing), and nobody has to switch a safety off.
+# Lists the routers. They are not in modules.json, because sentence-transformers refuses modules from other packages
+# unless trust_remote_code is set. This way `MultiVectorEncoder(path)` opens a FastLane checkpoint, without routing.
 ROUTERS_FILE = "fastlane_routers.json"
 _ROUTERS: dict[str, type[TokenRouter]] = {c.__name__: c for c in (QueryRouter, DocumentRouter)}
 
@@ -37,10 +36,9 @@ logger = logging.getLogger(__name__)
 class RoutedEncoder(MultiVectorEncoder):
     """A ``MultiVectorEncoder`` with a query router and a document router after its transformer.
 
-    Opens whatever ``MultiVectorEncoder`` opens (multi-vector models, PyLate and Stanford ColBERT checkpoints, plain
-    encoders); a checkpoint without routers gets untrained ones, which rank tokens by rarity. A plain encoder has no
-    late-interaction projection, and sentence-transformers would add a random one: here its token states are used as
-    they are instead.
+    Opens everything that ``MultiVectorEncoder`` opens: multi-vector models, PyLate and Stanford ColBERT checkpoints,
+    plain encoders. A checkpoint without routers gets untrained ones, which rank tokens by rarity. For a plain encoder
+    sentence-transformers would add a random projection; this class uses its token states instead.
     """
 
     def __init__(self, model_name_or_path: str | None = None, **kwargs: Any) -> None:
@@ -51,7 +49,7 @@ class RoutedEncoder(MultiVectorEncoder):
 
     @classmethod
     def wrap(cls, encoder: MultiVectorEncoder) -> RoutedEncoder:
-        """The same modules (shared, not copied) with routers; a RoutedEncoder comes back as it is."""
+        """An encoder of the same modules (shared, not copied) plus routers; a RoutedEncoder is returned unchanged."""
         if isinstance(encoder, cls):
             return encoder
         routed = cls(
@@ -66,10 +64,10 @@ class RoutedEncoder(MultiVectorEncoder):
 
     @property
     def transformer(self) -> Transformer:
-        """The first module, which makes token states.
+        """The first module, which computes the token states.
 
         Raises:
-            ModelError: it is of another kind, so that there are no token states to route by.
+            ModelError: it is no ``Transformer``, so there are no token states to route by.
         """
         first: nn.Module = self[0]
         if not isinstance(first, Transformer):
@@ -95,12 +93,12 @@ class RoutedEncoder(MultiVectorEncoder):
         return next(m for m in self if isinstance(m, DocumentRouter))
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Token embeddings, as the base class gives them, of documents those that the document router keeps."""
+        """Token embeddings as in the base class; for documents, of the tokens that the document router keeps."""
         return self.document_router.condense(super().forward(input, **kwargs), kwargs.get("task"))
 
     def _post_init(self) -> None:
         self._apply_legacy_fixups()
-        self._legacy.is_pylate_v3 = False  # done: the base class would append the same modules again
+        self._legacy.is_pylate_v3 = False  # already converted; otherwise the base class would append the modules again
         if not any(isinstance(m, TokenRouter) for m in self):
             routers = self._load_routers() or self._fresh_routers()
             self._arrange([r.to(self.device) for r in routers])
@@ -109,8 +107,8 @@ class RoutedEncoder(MultiVectorEncoder):
     def _arrange(self, routers: list[TokenRouter]) -> None:
         """Order the modules: transformer, scoring mask, routers, then the rest.
 
-        The mask reads only ids and masks, so it may move ahead of the projection; there it also tells the routers
-        which tokens are scored at all.
+        The scoring mask reads only ids and masks, so it can run before the projection. There it also tells the routers
+        which tokens are scored.
         """
         kwargs_of = {id(m): (self.module_kwargs or {}).get(name) for name, m in self._modules.items()}
         head, *rest = list(self)

@@ -1,4 +1,4 @@
-"""FastLaneModel: a routed late-interaction encoder, as users hold it."""
+"""FastLaneModel: the routed late-interaction encoder of the public API."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
 from fastlane_rag.model.spans import token_spans
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
-# What the query router makes of the token states.
+# Features that the query router adds.
 _OF_ROUTER = ("routing_scores", "routing_attended", "routing_pooled")
 
 
 class FastLaneModel:
     """A late-interaction encoder with token routers.
 
-    Wraps a sentence-transformers ``MultiVectorEncoder``; :attr:`encoder` is that object, for training and for
-    everything sentence-transformers offers. Encoding is thread-safe.
+    Wraps a sentence-transformers ``MultiVectorEncoder``, which is :attr:`encoder`: use it for training and for
+    everything else that sentence-transformers offers. Encoding is thread-safe.
 
     Args:
         encoder: any ``MultiVectorEncoder``; routers are added where it has none.
-        name: what to call the model in messages and reports.
+        name: the model's name in messages and reports.
     """
 
     def __init__(self, encoder: MultiVectorEncoder, *, name: str | None = None) -> None:
@@ -61,11 +61,11 @@ class FastLaneModel:
             model: None for the bundled default; a model directory; a Hugging Face hub id; or an object already
                 loaded. Multi-vector models, PyLate and Stanford ColBERT checkpoints and plain encoders all open.
             device: where to run; None takes CUDA or MPS when there is one, else the CPU.
-            dtype: number format of the encoder. "auto" is float32, except bfloat16 where the processor multiplies
-                it natively (CPUs with AVX512-BF16 or AMX, CUDA from Ampere on): nearly twice as fast, with token
-                embeddings at cosine 0.9999 of float32's.
-            trust_remote_code: run code that comes with a checkpoint. Off unless you trust its source.
-            document_budget: tokens to keep per document (see :class:`DocumentRouter`); None leaves it as saved.
+            dtype: number format of the encoder. "auto" is bfloat16 where the processor multiplies it natively (CPUs
+                with AVX512-BF16 or AMX, CUDA from Ampere on), else float32. bfloat16 is nearly twice as fast, and its
+                token embeddings have a cosine of 0.9999 with those of float32.
+            trust_remote_code: run code that comes with a checkpoint. Set it only if you trust its source.
+            document_budget: tokens to keep per document (see :class:`DocumentRouter`); None keeps the saved value.
             **options: passed to ``MultiVectorEncoder`` (``revision``, ``token``, ``prompts``, ...).
 
         Raises:
@@ -102,7 +102,7 @@ class FastLaneModel:
         self.encoder.to(getattr(torch, native if dtype == "auto" else dtype))
         for module in self.encoder:
             if isinstance(module, TokenRouter):
-                module.float()  # a few scores a query: precision costs nothing here
+                module.float()  # routers compute few numbers, so float32 costs nothing
 
     @property
     def device(self) -> torch.device:
@@ -116,33 +116,33 @@ class FastLaneModel:
 
     @cached_property
     def _vocabulary(self) -> list[str]:
-        """All tokens; asking the tokenizer for those of every query takes ten times as long."""
+        """All tokens, in id order. Asking the tokenizer for the tokens of each query takes ten times as long."""
         tokenizer = self.encoder.tokenizer
         tokens: list[str] = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         return tokens
 
     @property
     def max_query_length(self) -> int:
-        """Tokens a query may have; longer ones are cut."""
+        """The most tokens of a query; longer queries are cut."""
         return int(getattr(self.encoder.transformer, "query_length", None) or self.encoder.max_seq_length or 0)
 
     @property
     def max_document_length(self) -> int:
-        """Tokens a document may have; longer ones are cut."""
+        """The most tokens of a document; longer documents are cut."""
         return int(getattr(self.encoder.transformer, "document_length", None) or self.encoder.max_seq_length or 0)
 
     @property
     def document_budget(self) -> float | None:
-        """Tokens kept of each document, or below 1 their share; None keeps all."""
+        """Tokens to keep of each document; below 1, the share of its tokens; None keeps all."""
         budget: float | None = self.encoder.document_router.budget
         return budget
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over what decides an embedding: weights, lengths, prompts, vocabulary.
+        """SHA-256 (hex) of everything that decides an embedding: weights, lengths, prompts, vocabulary.
 
-        The routers are left out: they choose among embeddings and never change one, so a re-trained router goes on
-        serving an existing index. The number format is left out as well.
+        The routers are left out, because they choose among embeddings and change none: a retrained router still fits an
+        existing index. The number format is left out as well.
         """
         digest = hashlib.sha256()
         for module in self.encoder:
@@ -168,7 +168,7 @@ class FastLaneModel:
     ) -> list[Tensor]:
         """Token embeddings of documents: a list of (Ld, dim) float32 tensors, L2-normalised, on :attr:`device`.
 
-        Ld is at least 1: a document whose every token is skipped (say, only punctuation) keeps its first.
+        Ld is at least 1: a document whose tokens are all skipped (only punctuation, for example) keeps its first token.
         """
         return [
             _unit(row["token_embeddings"][_scored(row)])
@@ -178,7 +178,7 @@ class FastLaneModel:
     def encode_routed(
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
     ) -> list[RoutedQuery]:
-        """Queries with embeddings, router scores and token strings, from one forward pass."""
+        """Encode queries in one forward pass: embeddings, router scores and token strings."""
         queries = []
         rows, router = self._encode(texts, "query", batch_size, show_progress), self.encoder.query_router
         for row in rows:
@@ -199,7 +199,7 @@ class FastLaneModel:
         return queries
 
     def route(self, texts: str | Sequence[str], k: Selection = "auto") -> list[Route]:
-        """Which tokens of each query are routed, and how the router scored all of them.
+        """Show which tokens of each query are routed, and the router scores of all tokens.
 
         Args:
             texts: queries.
@@ -215,7 +215,7 @@ class FastLaneModel:
         return routes
 
     def encode_dense_queries(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
-        """Single-vector baseline: mean of the token states before projection, (N, h) float32, L2-normalised."""
+        """Single-vector baseline: (N, h) float32, L2-normalised means of the token states before projection."""
         return self._encode_dense(texts, "query", batch_size)
 
     def encode_dense_documents(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
@@ -242,15 +242,15 @@ class FastLaneModel:
         return list(rows)
 
     def _one_pass(self, texts: Sequence[str], task: str) -> list[dict[str, Any]]:
-        """What `MultiVectorEncoder.encode` gives for one batch, without what it does around the forward pass.
+        """The forward pass of `MultiVectorEncoder.encode` for one batch.
 
-        For one query that walk over all modules takes as long as the search.
+        `encode` also walks over all modules, which for one query takes as long as the search.
         """
         if self.encoder.training:
             self.encoder.eval()
         with torch.inference_mode():
             features = self._features(texts, task)
-            # One query may have no more tokens than are to be routed: then nobody asks the router.
+            # Run the router of a single query on demand: a query with no more tokens than are routed needs none.
             features["routing_later"] = task == "query" and len(texts) == 1 and self.device.type == "cpu"
             features = self.encoder(features, task=task)
         batched = {
@@ -259,7 +259,7 @@ class FastLaneModel:
         return [{name: features[name][i] for name in batched} for i in range(len(texts))]
 
     def _features(self, texts: Sequence[str], task: str) -> dict[str, Any]:
-        """What the encoder takes of some texts, where it runs."""
+        """The encoder's input for some texts, on its device."""
         device = self.device
         features = self.encoder.preprocess(list(texts), prompt=self.encoder.prompts.get(task), task=task)
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
@@ -284,7 +284,7 @@ class FastLaneModel:
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products run in hardware there, so that they are faster than float32's."""
+    """Whether the device multiplies bfloat16 in hardware, which makes it faster than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
@@ -304,9 +304,9 @@ def _checked(texts: Sequence[str]) -> list[str]:
 
 
 def _scored(row: dict[str, Any]) -> Tensor | slice:
-    """Which tokens of a text are scored; all of them as a slice, which takes no work to apply."""
+    """Which tokens of a text are scored: a mask, or for all of them a slice, which costs nothing to apply."""
     mask: Tensor = row["attention_mask"].bool()
-    if all(mask.tolist()) if mask.device.type == "cpu" else mask.all():  # of so few, a list takes a tenth of the time
+    if all(mask.tolist()) if mask.device.type == "cpu" else mask.all():  # a list takes a tenth of the time for so few
         return slice(None)
     if not mask.any():
         mask = mask.clone()
@@ -315,7 +315,7 @@ def _scored(row: dict[str, Any]) -> Tensor | slice:
 
 
 def _copied(tensor: Tensor, scored: Tensor | slice, *, alone: bool) -> Tensor:
-    """The scored tokens' part of a text's rows; a copy, or it would keep the rest of a batch in memory."""
+    """The rows of a text's scored tokens, copied so that they do not keep the whole batch in memory."""
     if isinstance(scored, Tensor):
         return tensor[scored]
     return tensor if alone else tensor.clone()
@@ -327,10 +327,10 @@ def _unit(embeddings: Tensor) -> Tensor:
 
 
 def _after_fork() -> None:
-    """Compute with one thread in a forked child.
+    """Make torch use one thread in a forked child.
 
-    The threads of GNU's OpenMP, which torch computes with, do not survive a fork, and the first parallel operation
-    in the child would wait for them for ever.
+    The threads of GNU's OpenMP, which torch uses, do not survive a fork. The first parallel operation in the child
+    would wait for them for ever.
     """
     torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""Which tokens of a query were routed, to look at."""
+"""A view of which tokens of a query were routed, for notebooks and terminals."""
 
 from __future__ import annotations
 

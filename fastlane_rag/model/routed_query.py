@@ -1,4 +1,4 @@
-"""One encoded query, and what its router says when it is asked."""
+"""One encoded query, and its router's output, computed on first use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from fastlane_rag.model.router import QueryRouter, takes_context, toward_views
 __all__ = ["AUTO_MASS", "LazyRouting", "RoutedQuery", "Selection"]
 
 AUTO_MASS = 0.8
-"""Share of the router's mass that ``route_k="auto"`` collects before it stops.
-
-On dev queries of five datasets it takes 5.7 of 12 tokens and finds what 8 find (nDCG@10 .806); 0.6 takes 3.2 (.801).
+"""``route_k="auto"`` takes tokens until their share of the router's mass passes this. docs/tuning.md has the evidence.
 """
 
 Selection = int | Literal["auto"] | None
@@ -30,12 +28,12 @@ class RoutedQuery:
 
     Args:
         embeddings: (Lq, dim) float32, L2-normalised token embeddings.
-        scores: (Lq,) float32 router scores, ``-inf`` where a token may not be routed; or what gives them when they
-            are first asked for.
+        scores: (Lq,) float32 router scores, ``-inf`` where a token may not be routed; or a function that returns
+            them, called on first use.
         tokens: the Lq token strings.
-        context: what :attr:`views` gives, or makes it when it is first asked for, by the router as it is then; None
-            for a router without.
-        routable: positions of the tokens that may be routed, where that is known without the scores.
+        context: the value of :attr:`views`, or a function that returns it, called on first use with the router as it
+            is then; None for a router without context.
+        routable: positions of the tokens that may be routed, where they are known without the scores.
 
     Attributes:
         embeddings: as given.
@@ -73,7 +71,7 @@ class RoutedQuery:
         return self.context() if callable(self.context) else self.context
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without the model that makes the views."""
+        """Pickle scores and views as tensors, without the model that computes them."""
         return type(self), (self.embeddings, self.scores, self.tokens, self.views)
 
     def in_context(self, k: int) -> bool:
@@ -81,10 +79,10 @@ class RoutedQuery:
         return self.context is not None and bool(takes_context(k, len(self.embeddings)))
 
     def compared(self, selected: Tensor) -> Tensor:
-        """The rows that the routed tokens are compared by: (k, dim) float32, L2-normalised.
+        """The rows to compare the routed tokens by: (k, dim) float32, L2-normalised.
 
-        A token compared alone stands for the whole query and takes its contextual view. Of k tokens each stands for
-        a k-th of the rest: ``normalise(Q_i + (view_i - Q_i) / k)``.
+        A token routed alone stands for the whole query, so its row is its contextual view. Each of k tokens stands for
+        1/k of the rest: ``normalise(Q_i + (view_i - Q_i) / k)``.
 
         Args:
             selected: (k,) int64 positions, as :meth:`select` gives them.
@@ -105,20 +103,20 @@ class RoutedQuery:
         """Positions of the routed tokens, best first (int64).
 
         Args:
-            k: how many; ``"auto"`` takes tokens until their share of the router's mass, the softmax of its scores
-                in standard deviations of the query, passes `AUTO_MASS`; None takes all routable tokens. Never
+            k: how many. ``"auto"`` takes tokens until their share of the router's mass passes `AUTO_MASS`; the mass is
+                the softmax of the scores in standard deviations of the query. None takes all routable tokens. Never
                 returns more than there are.
-            ordered: False gives them in any order, and asks no router where there is nothing to choose.
+            ordered: False allows any order, and does not run the router where all tokens are taken.
 
         Raises:
-            ValueError: k is below 1 or of another kind.
+            ValueError: k is below 1, or no number, "auto" or None.
         """
         if not ordered and self._routable is not None and isinstance(k, int) and k >= len(self._routable):
             return torch.tensor(self._routable, dtype=torch.int64)
-        scores = self.scores.detach().float().cpu().numpy()  # so few numbers take numpy less time than torch
+        scores = self.scores.detach().float().cpu().numpy()  # numpy is faster than torch for so few numbers
         order = np.argsort(-scores, kind="stable")[: np.count_nonzero(np.isfinite(scores))]
         if k == "auto":
-            # Routers differ in the scale of their scores, and a trained one's softmax is all on one token.
+            # Routers differ in the scale of their scores. Unscaled, a trained one's softmax is almost all on one token.
             ranked = torch.from_numpy(scores[order])
             deviation = ranked.std(correction=int(len(ranked) > 1)).clamp(min=1e-6)
             mass = torch.softmax(ranked / deviation, dim=0).cumsum(0)
@@ -131,13 +129,13 @@ class RoutedQuery:
 
 
 class LazyRouting:
-    """What the router says of one query's scored tokens, worked out when it is asked for; it keeps no transformer.
+    """The router's output for one query's scored tokens, computed on first use; keeps no reference to the transformer.
 
     Args:
-        router: to ask.
-        ids: (Lq,) of the tokens.
-        embeddings: (Lq, dim) of the tokens.
-        known: what the router made of their states, by feature, or the states themselves.
+        router: computes scores and views.
+        ids: (Lq,) token ids.
+        embeddings: (Lq, dim) token embeddings.
+        known: the features that the router computed from the token states, or the states themselves.
     """
 
     def __init__(self, router: QueryRouter, ids: Tensor, embeddings: Tensor, known: dict[str, Tensor]) -> None:
@@ -145,7 +143,7 @@ class LazyRouting:
         self._views: Tensor | None = None
 
     def scores(self) -> Tensor:
-        """(Lq,) float32; all alike where no token may be routed."""
+        """(Lq,) float32; all equal where no token may be routed."""
         scores = self._asked()["routing_scores"].to(self._embeddings.device).float().clone()
         return scores if math.isfinite(float(scores.max())) else torch.zeros_like(scores)
 
@@ -162,7 +160,7 @@ class LazyRouting:
 
     @torch.inference_mode()
     def _asked(self) -> dict[str, Tensor]:
-        """What the router makes of the states; it is asked once."""
+        """The features that the router computes from the states, computed once."""
         if "routing_states" in self._known:
             weight = self._router.score.weight
             states = self._known["routing_states"].to(weight.device, weight.dtype)

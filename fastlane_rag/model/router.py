@@ -4,9 +4,8 @@ A router gives every token of a text one score, ``s_i = w . SelfAttention(H)_i +
 contextual token states H the transformer left in ``features["token_embeddings"]``. It sits between the transformer
 and the projection, so it sees the full hidden width.
 
-The prior is what an untrained router goes by. ``w`` starts at zero, so until it is trained the ranking of tokens is
-exactly the prior's: how rare the token is. Rare tokens carry the information of a query (Robertson's IDF argument),
-and gathering by them is the sensible start; training then adds what context says.
+``w`` starts at zero, so an untrained router ranks tokens by the prior alone: by how rare they are. Rare tokens carry
+the information of a query (Robertson's argument for IDF), so this is a sensible start. Training adds the context.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _RESERVED = re.compile(r"^[\[<].*[\]>]$")
 
 
 def vocabulary_prior(tokens: Sequence[str]) -> Tensor:
-    """Rarity of each token from its place in the vocabulary, for a tokenizer of which nothing else is known.
+    """Estimate the rarity of each token from its place in the vocabulary.
 
     WordPiece, BPE and Unigram vocabularies list their words roughly from frequent to rare, so by Zipf's law
     ``log(1 + rank)`` grows like an inverse document frequency. Only entries with two or more word characters are
@@ -62,13 +61,16 @@ def gumbel_top_k(scores: Tensor, k: int | Tensor, temperature: float, *, noise: 
 
     Args:
         scores: (B, L) router scores, ``-inf`` where a token may not be picked.
-        k: how many tokens to pick; a (B,) integer tensor gives each row its own. Rows with fewer candidates pick
-            them all.
+        k: how many tokens to pick; a (B,) integer tensor gives each row its own number. A row with fewer candidates
+            picks them all.
         temperature: tau > 0; lower is closer to the hard choice.
         noise: False leaves the Gumbel noise out (evaluation).
 
     Returns:
         (B, L) weights that are exactly 0 or 1, with the gradient of p.
+
+    Raises:
+        ValueError: temperature is not above 0.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
@@ -82,7 +84,7 @@ def gumbel_top_k(scores: Tensor, k: int | Tensor, temperature: float, *, noise: 
     rank = perturbed.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     limit = k if isinstance(k, Tensor) else torch.full((len(scores),), k, device=scores.device)
     hard = ((rank < limit[:, None]) & candidates).to(p.dtype)
-    # hard + (p - p) in this order: adding p to hard first would leave rounding residue in the 0s and 1s.
+    # The order matters: (hard + p) - p would round, so that weights were not exactly 0 or 1.
     return hard + (p - p.detach())
 
 
@@ -90,7 +92,7 @@ class TokenRouter(Module):
     """Scores tokens by self-attention over their contextual states plus a vocabulary prior.
 
     Writes ``features["routing_scores"]``: (B, L) float32, ``-inf`` where a token may not be routed (padding always;
-    special tokens unless ``route_special_tokens``). A text with nothing but special tokens may route those.
+    special tokens unless ``route_special_tokens``). A text that has only special tokens may route those.
 
     Args:
         hidden_size: width h of the token states.
@@ -140,7 +142,7 @@ class TokenRouter(Module):
         self._special_ids = torch.empty(0, dtype=torch.long)
 
     def on_model_ready(self, model: Any) -> None:
-        """Learn the special token ids once the tokenizer is final (called by sentence-transformers)."""
+        """Read the special token ids from the tokenizer (sentence-transformers calls this once it is final)."""
         ids = getattr(model.tokenizer, "all_special_ids", None) or []
         self._special_ids = torch.tensor(sorted(set(ids)), dtype=torch.long)
 
@@ -157,14 +159,14 @@ class TokenRouter(Module):
         return self._scores(self._attended(states, mask), mask, input_ids)
 
     def score_text(self, states: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`score_tokens` gives for a text alone, without the work that padding takes.
+        """Score one text without padding; faster than :meth:`score_tokens`.
 
         Args:
             states: (L, h).
             input_ids: (L,).
 
         Returns:
-            (L,) float32 scores, and what the router knows of each token: (L, inner_size).
+            (L,) float32 scores, and the (L, inner_size) output of the attention.
         """
         routable = self.routable(input_ids.tolist())
         attended = self._attended(states[None], None)
@@ -174,15 +176,14 @@ class TokenRouter(Module):
         return masked, attended[0]
 
     def _attended(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """What the router knows of each token: (B, L, inner_size). Without a mask there is no padding."""
+        """(B, L, inner_size) output of the attention; a mask of None means no padding."""
         batch, length, _ = states.shape
         x = self.inner(self.norm(states.to(self.score.weight.dtype)))
         heads = (batch, length, 3, self.num_heads, self.inner_size // self.num_heads)
         q, k, v = self.qkv(x).view(heads).permute(2, 0, 3, 1, 4)
         attend = None
-        if mask is not None and (states.device.type != "cpu" or not mask.all()):  # looking is free on the CPU
-            # A row without any token would be softmax over nothing (NaN); such a row attends everywhere and is
-            # masked below.
+        if mask is not None and (states.device.type != "cpu" or not mask.all()):  # on the CPU, this check is cheap
+            # Let a row without tokens attend everywhere: a softmax over nothing is NaN. The row is masked below.
             attend = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         mixed = mixed.transpose(1, 2).reshape(batch, length, self.inner_size)
@@ -201,7 +202,7 @@ class TokenRouter(Module):
     def _candidates(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         if self.route_special_tokens or input_ids is None or not len(self._special_ids):
             return mask
-        special = input_ids[..., None] == self._special_ids.to(input_ids.device)  # few: faster than isin
+        special = input_ids[..., None] == self._special_ids.to(input_ids.device)  # faster than isin for few ids
         content = mask & ~special.any(-1)
         return torch.where(content.any(dim=1, keepdim=True), content, mask)
 
@@ -212,7 +213,14 @@ class TokenRouter(Module):
         return content or list(range(len(ids)))
 
     def set_prior(self, prior: Tensor) -> None:
-        """Replace the vocabulary prior, e.g. by an IDF measured on a corpus (shape (vocabulary_size,))."""
+        """Replace the vocabulary prior, for example by IDF measured on a corpus.
+
+        Args:
+            prior: (vocabulary_size,) float.
+
+        Raises:
+            ValueError: the shape is another one.
+        """
         if prior.shape != self.prior.shape:
             raise ValueError(f"prior has shape {tuple(prior.shape)}, the router's is {tuple(self.prior.shape)}")
         self.prior.copy_(prior)
@@ -233,39 +241,40 @@ class TokenRouter(Module):
 
 
 CONTEXT_MOST = 8
-"""More routed tokens than this are compared as they are: the share of the rest that each would take is too small."""
+"""With more routed tokens than this, tokens are compared by their own embeddings: each would stand for too little."""
 
 
 def takes_context(routed: int | Tensor, tokens: int | Tensor) -> bool | Tensor:
-    """Whether a number of routed tokens, of a query with a number of tokens, is compared in context.
+    """Whether `routed` of a query's `tokens` tokens are compared by rows in context.
 
-    Where every token is compared there is no rest to stand for.
+    If all tokens are routed, there are no others to stand for.
     """
     return (routed > 0) & (routed <= CONTEXT_MOST) & (routed < tokens)
 
 
 def toward_views(embeddings: Tensor, views: Tensor, share: float | Tensor) -> Tensor:
-    """``normalise(Q_i + share * (view_i - Q_i))``: (..., L, dim) rows that take this share of the rest along.
+    """``normalise(Q_i + share * (view_i - Q_i))``: (..., L, dim) rows in context.
 
     Args:
-        embeddings: (..., L, dim), L2-normalised; views: the same tokens in context.
-        share: 1 over the number of routed tokens; 0 leaves the embeddings as they are.
+        embeddings: (..., L, dim), L2-normalised.
+        views: (..., L, dim), the contextual views of the same tokens.
+        share: 1 over the number of routed tokens; 0 returns the embeddings unchanged.
     """
     return nn.functional.normalize(embeddings + (views - embeddings) * share, dim=-1)
 
 
 class QueryContext(nn.Module):
-    """What a routed token takes along of the tokens that are not compared.
+    """Contextual views: rows by which routed tokens stand for the rest of the query.
 
-    One token of a question seldom says enough alone. Its contextual view is the token's own embedding, plus the
-    weighted mean of the query's embeddings, plus a learned shift; see :meth:`QueryRouter.views`. Documents, their
-    index and the refinement by all tokens are as they would be without.
+    One token of a question seldom says enough alone. Its contextual view is its own embedding, plus the weighted mean
+    of the query's embeddings, plus a learned shift; see :meth:`QueryRouter.views`. Views change how candidates are
+    gathered; documents, their index and the refinement are the same without them.
 
     Args:
         hidden_size: width h of the token states.
         inner_size: width of the router's attention.
         dim: width of the token embeddings.
-        rank: width inside the two maps that make the shift.
+        rank: inner width of the two linear maps that compute the shift.
     """
 
     def __init__(self, hidden_size: int, inner_size: int, dim: int, rank: int) -> None:
@@ -282,7 +291,7 @@ class QueryContext(nn.Module):
         """Weights (B, L), which sum to 1 over the mask, and shifts (B, L, dim).
 
         Args:
-            attended: (B, L, inner_size), the router's own view of the tokens.
+            attended: (B, L, inner_size), the output of the router's attention.
             pooled: (B, h), the sum of the query's token states.
             mask: (B, L) bool; None where nothing is padding.
             prior: (B, L) of the tokens.
@@ -292,7 +301,7 @@ class QueryContext(nn.Module):
             anywhere = mask | ~mask.any(dim=1, keepdim=True)
             logits = logits.masked_fill(~anywhere, float("-inf"))
         weights = torch.softmax(logits, dim=1)
-        # At the scale of one token state, whatever the length: unit length times the root of the width.
+        # Give the sum the scale of one token state, whatever the query's length: unit length times sqrt(h).
         pooled = nn.functional.normalize(pooled, dim=-1) * math.sqrt(pooled.shape[-1])
         of_query = self.query_out(nn.functional.gelu(self.query_in(pooled)))
         of_token = self.token_out(nn.functional.gelu(self.token_in(attended)))
@@ -303,9 +312,9 @@ class QueryRouter(TokenRouter):
     """Picks the few query tokens worth comparing.
 
     Args:
-        context_dim: width of the token embeddings, for a router that gives its tokens a contextual view
-            (:class:`QueryContext`); 0 for none.
-        context_rank: width inside the context.
+        context_dim: width of the token embeddings, for a router with contextual views (:class:`QueryContext`); 0 for a
+            router without.
+        context_rank: inner width of the context.
         *args: as for :class:`TokenRouter`.
         **kwargs: as for :class:`TokenRouter`.
     """
@@ -324,21 +333,21 @@ class QueryRouter(TokenRouter):
             self.give_context(context_dim, context_rank)
 
     def give_context(self, dim: int, rank: int) -> None:
-        """Start a fresh context, on the router's device; an earlier one is lost.
+        """Add an untrained context, on the router's device; replaces an earlier one.
 
         Args:
             dim: width of the token embeddings, at least 1.
-            rank: width inside the context, at least 1.
+            rank: inner width of the context, at least 1.
         """
         self.context_dim, self.context_rank = dim, rank
         self.context = QueryContext(self.hidden_size, self.inner_size, dim, rank).to(self.score.weight.device)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``routing_scores``, and with a context what :meth:`views` needs of the token states.
+        """Add ``routing_scores``, and with a context the features that :meth:`views` needs.
 
-        That is ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views themselves are
-        only made for who asks for them: where many tokens are routed nobody does. With ``routing_later`` only the
-        states are kept, as ``routing_states``, for whoever asks for scores.
+        Those are ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views are computed on
+        demand, because a search that routes many tokens does not use them. With ``routing_later`` the scores are
+        computed on demand as well: only the token states are kept, as ``routing_states``.
         """
         if task not in self.tasks:
             return features
@@ -354,7 +363,7 @@ class QueryRouter(TokenRouter):
         return features
 
     def of_text(self, states: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
-        """What :meth:`forward` adds to the features of a text alone, without the dimension of the batch.
+        """The features that :meth:`forward` adds, for one text, without the batch dimension.
 
         Args:
             states: (L, h), in the router's number format.
@@ -371,8 +380,8 @@ class QueryRouter(TokenRouter):
 
         Args:
             embeddings: (B, L, dim) L2-normalised.
-            features: as :meth:`forward` leaves them, without attention_mask where nothing is padding; weights and
-                shifts are what :class:`QueryContext` makes of them.
+            features: from :meth:`forward`; without attention_mask where there is no padding. :class:`QueryContext`
+                computes weights and shifts from them.
 
         Returns:
             (B, L, dim), L2-normalised.
@@ -392,11 +401,13 @@ class QueryRouter(TokenRouter):
 
 
 class DocumentRouter(TokenRouter):
-    """Keeps the document tokens that stand best for all, so that an index is smaller.
+    """Keeps the document tokens that best represent all, to make an index smaller.
+
+    Other arguments are those of :class:`TokenRouter`.
 
     Args:
-        budget: how many tokens a document keeps: an int counts tokens, a float in (0, 1) is a share of its length
-            (rounded up), None keeps all. Other arguments as for :class:`TokenRouter`.
+        budget: tokens to keep of a document: a number from 1 on counts tokens, one below 1 is a share of the document's
+            tokens (rounded up), None keeps all.
     """
 
     config_keys: list[str] = [*TokenRouter.config_keys, "budget"]  # noqa: RUF012
@@ -408,7 +419,7 @@ class DocumentRouter(TokenRouter):
 
     @property
     def budget(self) -> float | None:
-        """Tokens kept per document; see the class."""
+        """Tokens to keep of each document; see the class."""
         return self._budget
 
     @budget.setter
@@ -422,19 +433,19 @@ class DocumentRouter(TokenRouter):
         self._budget = value
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``routing_scores`` to documents, where a budget or training asks for them."""
+        """Add ``routing_scores`` to documents, where a budget or training needs them."""
         if self.budget is None and not self.training:
             return features
         return super().forward(features, task=task)
 
     def condense(self, features: dict[str, Any], task: str | None) -> dict[str, Any]:
-        """Spend the budget on documents whose token embeddings are made: the rest leaves the scoring mask.
+        """Reduce documents to their budget, once they have token embeddings: mask the other tokens.
 
-        See :mod:`fastlane_rag.model.stand_ins`. In training all tokens stay: the loss does its own routing.
+        See :mod:`fastlane_rag.model.stand_ins`. In training all tokens stay, because the loss routes by itself.
         """
         if self.budget is not None and task in self.tasks and not self.training:
             rows, scores = features["token_embeddings"], features["routing_scores"]
-            with torch.autocast(rows.device.type, enabled=False):  # the choice is made in full precision
+            with torch.autocast(rows.device.type, enabled=False):  # choose in full precision
                 kept, stored = stand_ins(rows, scores, self.budget)
             features["token_embeddings"] = stored.to(rows.dtype)
             features["attention_mask"] = features["attention_mask"].bool() & kept

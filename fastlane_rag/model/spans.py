@@ -1,4 +1,4 @@
-"""Where in a text the tokens of its encoding are."""
+"""Character spans of an encoding's tokens in the text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 __all__ = ["token_spans"]
 
-# What an encoder may put between the tokens of a text: a marker or two, [CLS], [SEP].
+# Allowance for tokens that an encoder inserts: a marker or two, [CLS], [SEP].
 _EXTRA = 16
 
 _copies: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -17,17 +17,17 @@ _copies: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 def token_spans(
     tokenizer: Any, prompt: str, text: str, ids: list[int], *, whole_words: bool = True
 ) -> list[tuple[int, int] | None]:
-    """The (start, end) in `text` of each token, or of the word that it is a piece of.
+    """The (start, end) in `text`, in characters, of each token or of the word that it belongs to.
 
     Args:
         tokenizer: a fast tokenizer of the transformers library.
-        prompt: what the encoder puts before the text.
+        prompt: the text that the encoder puts before `text`.
         text: the text.
-        ids: the tokens an encoder made of both. It may have inserted markers, appended masks and cut the end.
-        whole_words: False gives the place of the token itself, a piece of a word or not.
+        ids: the encoder's tokens of prompt and text. It may have inserted markers, appended masks and cut the end.
+        whole_words: False gives the span of the token itself, even if it is a piece of a word.
 
     Returns:
-        One span a token; None for a token that is not in the text.
+        One span per token; None for a token that is not in the text.
     """
     encoded = _copy(tokenizer).encode(prompt + text)
     words = _words(encoded, len(prompt), prompt + text, whole_words=whole_words)
@@ -41,7 +41,7 @@ def token_spans(
 
 
 def _words(encoded: Any, begin: int, text: str, *, whole_words: bool) -> list[tuple[int, int] | None]:
-    """The span of each token or its word, counted from `begin`; None for a token before that, and for bare space."""
+    """The span of each token or its word, counted from `begin`; None for a token before that, and for white space."""
     whole: dict[int, tuple[int, int]] = {}
     for word, (start, end) in zip(encoded.word_ids, encoded.offsets, strict=True):
         if word is not None:
@@ -50,7 +50,7 @@ def _words(encoded: Any, begin: int, text: str, *, whole_words: bool) -> list[tu
     spans: list[tuple[int, int] | None] = []
     for word, own in zip(encoded.word_ids, encoded.offsets, strict=True):
         start, end = whole.get(word, own) if whole_words else own
-        # Byte-level tokenizers count the space before a word as its part.
+        # Byte-level tokenizers count the space before a word as part of it.
         start += len(text[start:end]) - len(text[start:end].lstrip())
         end -= len(text[start:end]) - len(text[start:end].rstrip())
         spans.append((start - begin, end - begin) if begin <= start < end else None)
@@ -58,7 +58,7 @@ def _words(encoded: Any, begin: int, text: str, *, whole_words: bool) -> list[tu
 
 
 def _copy(tokenizer: Any) -> Any:
-    """The tokenizer's core, without truncation, for us alone: the model's own may be encoding in another thread."""
+    """A copy of the tokenizer's core without truncation; the model's own may be encoding in another thread."""
     copy = _copies.get(tokenizer)
     if copy is None:
         from tokenizers import Tokenizer

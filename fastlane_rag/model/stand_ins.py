@@ -1,14 +1,14 @@
-"""Few token embeddings that stand for all of a document.
+"""Stand-ins: a few token embeddings that represent all tokens of a document.
 
-Keeping the tokens of highest score alone leaves holes: a query that asks for another token finds nothing near it.
-So a budget is spent on cover. With s the router's score in standard deviations of the document, a token weighs
-``w_i = exp(IMPORTANCE * s_i)``, and tokens are picked one after the other, each the one that adds most to
+Keeping only the tokens of highest score leaves gaps: a query token that matches a dropped token finds nothing near it.
+Therefore the picked tokens must cover the others. With s the router's score in standard deviations of the document, a
+token weighs ``w_i = exp(IMPORTANCE * s_i)``. Tokens are picked one by one, each time the one that adds most to
 
     sum_i w_i max(0, max_{j picked} D_i . D_j)
 
-(the facility location function: submodular, so this greedy choice is within 1 - 1/e of the best; Nemhauser, Wolsey,
-Fisher 1978). Then every token joins the picked one most similar to it, and that one is stored as the weighted mean of
-its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
+This is the facility location function. It is submodular, so the greedy choice reaches at least 1 - 1/e of the best
+value (Nemhauser, Wolsey, Fisher 1978). Then every token joins the most similar picked token, which is stored as the weighted
+mean of its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from fastlane_rag.scoring.native import kernels
 
 __all__ = ["IMPORTANCE", "condensed", "stand_ins"]
 
-# On dev queries of squad_dev and fairytaleqa, a third of the tokens: the best scores alone keep .89 and .61 of the
-# nDCG@10 of all tokens, cover with all tokens alike .98 and .93, with this weight .98 and .95.
+# docs/tuning.md compares this weight with equal weights, and with keeping the best scores.
 IMPORTANCE = 0.3
 _GPU_ELEMENTS = 1 << 26  # similarities held at once
 
 
 def stand_ins(rows: Tensor, scores: Tensor, budget: float) -> tuple[Tensor, Tensor]:
-    """Pick the tokens that a budget keeps, and let them stand for the others.
+    """Pick the tokens that a budget keeps, and compute the rows that stand for all tokens.
 
     Args:
         rows: (B, L, d) token embeddings.
-        scores: (B, L) of the document router; -inf for tokens that may not be picked, which are left out.
+        scores: (B, L) scores of the document router; -inf for tokens that may not be picked, which are ignored.
         budget: a count of tokens, or, below 1, a share of those that may be picked (rounded up).
 
     Returns:
-        (B, L) bool, the picked tokens: at least one of each document that has any; and (B, L, d) float32, in the
-        place of each picked one the L2-normalised row that stands for its group.
+        (B, L) bool, true for picked tokens, at least one in each document that has any; and (B, L, d) float32, where
+        each picked token has the L2-normalised row that stands for its group.
     """
     picked = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     stored = torch.nn.functional.normalize(rows.float(), dim=-1)
     candidates = torch.isfinite(scores)
-    # On a CPU one document at a time stays in the cache, and has no padding.
+    # On a CPU, take one document at a time: it fits the cache and needs no padding.
     size = 1 if rows.device.type == "cpu" else max(1, _GPU_ELEMENTS // max(1, rows.shape[1] ** 2))
     for first in range(0, len(rows), size):
         here = slice(first, first + size)
@@ -64,16 +63,16 @@ def stand_ins(rows: Tensor, scores: Tensor, budget: float) -> tuple[Tensor, Tens
 
 
 def condensed(rows: Tensor, scores: Tensor, budget: float) -> Tensor:
-    """The (k, d) rows that stand for one document, of its (L, d) rows and (L,) scores.
+    """The (k, d) rows that stand for one document with (L, d) rows and (L,) scores.
 
-    A document of which no token may be picked keeps its first row.
+    A document without a token that may be picked keeps its first row.
     """
     picked, stored = stand_ins(rows[None], scores[None], budget)
     return stored[0][picked[0]] if picked.any() else rows[:1]
 
 
 def _weights(scores: Tensor) -> Tensor:
-    """(B, L): what each token counts for; 0 where it may not be picked."""
+    """(B, L) weight of each token; 0 where it may not be picked."""
     candidates = torch.isfinite(scores)
     count = candidates.sum(1, keepdim=True).clamp(min=1)
     finite = scores.float().masked_fill(~candidates, 0)
@@ -83,17 +82,17 @@ def _weights(scores: Tensor) -> Tensor:
 
 
 def _cover_one(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:
-    """`_cover` of one document on the CPU, in a tenth of the time."""
+    """`_cover` for one document on the CPU, in a tenth of the time."""
     return torch.from_numpy(kernels.cover(similar[0].numpy(), weights[0].numpy(), int(limit)))[None]
 
 
 def _cover(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:
-    """The greedy choice: (B, L) bool, `limit` (B,) tokens each.
+    """The greedy choice of `limit` tokens of each document: (B, L) bool.
 
     Args:
-        similar: (B, L, L), not negative.
+        similar: (B, L, L) similarities, not negative.
         weights: (B, L), 0 where a token may not be picked.
-        limit: (B,) tokens to pick, no more than may be.
+        limit: (B,) tokens to pick, at most as many as may be picked.
     """
     picked = torch.zeros_like(weights, dtype=torch.bool)
     covered = torch.zeros_like(weights)
@@ -110,7 +109,7 @@ def _cover(similar: Tensor, weights: Tensor, limit: Tensor) -> Tensor:
 
 
 def _groups(rows: Tensor, similar: Tensor, weights: Tensor, picked: Tensor) -> Tensor:
-    """The rows, each picked one replaced by the mean of the tokens that are nearest to it."""
+    """The rows, with each picked one replaced by the weighted mean of its group."""
     owners = similar.masked_fill(~picked[:, None], -1).argmax(2)
     own = torch.arange(rows.shape[1], device=rows.device).expand_as(owners)
     owners = torch.where(picked, own, owners)[..., None].expand_as(rows)
