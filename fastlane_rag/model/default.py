@@ -1,9 +1,9 @@
 """The bundled default model: stored as 8-bit weights, unpacked once into an ordinary model directory.
 
 The package has one row-wise int8 tensor for each matrix (``value = code * scale``, symmetric, one float16 scale per
-row), for embedding tables and linear layers alike. Other tensors are unchanged. This takes a quarter of the float32 size, and
-token embeddings have a cosine of 0.9999 with those of float32 weights. The first use writes a float16 model directory
-into the user's cache; sentence-transformers opens it like any other.
+row), for embedding tables and linear layers alike. Other tensors are unchanged. This takes a quarter of the float32
+size, and token embeddings have a cosine of 0.9999 with those of float32 weights. The first use writes a float16
+model directory into the user's cache; sentence-transformers opens it like any other.
 """
 
 from __future__ import annotations
