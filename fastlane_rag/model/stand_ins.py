@@ -7,8 +7,8 @@ token weighs ``w_i = exp(IMPORTANCE * s_i)``. Tokens are picked one by one, each
     sum_i w_i max(0, max_{j picked} D_i . D_j)
 
 This is the facility location function. It is submodular, so the greedy choice reaches at least 1 - 1/e of the best
-value (Nemhauser, Wolsey, Fisher 1978). Then every token joins the most similar picked token, which is stored as the weighted
-mean of its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
+value (Nemhauser, Wolsey, Fisher 1978). Then every token joins the most similar picked token, which is stored as the
+weighted mean of its group, as in token pooling (Clavie, Chaffin, Adams 2024, arXiv 2409.14683).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one place that computes MaxSim, for training, search, reranking and benchmarks alike."""
+"""The only code that computes MaxSim: training, search, reranking and benchmarks use it."""
 
 from fastlane_rag.scoring.api import maxsim, maxsim_groups, token_maxima
 from fastlane_rag.scoring.codes import Codebook, Codes

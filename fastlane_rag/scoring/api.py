@@ -38,10 +38,10 @@ def maxsim(
 ) -> torch.Tensor:
     """Score every query against every document.
 
-    Each side is padded or packed on its own. Tensors may be float64, float32, float16 or bfloat16, also
-    mixed; products are accumulated in float32 (float64 for float64). Work is cut into blocks, so memory
-    stays near that of the result however many documents there are. Gradients flow to queries, documents
-    and weights.
+    Queries may be padded or packed, and so may documents. Tensors may be float64, float32, float16 or bfloat16,
+    also mixed; products are accumulated in float32 (float64 for float64). Scoring runs in blocks, so it needs
+    little memory beyond the result, however many documents there are. Gradients flow to queries, documents and
+    weights.
 
     Args:
         queries: (Nq, Lq, d) padded, (sum Lq, d) packed, or (Lq, d), one query, without offsets.
@@ -118,7 +118,7 @@ def maxsim_groups(
 def token_maxima(
     query: Array, documents: Array | Codes, document_offsets: Array, *, selection: Array | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what SumMaxSim sums: each query token's best match in each document.
+    """Find the best match of each query token in each document: the terms that SumMaxSim adds up.
 
     Args:
         query: (Lq, d).

@@ -1,8 +1,8 @@
 """The gradient of MaxSim: a sparse matrix with one entry per query token and document.
 
-The forward pass keeps only the argmax. With G[i, n] the weighted gradient of token i's maximum in document
-n, both gradients are bags of embeddings: dQ[i] = sum_n G[i, n] D[argmax[i, n]], and the transpose for D.
-Sorting by row makes the second a bag too, so nothing of size Lq x Ld exists and the sums are repeatable.
+The forward pass keeps only the argmax. Let G[i, n] be the weighted gradient of token i's maximum in document n. Then
+dQ[i] = sum_n G[i, n] D[argmax[i, n]], a weighted sum of document rows (a "bag"), and dD is the transpose. Sorting the
+entries by document row turns dD into bags too. So no matrix of size Lq x Ld is needed, and the sums are repeatable.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _MaxSim(torch.autograd.Function):
         queries = query_rows.to(dtype)
         factor = None if weights is None else weights.to(dtype)[:, None]
         grad = grad.to(dtype)[ctx.queries_of_tokens.to(grad.device)]  # (Tq, columns)
-        # An empty document matched nothing and its score is a constant.
+        # An empty document matches nothing; its score is a constant.
         grad = grad.masked_fill(argmax < 0, 0)
 
         bags = torch.zeros_like(queries)
@@ -75,7 +75,7 @@ class _MaxSim(torch.autograd.Function):
                 sums = ctx.backend.bag(query_rows, tokens, scaled.flatten()[order], starts)
                 grad_documents[span] = sums.to(grad_documents.dtype)
 
-        # The maxima themselves are not kept: sum_n grad * maximum is the query's product with its bag.
+        # The maxima are not kept, and not needed: sum_n grad * maximum is the product of the query row and its bag.
         grad_weights = (queries * bags).sum(1).to(weights.dtype) if ctx.needs_input_grad[2] else None
         grad_queries = (bags if factor is None else bags * factor).to(query_rows.dtype)
         return grad_queries, grad_documents, grad_weights, None, None, None
@@ -86,7 +86,7 @@ def _blocks(
 ) -> Iterator[tuple[slice, slice]]:
     """Cut `argmax` into column ranges within the memory budget, each with the document rows it points into.
 
-    Documents of groups or of a selection lie anywhere: then there is one block.
+    There is a single block for groups and selections, whose documents need not lie one after another.
     """
     tokens, columns = argmax.shape
     if grouped or not bool((starts[1:] == starts[:-1] + lengths[:-1]).all()):

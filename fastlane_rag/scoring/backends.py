@@ -1,4 +1,4 @@
-"""Which implementation scores: the compiled one for the device where there is one, torch otherwise."""
+"""The choice of implementation: the compiled kernels for the device if there are any, else torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Backend", "choose"]
 
 
 class Backend(Protocol):
-    """What an implementation of MaxSim must do; torch.backend documents arguments and results."""
+    """The duties of an implementation of MaxSim; `torch.backend` documents arguments and results."""
 
     def scores(
         self,
@@ -36,7 +36,7 @@ class Backend(Protocol):
     def bag(
         self, rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor
     ) -> torch.Tensor:
-        """Sum weighted rows bag by bag: what both gradients are made of."""
+        """Sum weighted rows bag by bag, which computes both gradients."""
         ...
 
 

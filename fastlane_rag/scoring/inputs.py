@@ -1,6 +1,6 @@
-"""What callers hand to the scoring core, checked and brought to one form: packed rows and offsets.
+"""Checks the arguments of `scoring` and converts them to one form: packed rows and offsets.
 
-Every check names the offending value or shape. Nothing here computes a score.
+Every error names the wrong value or shape. Nothing here computes a score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Array", "Packed", "Rows", "in_order", "pack", "pack_documents", "pac
 
 Array = torch.Tensor | np.ndarray
 
-# Read-only memory maps are an index's usual documents, and nothing here writes to its inputs.
+# torch warns about read-only arrays. They are usual here (memory maps of an index), and nothing writes to them.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
@@ -32,7 +32,7 @@ class Packed(Generic[_R_co]):
     """Token embeddings of several sequences, each a run of rows.
 
     Attributes:
-        rows: (T, d) embeddings, or documents in code.
+        rows: (T, d) embeddings, or `Codes`.
         starts: (N,) int64: first row of each sequence.
         lengths: (N,) int64: rows of each sequence.
 
@@ -64,7 +64,7 @@ def in_order(rows: _R, offsets: torch.Tensor) -> Packed[_R]:
 def pack_documents(
     documents: Array | Codes, offsets: Array | None, mask: Array | None, selection: Array | None
 ) -> Packed[Rows]:
-    """Bring documents to packed form: embeddings as `pack` takes them, or codes with their offsets."""
+    """Convert documents to packed form: embeddings as `pack` takes them, or codes with their offsets."""
     if not isinstance(documents, Codes):
         return pack("documents", documents, offsets, mask, selection)
     if mask is not None or offsets is None:
@@ -79,7 +79,7 @@ def pack(
     mask: Array | None,
     selection: Array | None = None,
 ) -> Packed[torch.Tensor]:
-    """Bring padded or packed embeddings to packed form.
+    """Convert padded or packed embeddings to packed form.
 
     Args:
         side: "queries" or "documents", for the error messages.
@@ -139,7 +139,7 @@ def pack_groups(documents: Array, mask: Array | None) -> Packed[torch.Tensor]:
 
 
 def pack_weights(weights: Array | None, queries: Array, mask: Array | None) -> torch.Tensor | None:
-    """Bring query-token weights, shaped like the queries without their last axis, to (T,)."""
+    """Convert query-token weights, shaped like the queries without their last axis, to (T,)."""
     if weights is None:
         return None
     tensor = _floating("query_weights", weights)
@@ -200,7 +200,7 @@ def _checked_offsets(side: str, offsets: Array, rows: int) -> torch.Tensor:
     if len(tensor) == 0:
         raise ValueError(f"offsets of the {side} must be (N + 1,) integers, but there are none")
     falling = tensor.diff() < 0
-    # One read for all checks: on a CUDA device each would be a synchronisation.
+    # One read for all checks, because each read synchronises with a CUDA device.
     first, last, falls = torch.stack([tensor[0], tensor[-1], falling.sum()]).tolist()
     if first != 0 or last != rows:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""MaxSim as its definition reads: a loop over queries and documents in float64.
+"""MaxSim by its definition: a loop over queries and documents in float64.
 
-Slow by design. It is the ground truth that every faster path is tested against.
+It is slow by design, and the ground truth for the tests of every faster path.
 """
 
 from __future__ import annotations

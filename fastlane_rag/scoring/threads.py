@@ -1,4 +1,4 @@
-"""How many CPU threads score."""
+"""The number of CPU threads that score."""
 
 from __future__ import annotations
 

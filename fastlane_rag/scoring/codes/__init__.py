@@ -1,4 +1,4 @@
-"""Documents as a codec stores them, and queries made ready to meet them."""
+"""Documents in code, and queries prepared to be scored against them."""
 
 from fastlane_rag.scoring.codes.codebook import (
     Codebook,

@@ -1,9 +1,9 @@
-"""Documents as a codec stores them: a centroid and a few bits of residual for each token.
+"""Documents in code: for each token a centroid, a few bits of residual per dimension, and a scale.
 
     row = scale * (centroid + step * (level - (2 ** bits - 1) / 2))    # scale of the row, step of the dimension
 
-The levels are equidistant with a step of each dimension's own, so decoding is arithmetic without look-ups.
-With the best steps this is also nearer to the row than one table of quantiles for all dimensions.
+Levels are equidistant, and each dimension has its own step. So decoding is arithmetic, without look-ups. With the best
+steps it is also nearer to the row than one table of quantiles for all dimensions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["Codebook", "Codes", "fill_words", "pack_levels", "packed_width", "to
 
 @dataclass(frozen=True)
 class Codebook:
-    """What codes refer to.
+    """The parameters that codes refer to.
 
     Attributes:
         centroids: (K, d) float32, K from 1 to 65,536.
         steps: (d,) float32: distance between two levels of each dimension.
-        bits: 1, 2, 4 or 8 bits a level.
+        bits: 1, 2, 4 or 8 bits per level.
         base: (K, d) float32: the rows of level 0.
 
     Raises:
@@ -62,14 +62,14 @@ class Codebook:
 
     @property
     def width(self) -> int:
-        """Bytes of a row's levels."""
+        """Bytes of one row's packed levels."""
         return packed_width(self.dim, self.bits)
 
     @cached_property
     def for_kernels(self) -> kernels.Book:
-        """What the compiled kernels take: the centroids rounded by `to_bytes`, and the steps.
+        """The parameters for the compiled kernels: the centroids rounded by `to_bytes`, and the steps.
 
-        A query meets the centroids in a quarter of the memory, four numbers an instruction.
+        Bytes take a quarter of the memory of floats, and an instruction multiplies four of them at once.
         """
         levels, center, steps = to_bytes(self.centroids.cpu())
         in_words = fill_words(levels.numpy())
@@ -78,10 +78,10 @@ class Codebook:
 
 @dataclass(frozen=True)
 class Codes:
-    """Packed document rows in code, to be scored as they are.
+    """Packed document rows in code, scored without decoding.
 
     Attributes:
-        codebook: what the codes refer to.
+        codebook: the parameters of the codes.
         centroid_ids: (T,) uint16, below K.
         scales: (T,) uint8, (scale - 0.5) * 256: scales from 0.5 to 1.496, 128 means 1.
         residuals: (T, width) uint8: levels as `pack_levels` lays them out.
@@ -111,7 +111,7 @@ class Codes:
         _check_device(book.centroids, self.centroid_ids, self.scales, self.residuals)
 
     def __len__(self) -> int:
-        return self.centroid_ids.shape[0]  # a tensor's len takes ten times as long
+        return self.centroid_ids.shape[0]  # ten times as fast as a tensor's len
 
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.generic], ...]:
@@ -119,27 +119,27 @@ class Codes:
 
     @cached_property
     def addresses(self) -> list[int]:
-        """Where residuals, centroids and scales lie for as long as this object does; on the CPU."""
+        """Addresses of residuals, centroids and scales on the CPU, valid as long as this object lives."""
         return [array.ctypes.data for array in self._arrays]
 
     @property
     def shape(self) -> torch.Size:
-        """(T, d), as the rows decode to."""
+        """(T, d), the shape of the decoded rows."""
         return torch.Size([len(self), self.codebook.dim])
 
     @property
     def ndim(self) -> int:
-        """2, as the rows decode to."""
+        """2, as of the decoded rows."""
         return 2
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32, as the rows decode to."""
+        """float32, as of the decoded rows."""
         return torch.float32
 
     @property
     def device(self) -> torch.device:
-        """Where the codes are."""
+        """The device of the codes."""
         return self.residuals.device
 
     def decode(self, rows: slice | torch.Tensor) -> torch.Tensor:
@@ -155,7 +155,7 @@ class Codes:
 
 
 def to_bytes(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Round rows to 256 levels a dimension, between its extremes: center + steps * (level - 127.5).
+    """Round rows to 256 levels per dimension, between its extremes: center + steps * (level - 127.5).
 
     Args:
         rows: (T, d) float32, finite.
@@ -170,14 +170,14 @@ def to_bytes(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def fill_words(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Rows (T, d) with zeros up to a multiple of four bytes: (T, 4 * words)."""
+    """Pad (T, d) rows with zeros to a multiple of four bytes: (T, 4 * words)."""
     padded = np.zeros((len(levels), -(-levels.shape[1] // 4) * 4), np.uint8)
     padded[:, : levels.shape[1]] = levels
     return padded
 
 
 def packed_width(dim: int, bits: int) -> int:
-    """Bytes of one row's levels.
+    """Bytes of one row's packed levels.
 
     Raises:
         ValueError: bits is not 1, 2, 4 or 8.
@@ -188,8 +188,8 @@ def packed_width(dim: int, bits: int) -> int:
 def pack_levels(levels: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack (T, d) uint8 levels below 2 ** bits into (T, W) bytes.
 
-    Byte j holds the levels of dimensions j, j + W, j + 2 W and so on, the lowest bits first: neighbouring
-    dimensions then come out of neighbouring bytes by one and the same shift.
+    Byte j has the levels of dimensions j, j + W, j + 2 W and so on, the lowest bits first. Neighbouring dimensions are
+    then unpacked from neighbouring bytes by the same shift.
     """
     width = packed_width(levels.shape[1], bits)
     packed = torch.zeros(len(levels), width, dtype=torch.uint8, device=levels.device)
@@ -200,7 +200,7 @@ def pack_levels(levels: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack_levels(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
-    """Undo `pack_levels`: (T, d) uint8."""
+    """Unpack the (T, W) bytes of `pack_levels` to (T, d) uint8 levels."""
     mask = 2**bits - 1
     return torch.cat([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=1)[:, :dim]
 

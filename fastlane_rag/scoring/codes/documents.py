@@ -1,4 +1,4 @@
-"""Documents in code as the segments of an index hold them: several packs of one codebook."""
+"""Documents in code, in several packs of one codebook, such as the segments of an index."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["CodedDocuments"]
 
 
 class CodedDocuments:
-    """Documents of one codebook in several packs, as the segments of an index are, on the CPU.
+    """Documents of one codebook in several packs, such as the segments of an index, on the CPU.
 
     Args:
-        packs: the rows of each in code, and its (N + 1,) int64 offsets: document r owns the rows
+        packs: the rows of each pack in code, and its (N + 1,) int64 offsets: document r owns the rows
             offsets[r]:offsets[r + 1].
-        firsts: the number of each pack's first document, ascending: document r of pack p is number firsts[p] + r.
-            Numbers between packs may belong to no document.
+        firsts: the number of each pack's first document, ascending: document r of pack p has the number
+            firsts[p] + r. Numbers between packs may belong to no document.
 
     Raises:
-        ValueError: there is no pack, or they are of several codebooks.
+        ValueError: there is no pack, or the packs have different codebooks.
     """
 
     def __init__(self, packs: Sequence[tuple[Codes, NDArray[np.int64]]], firsts: Sequence[int]) -> None:
@@ -38,13 +38,13 @@ class CodedDocuments:
         self._rows_at = np.array([codes.addresses for codes, _ in packs], np.int64)
 
     def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these numbers, (n,) int64, are documents here."""
+        """(n,) bool: which of these numbers, (n,) int64, are documents here."""
         pack = np.searchsorted(self.firsts, numbers, side="right") - 1
         found: NDArray[np.bool_] = (pack >= 0) & (numbers - self.firsts[pack] < self.counts[pack])
         return found
 
     def locate(self, numbers: NDArray[np.int64]) -> kernels.Documents:
-        """Where documents, ascending, lie: for the compiled kernels.
+        """Locate documents, given as ascending numbers, for the compiled kernels.
 
         Raises:
             ValueError: there is no such document, or its offsets are wrong.
@@ -55,7 +55,7 @@ class CodedDocuments:
     def by_pack(
         self, numbers: NDArray[np.int64]
     ) -> Iterator[tuple[slice, Codes, NDArray[np.int64], NDArray[np.int64]]]:
-        """Of each pack that has some of the documents, ascending: which, its rows, and their starts and lengths.
+        """Split ascending document numbers by pack: their slice, the pack's rows, and their starts and lengths.
 
         Raises:
             ValueError: there is no such document, or its offsets are wrong.

@@ -1,4 +1,4 @@
-"""One query that meets documents in code several times: what depends on the query alone is computed once."""
+"""One query prepared to be scored against documents in code, several times without repeating work."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _BLOCK_ROWS = 1 << 14  # decoded at once without the compiled kernels
 
 
 class CodedQuery:
-    """A query made ready for the documents of one codebook.
+    """A query prepared for the documents of one codebook.
 
     Args:
         query: (L, d) float32, on the CPU.
-        codebook: what the documents' codes refer to.
+        codebook: the codebook of the documents.
     """
 
     def __init__(self, query: torch.Tensor, codebook: Codebook) -> None:
@@ -32,24 +32,24 @@ class CodedQuery:
 
     @cached_property
     def products(self) -> NDArray[np.float32]:
-        """(K, L or more) float32: dot products of each centroid and query token, less some number of the token."""
+        """(K, L or more) float32: dot product of each centroid and query token, minus a constant of the token."""
         if self._compiled is not None:
             return self._compiled.products
         products: NDArray[np.float32] = (self._codebook.centroids @ self._rows.T).numpy()
         return products
 
     def scores(self, documents: CodedDocuments, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
-        """SumMaxSim with some documents.
+        """SumMaxSim with chosen documents.
 
         Args:
-            documents: of the query's codebook.
+            documents: must have the query's codebook.
             numbers: (n,) int64, ascending: the documents to score.
 
         Returns:
-            (n,) float32, and how many rows these documents have.
+            (n,) float32 scores, and how many rows these documents have.
 
         Raises:
-            ValueError: the codebook is another one, or the offsets are wrong.
+            ValueError: the documents have another codebook, or their offsets are wrong.
         """
         self._check(documents)
         scores = np.empty((1, len(numbers)), np.float32)
@@ -72,20 +72,20 @@ class CodedQuery:
         near: NDArray[np.bool_],
         least: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], int]:
-        """SumMaxSim of the query's first tokens with those document rows whose centroid is near.
+        """Re-score: SumMaxSim of the query's first tokens with the document rows whose centroid is near.
 
         Args:
-            documents: of the query's codebook.
+            documents: must have the query's codebook.
             numbers: (n,) int64, ascending: the documents to score.
-            tokens: how many, at least 1.
-            near: (K,) bool, the centroids.
-            least: (tokens,) float32, of `products`: what a token scores where no row gives it more.
+            tokens: how many query tokens, at least 1.
+            near: (K,) bool, true for near centroids.
+            least: (tokens,) float32, on the scale of `products`: the least that each token scores.
 
         Returns:
-            (n,) float32, and how many rows counted.
+            (n,) float32 scores, and how many rows were compared.
 
         Raises:
-            ValueError: the codebook is another one, or the offsets are wrong.
+            ValueError: the documents have another codebook, or their offsets are wrong.
         """
         self._check(documents)
         if self._compiled is not None:
@@ -109,18 +109,18 @@ class CodedQuery:
         least: NDArray[np.float32],
         marks: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
-        """Each token's best row in each document, from torch alone.
+        """Each token's best product in each document, computed with torch.
 
         Args:
             codes: the rows of one pack.
             starts: (n,) first row of each document.
-            lengths: (n,) its rows.
-            query: (L, d).
-            least: (1, L) what a token scores at least.
-            marks: (rows of all documents,) those that count; None for all.
+            lengths: (n,) rows of each document.
+            query: (L, d) query tokens.
+            least: (1, L), the least that each token scores.
+            marks: (rows of all documents,) bool, true for rows to compare; None for all.
 
         Returns:
-            (n, L).
+            (n, L) products.
         """
         best = np.repeat(least, len(starts), axis=0)
         rows, owners = _rows(starts, lengths), np.repeat(np.arange(len(starts)), lengths)
@@ -140,6 +140,6 @@ class CodedQuery:
 
 
 def _rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of documents, one document after the other."""
+    """The row numbers of documents, one document after the other."""
     count = int(lengths.sum())
     return np.arange(count) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

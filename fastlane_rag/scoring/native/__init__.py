@@ -1,1 +1,1 @@
-"""The compiled kernels: C++ in `src`, the library they make, and what calls it."""
+"""The compiled kernels: the C++ in `src`, the library built from it, and its callers."""

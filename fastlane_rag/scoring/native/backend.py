@@ -13,12 +13,12 @@ from fastlane_rag.scoring.torch.backend import bag, query_blocks
 
 __all__ = ["bag", "scores", "supports", "token_maxima"]
 
-_TABLE_BYTES = 64 << 20  # of the products of query tokens with centroids
+_TABLE_BYTES = 64 << 20  # at most, for the products of query tokens and centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
 
 
 def supports(queries: torch.Tensor, documents: Rows) -> bool:
-    """Whether the compiled kernels are there and take these rows."""
+    """Whether the compiled kernels run here and take rows of these dtypes and devices."""
     fits = documents.device.type == "cpu" and queries.dtype in _DTYPES and documents.shape[1] > 0
     return fits and documents.dtype in _DTYPES and kernels.available()
 
@@ -60,7 +60,7 @@ def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Te
 
 
 def _most_tokens(rows: Rows) -> int:
-    """Query tokens to score at once: codes need a table of all centroids for each."""
+    """Query tokens to score at once; each needs a table of products with all centroids where rows are in code."""
     return _TABLE_BYTES // (4 * len(rows.codebook.centroids)) if isinstance(rows, Codes) else 1 << 16
 
 
@@ -71,7 +71,7 @@ def _match(
     weights: NDArray[np.float32],
     sums: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Score, and give each token's maximum in each document and its row: both (n, Tq)."""
+    """Write scores to `sums`; return each token's maximum in each document and its row, both (n, Tq)."""
     shape = len(documents), len(query)
     matches = np.empty(shape, np.float32), np.empty(shape, np.int64)
     _scan(query, documents, kernels.Totals(offsets, weights, sums, matches))

@@ -1,6 +1,7 @@
-"""The compiled kernels as functions of arrays. What they compute stands over each in `src/fastlane.h`.
+"""The compiled kernels as functions of arrays; `src/fastlane.h` documents what each computes.
 
-Callers ask `available` first. Arrays are made C-contiguous here where they are not; what is written must be.
+Callers must check `available` first. Input arrays are copied where they are not C-contiguous; output arrays must be
+C-contiguous.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ __all__ = [
 
 _N = TypeVar("_N", bound=np.generic)
 
-_WORTH_A_THREAD = 4_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
-_FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
-_NEAR_MARKS = 1 << 16  # a damaged file may name centroids that do not exist
+_WORTH_A_THREAD = 4_000_000  # multiply-adds; fewer take less time than waking a thread
+_FEW_NEAR = 16  # estimated work: that of scoring one row in this many
+_NEAR_MARKS = 1 << 16  # entries, so that any uint16 centroid of a damaged file stays inside the array
 
 
 def available() -> bool:
@@ -44,27 +45,27 @@ def available() -> bool:
 
 
 def level() -> str:
-    """The instructions the kernels use: "avx512vnni", "avx2", ...; "none" where there are no kernels."""
+    """The instruction set that the kernels use: "avx512vnni", "avx2", ...; "none" where no kernels run."""
     found = library.library()
     return found.fastlane_level().decode() if found else library.NONE
 
 
 def levels() -> list[str]:
-    """The levels that this processor can run, best first."""
+    """The instruction sets that the kernels can use on this processor, best first."""
     found = library.library()
     return found.fastlane_levels().decode().split(",") if found else []
 
 
 class Book:
-    """What residual codes refer to, for the kernels.
+    """A codebook for the kernels.
 
     Args:
-        levels: (K, 4 * words) uint8, the centroids in bytes, rows filled up with zeros to groups of four.
-        center: (dim,) float32 of their 256 levels.
-        steps: (dim,) float32 of them.
-        level_steps: (dim,) float32 of the residuals' levels.
-        bits: of a residual's level.
-        row_bytes: of a row's residuals.
+        levels: (K, 4 * words) uint8 levels of the centroids, rows padded with zeros to a multiple of four.
+        center: (dim,) float32 center of those levels; see `codebook.to_bytes`.
+        steps: (dim,) float32 distance between two of them.
+        level_steps: (dim,) float32 distance between two levels of a residual.
+        bits: bits of a residual's level.
+        row_bytes: bytes of a row's residuals.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class Book:
 
 
 class Totals:
-    """Sums of token maxima, one for each query and document, and where asked for the maxima themselves.
+    """The output of a kernel: sums of token maxima for each query and document, and on demand the maxima.
 
     Args:
-        offsets: (Nq + 1,) int64 tokens of each query.
-        weights: (Tq,) float32.
+        offsets: (Nq + 1,) int64 offsets of the queries' tokens.
+        weights: (Tq,) float32 factor of each token.
         scores: (Nq, n) float32, written.
-        matches: (n, Tq) float32 maxima and (n, Tq) int64 rows, written; None if nobody asks.
+        matches: (n, Tq) float32 maxima and (n, Tq) int64 rows, written; None leaves them out.
     """
 
     def __init__(
@@ -106,13 +107,13 @@ class Totals:
 
 
 class Documents:
-    """Where documents in code lie.
+    """Places of documents in code.
 
     Args:
         packs: (P, 3) int64 addresses of each pack's residuals, centroids and scales.
-        owners: (n,) int64 the pack of each document.
-        starts: (n,) int64 its first row there.
-        lengths: (n,) int64 its rows.
+        owners: (n,) int64 pack of each document.
+        starts: (n,) int64 first row of each document in its pack.
+        lengths: (n,) int64 rows of each document.
         rows: the sum of the lengths.
     """
 
@@ -130,14 +131,14 @@ class Documents:
 
 
 class Query:
-    """A query's tokens made ready for the codes of a book.
+    """A query's tokens prepared for the codes of a book.
 
     Args:
-        rows: (L, dim) float32.
-        book: what the codes refer to.
+        rows: (L, dim) float32 tokens.
+        book: the codebook.
 
     Attributes:
-        products: (K, L or more) float32: dot products of each centroid and token, less some number of the token.
+        products: (K, L or more) float32: dot product of each centroid and token, minus a constant of the token.
     """
 
     def __init__(self, rows: NDArray[np.float32], book: Book) -> None:
@@ -163,16 +164,16 @@ class Query:
     def score_near(
         self, documents: Documents, tokens: int, near: NDArray[np.bool_], least: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Score the first tokens with those rows whose centroid is near.
+        """Score the first tokens against the rows whose centroid is near.
 
         Args:
-            documents: (n,).
-            tokens: how many.
-            near: (K,) the centroids.
-            least: (tokens,) of `products`: what a token scores where no row gives it more.
+            documents: n documents.
+            tokens: how many query tokens.
+            near: (K,) bool, true for near centroids.
+            least: (tokens,) float32, on the scale of `products`: the least that each token scores.
 
         Returns:
-            (n,) scores and (n,) how many rows of each document are near.
+            (n,) scores, and (n,) near rows of each document.
         """
         scores, met = np.empty(documents.count, np.float32), np.zeros(documents.count, np.int64)
         marks = np.zeros(_NEAR_MARKS, np.uint8)
@@ -200,8 +201,8 @@ def score_rows(
         documents: address of (T, dim) rows.
         dtype: 0 for float32, 1 for float16, 2 for bfloat16 rows.
         starts: (n,) first row of each document.
-        lengths: (n,) its rows.
-        totals: where the scores go.
+        lengths: (n,) rows of each document.
+        totals: the output.
     """
     query, starts, lengths = _flat(query), _flat(starts), _flat(lengths)
     threads = _threads(len(starts), int(lengths.sum()) * query.size)
@@ -211,7 +212,7 @@ def score_rows(
 
 
 def nearest(rows: NDArray[np.float32], book: Book) -> NDArray[np.int64]:
-    """The centroid that has the greatest product with each row (T, dim); both are rounded to a byte a dimension."""
+    """(T,) int64: the centroid with the greatest product with each (T, dim) row, both rounded to bytes."""
     rows = _flat(rows)
     found = np.empty(len(rows), np.int64)
     threads = _threads(len(rows), rows.size * book.centroids)
@@ -227,18 +228,18 @@ def locate(
     rows: NDArray[np.int64],
     packs: NDArray[np.int64],
 ) -> Documents:
-    """Find where documents, ascending, are in packs.
+    """Find the places of documents in packs.
 
     Args:
-        numbers: (n,) the documents.
+        numbers: (n,) document numbers, ascending.
         firsts: (P,) number of each pack's first document, ascending.
-        counts: (P,) how many it has.
-        offsets: (P,) address of its (count + 1,) int64 offsets.
-        rows: (P,) how many rows it has.
-        packs: (P, 3) addresses of its arrays.
+        counts: (P,) documents of each pack.
+        offsets: (P,) address of each pack's (count + 1,) int64 offsets.
+        rows: (P,) rows of each pack.
+        packs: (P, 3) addresses of each pack's arrays.
 
     Raises:
-        ValueError: a document is in no pack, or its offsets are not among the pack's rows.
+        ValueError: a document is in no pack, or its offsets exceed the pack's rows.
     """
     numbers = _flat(numbers)
     owners, starts, lengths = np.empty((3, len(numbers)), np.int64)
@@ -251,7 +252,7 @@ def locate(
 
 
 def best_rows(products: NDArray[np.float32], tokens: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The rows (tokens, most) with the largest products of the first columns, descending, and the products."""
+    """(tokens, most) rows with the largest products in each of the first columns, descending, and the products."""
     rows, values = np.empty((tokens, most), np.int64), np.empty((tokens, most), np.float32)
     products = _flat(products)
     fixed = _address(products), *products.shape, tokens, most, _address(rows), _address(values)
@@ -260,11 +261,11 @@ def best_rows(products: NDArray[np.float32], tokens: int, most: int) -> tuple[ND
 
 
 class Gathering:
-    """Blocks of documents whose posting lists are walked, and room for one walk.
+    """Blocks of documents for postings scans, and buffers for one scan.
 
     Args:
-        blocks: (B, 8) int64, as `fastlane_block`.
-        total: numbers of documents there are, N.
+        blocks: (B, 8) int64, laid out as `fastlane_block`.
+        total: N, one more than the largest document number.
     """
 
     def __init__(self, blocks: NDArray[np.int64], total: int) -> None:
@@ -281,14 +282,14 @@ class Gathering:
         every: float,
         threads: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Walk the lists of the best centroids of each token.
+        """Scan the posting lists of the best centroids of each token.
 
         Args:
-            centroids: (k, n) to probe for each token, best first; k below 65,536.
-            gains: (k, n) what each adds to a document's score.
-            allowed: (N,) which documents may be found; None for all.
-            every: what is added to every score.
-            threads: at most so many walk.
+            centroids: (k, n) centroids to probe for each token, best first; k is below 65,536.
+            gains: (k, n) what each centroid adds to a document's score.
+            allowed: (N,) bool, true for documents that may be found; None for all.
+            every: added to every score.
+            threads: the most threads to use.
 
         Returns:
             The documents found, in no particular order, and their scores.
@@ -308,12 +309,12 @@ class Gathering:
 
 
 def cover(similar: NDArray[np.float32], weights: NDArray[np.float32], limit: int) -> NDArray[np.bool_]:
-    """Pick `limit` tokens that cover a document: see `fastlane_rag.model.stand_ins`.
+    """Pick `limit` tokens that cover a document; see `fastlane_rag.model.stand_ins`. Returns (L,) bool.
 
     Args:
-        similar: (L, L) symmetric, not negative.
+        similar: (L, L) similarities, symmetric and not negative.
         weights: (L,), 0 where a token may not be picked.
-        limit: no more than may be picked.
+        limit: at most as many as may be picked.
     """
     similar, weights = _flat(similar), _flat(weights)
     picked = np.empty(len(weights), np.bool_)
@@ -343,7 +344,7 @@ def _addresses(*arrays: NDArray[Any]) -> list[int]:
 
 
 def _threads(count: int, multiply_adds: int) -> int:
-    """How many threads are worth using on so many independent parts."""
+    """Threads worth using for `count` independent parts with this many multiply-adds in all."""
     return max(1, min(get_threads(), count, multiply_adds // _WORTH_A_THREAD))
 
 

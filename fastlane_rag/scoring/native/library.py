@@ -1,6 +1,6 @@
-"""The library of compiled kernels: finds it, checks that it is whole and of this version, and says what it exports.
+"""The library of compiled kernels: finds it, checks that it is complete and of this version, declares what it exports.
 
-`src/fastlane.h` describes every function and structure here. A change of one is a change of `ABI` on both sides.
+`src/fastlane.h` documents every function and structure here. To change one, raise `ABI` on both sides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ABI", "LEVEL_VARIABLE", "NONE", "Book", "Coded", "LibraryProblem", "
 ABI = 1
 LEVEL_VARIABLE = "FASTLANE_NATIVE_LEVEL"
 NONE = "none"
-"""The level at which no compiled kernel runs, and torch does everything."""
+"""The level without compiled kernels: torch computes everything."""
 
 _NAMES = {"win32": "fastlane_kernels.dll", "darwin": "libfastlane_kernels.dylib"}
 _NAME = _NAMES.get(sys.platform, "libfastlane_kernels.so")
@@ -36,7 +36,7 @@ class LibraryProblem(Exception):
 
 
 class Book(ctypes.Structure):
-    """What residual codes refer to: `fastlane_book`."""
+    """A codebook: `fastlane_book`."""
 
     _fields_ = (
         ("dim", c_int64),
@@ -52,7 +52,7 @@ class Book(ctypes.Structure):
 
 
 class Query(ctypes.Structure):
-    """A query made ready for the codes of one book: `fastlane_query`."""
+    """A query prepared for the codes of one book: `fastlane_query`."""
 
     _fields_ = (
         ("tokens", c_int64),
@@ -78,7 +78,7 @@ class Coded(ctypes.Structure):
 
 
 class Totals(ctypes.Structure):
-    """Queries whose token maxima are summed, and where the sums go: `fastlane_totals`."""
+    """The output of a kernel, sums of token maxima: `fastlane_totals`."""
 
     _fields_ = (
         ("offsets", c_void_p),
@@ -120,7 +120,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 
 def library() -> ctypes.CDLL | None:
-    """The library, loaded once; None where it cannot be, of which a warning says so once.
+    """The library, loaded once; None where it cannot be loaded, after one warning.
 
     Raises:
         ValueError: FASTLANE_NATIVE_LEVEL names instructions that this processor does not have.
@@ -158,16 +158,16 @@ def _loaded() -> ctypes.CDLL | LibraryProblem:
 
 
 def _open() -> ctypes.CDLL:
-    """Load the library and check that it is the one this code was written for.
+    """Load the library and check its version.
 
     Raises:
-        LibraryProblem: there is none, or it is another one.
+        LibraryProblem: the library is missing, damaged or of another version.
     """
     resource = importlib.resources.files(__package__).joinpath(_NAME)
     if not resource.is_file():
         raise LibraryProblem(f"the library of compiled kernels is missing: there is no {resource}")
     try:
-        with importlib.resources.as_file(resource) as path:  # of a package in a zip file a copy
+        with importlib.resources.as_file(resource) as path:  # a temporary copy, where the package is in a zip file
             _check_whole(path)
             found = ctypes.CDLL(str(path))
     except OSError as error:
@@ -180,7 +180,7 @@ def _open() -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except AttributeError as error:
         raise LibraryProblem(f"{resource} is not the library of this version of fastlane-rag: {error}") from error
-    own = sys.modules["fastlane_rag"].__version__  # not imported: the package imports what imports this
+    own = sys.modules["fastlane_rag"].__version__  # an import would be a circle
     if (version, abi) != (own, ABI):
         raise LibraryProblem(
             f"{resource} is of fastlane-rag {version} (interface {abi}), and this is {own} (interface {ABI})"
@@ -189,9 +189,9 @@ def _open() -> ctypes.CDLL:
 
 
 def _check_whole(path: Path) -> None:
-    """See that a library in Linux's format is not cut off: loading it would end the process.
+    """Check that a library in Linux's format (ELF) is not cut off, because loading it then would end the process.
 
-    Its last part is a table whose place and size stand at the beginning.
+    Its header says where the section table, its last part, begins and ends.
 
     Raises:
         LibraryProblem: the file ends too early.
@@ -206,7 +206,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _openmp() -> int | None:
-    """Address of OpenMP's entry in the library that torch is linked with; None where it has another one, or none."""
+    """Address of `GOMP_parallel` in the OpenMP that torch uses; None where torch uses another OpenMP or none."""
     try:
         found = ctypes.CDLL(torch._C.__file__).GOMP_parallel
     except (OSError, AttributeError):
@@ -215,7 +215,7 @@ def _openmp() -> int | None:
 
 
 def tiles(found: ctypes.CDLL, tokens: int) -> tuple[int, int]:
-    """How many tiles so many query tokens fill, and the tokens of one."""
+    """How many tiles this many query tokens fill, and the tokens of one tile."""
     count, width = c_int64(), c_int64()
     found.fastlane_tiles(tokens, byref(count), byref(width))
     return count.value, width.value

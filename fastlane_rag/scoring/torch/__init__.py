@@ -1,1 +1,1 @@
-"""MaxSim in plain torch, on any device: the reference in speed and the way out where nothing else can run."""
+"""MaxSim in plain torch, on any device: the baseline for speed, and the fallback where no compiled kernel runs."""

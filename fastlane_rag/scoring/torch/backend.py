@@ -1,7 +1,7 @@
 """MaxSim in plain torch, on any device, over blocks of documents that fit a memory budget.
 
-Documents of similar length share a block and are padded there by repeating their last token: a
-repeated token cannot change a maximum, so no mask and no -inf ever enter the products.
+Documents of similar length share a block. They are padded by repeating their last token, which cannot change a maximum,
+so no mask and no -inf is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastlane_rag.scoring.inputs import Packed, Rows
 
 __all__ = ["bag", "block_elements", "compute_dtype", "query_blocks", "scores", "token_maxima"]
 
-# Similarities of one block. On a CPU they should stay in the last-level cache, elsewhere they need only fit.
+# The similarities of one block: on a CPU they should fit the last-level cache, elsewhere memory.
 CPU_BLOCK_BYTES = 4 << 20
 DEVICE_BLOCK_BYTES = 256 << 20
 
@@ -33,7 +33,7 @@ def scores(
 
     Args:
         queries: Nq queries.
-        documents: Nd documents; when `grouped`, Nd = Nq * N and query q meets documents q * N to q * N + N.
+        documents: Nd documents. When `grouped`, Nd = Nq * N, and query q is scored against the N documents from q * N.
         weights: (Tq,) factor of each query token, or None.
         grouped: see `documents`.
         keep_argmax: also return which document row each query token matched.
@@ -105,7 +105,7 @@ def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts
 
 
 def compute_dtype(*tensors: Rows) -> torch.dtype:
-    """Float64 when any tensor is float64, float32 otherwise: half precision is never summed in."""
+    """Float64 when any tensor is float64, else float32; sums are never computed in half precision."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
@@ -128,7 +128,7 @@ def block_maxima(
     Args:
         query: (Lq, d) in the dtype to compute in.
         rows: (T, d) document rows, any floating dtype or in code.
-        documents: (n,) the documents' numbers; unused here, part of a block.
+        documents: (n,) the documents' numbers; unused, but part of a block.
         starts: (n,) int64 first row of each document.
         lengths: (n,) int64, ascending, at least 1.
         keep_argmax: also return the matched rows.
@@ -177,7 +177,7 @@ def _document_blocks(
     """Cut the non-empty documents, by length, into blocks of about `most` padded tokens.
 
     Yields the documents' numbers, starts and lengths. The longest document of a block has at most a
-    quarter (and eight) more tokens than the shortest, which bounds what padding wastes.
+    quarter plus eight more tokens than the shortest, which bounds the padding.
     """
     numbers = lengths.nonzero()[:, 0]
     uniform = len(numbers) > 0 and bool((lengths[numbers] == lengths[numbers[0]]).all())

@@ -16,9 +16,9 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def supports(queries: torch.Tensor, documents: Rows) -> bool:
-    """Whether the kernels are there, take these rows, and suit the device.
+    """Whether the kernels can score these rows and are the fastest way to do it on the device.
 
-    Before compute capability 8.0 Triton does not use the tensor cores, and torch is faster.
+    Below compute capability 8.0 Triton does not use the tensor cores, and torch is faster.
     """
     return (
         documents.device.type == "cuda"
@@ -38,13 +38,13 @@ def scores(
     grouped: bool,
     keep_argmax: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Score queries against documents; arguments and results as `torch_backend.scores`."""
+    """Score queries against documents; arguments and results as in `torch.backend.scores`."""
     result, _, argmax = _launch(queries, documents, weights, grouped=grouped, keep=keep_argmax)
     return result, None if argmax is None else argmax.T
 
 
 def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best match of each query token in each document; as `torch_backend.token_maxima`."""
+    """Return the best match of each query token in each document; as in `torch.backend.token_maxima`."""
     alone = in_order(query, torch.tensor([0, len(query)]))
     _, values, argmax = _launch(alone, documents, None, grouped=False, keep=True)
     assert values is not None and argmax is not None  # noqa: S101, PT018
@@ -52,7 +52,7 @@ def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Te
 
 
 def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Sum weighted rows bag by bag; arguments and result as `torch_backend.bag`."""
+    """Sum weighted rows bag by bag; arguments and result as in `torch.backend.bag`."""
     import triton
 
     from fastlane_rag.scoring.triton.kernels import bag_kernel
@@ -122,7 +122,7 @@ def _launch(
 
 
 def _document_arrays(rows: Rows) -> tuple[torch.Tensor | int, ...]:
-    """What the kernel takes of documents; of rows that are not in code, only the first is read."""
+    """The kernel's arguments for documents; for rows that are not in code, it reads only the first."""
     if isinstance(rows, Codes):
         return (
             rows.residuals.contiguous(),
@@ -138,22 +138,22 @@ def _document_arrays(rows: Rows) -> tuple[torch.Tensor | int, ...]:
 def block_sizes(query_dtype: torch.dtype, documents: Rows, width: int, queries: int) -> dict[str, Any]:
     """Choose the kernel's tile for these documents and queries of `width` slots.
 
-    Every choice stays within 96 KiB of shared memory, what the smaller devices from compute capability 8.0
-    on have, and almost without register spills.
+    Every choice fits 96 KiB of shared memory, which the smaller devices of compute capability 8.0 and later have, and
+    spills almost no registers.
     """
     import triton
 
     bits = documents.codebook.bits if isinstance(documents, Codes) else 0
     full, dim = documents.dtype == torch.float32 and not bits, documents.shape[1]
     widest = 32 if full else 64
-    # Several short queries share a program, so that it multiplies matrices and not slivers.
+    # Several short queries share a program, so that its matrices are large enough for the tensor cores.
     together = max(1, min(widest // width, triton.next_power_of_2(queries)))
     whole = max(16, triton.next_power_of_2(dim))  # the smallest matrix a tensor core multiplies is 16 wide
     return {
         "BLOCK_Q": min(width * together, widest),
         "BLOCK_D": 32 if full or bits else 64,
         "BLOCK_K": min(whole, 32) if full else whole if whole <= 128 else 64,
-        # Beside the error of a code that of a query in float16 is nothing.
+        # Documents in code: the error of the code is far larger than that of a query in float16.
         "SPLIT": query_dtype == torch.float32 and not full and not bits,
         "BITS": bits,
         "num_warps": 4,
@@ -162,9 +162,9 @@ def block_sizes(query_dtype: torch.dtype, documents: Rows, width: int, queries: 
 
 
 def _slots(queries: Packed[torch.Tensor]) -> tuple[torch.Tensor, int]:
-    """Give every query the same number of slots, 16 and up: the rows in them (-1: none), and that number.
+    """Give every query the same number of slots: returns the row in each slot (-1 for none), and that number.
 
-    The number is a power of two up to 64 and a multiple of 64 beyond, so that blocks divide it.
+    The number is a power of two from 16 to 64, or a multiple of 64, so that blocks divide it.
     """
     import triton
 

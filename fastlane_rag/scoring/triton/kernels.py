@@ -1,10 +1,10 @@
-"""MaxSim on a GPU, in Triton: the kernels alone; triton_backend launches them.
+"""MaxSim on a GPU, in Triton: the kernels, which `triton.backend` launches.
 
-A program scores one document for a block of query tokens. Document rows stream through once, similarities
-stay in registers, and what is written is one score a query (and one row a token for the gradient).
+A program scores one document against a block of query tokens. It reads the document's rows once, keeps similarities in
+registers, and writes one score per query (and for the gradient one row per token).
 """
 
-# The kernels' arguments are pointers and compile-time numbers; a type checker has nothing to say about them.
+# The kernels' arguments are pointers and compile-time constants, which a type checker cannot check.
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def,misc,untyped-decorator,import-untyped"
 
@@ -55,7 +55,7 @@ def maxsim_kernel(
         first_query = document // columns
         column = document % columns
     else:
-        # Programs of one document run side by side, so its rows come from memory once.
+        # Programs of one document run side by side, so that its rows are read from memory once.
         blocks = tl.cdiv(query_count, together)
         document = program // blocks
         first_query = (program % blocks) * together
@@ -91,7 +91,7 @@ def maxsim_kernel(
                 # A centroid that does not exist makes the score NaN.
                 factors = tl.where(centroid < centroid_count, (factors + 128) / 256, float("nan"))
                 similarity *= factors[None, :]
-            # A maximum would drop a NaN; infinity survives until it is turned back below.
+            # A maximum would drop NaN. Replace it by infinity, which is replaced by NaN again below.
             similarity = tl.where(similarity == similarity, similarity, float("inf"))
             similarity = tl.where(present[None, :], similarity, float("-inf"))
             if KEEP:
@@ -123,11 +123,11 @@ def _load_rows(table, rows, present, first_dim, DIM: tl.constexpr, BLOCK_K: tl.c
 def _decode_rows(
     packed, rows, present, bases, steps, first_dim, DIM: tl.constexpr, BLOCK_K: tl.constexpr, BITS: tl.constexpr
 ):
-    """A (rows, BLOCK_K) part of rows in code, before their scale, in float16, zero where not present."""
+    """A (rows, BLOCK_K) part of decoded rows, without their scale, in float16, zero where not present."""
     width: tl.constexpr = (DIM * BITS + 7) // 8
     dims = first_dim + tl.arange(0, BLOCK_K)
     inside = present[:, None] & (dims < DIM)[None, :]
-    # Each byte holds a level of every plane: the planes are runs of `width` neighbouring dimensions.
+    # Each byte has one level of each plane; a plane is a run of `width` neighbouring dimensions.
     bytes_ = tl.load(packed + rows[:, None] * width + (dims % width)[None, :], inside, 0).to(tl.int32)
     levels = (bytes_ >> (dims // width * BITS)[None, :]) & ((1 << BITS) - 1)
     step = tl.load(steps + dims, dims < DIM, 0.0)
