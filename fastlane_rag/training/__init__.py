@@ -1,4 +1,4 @@
-"""Training: the encoder with its routers, or the routers alone for a checkpoint that stays as it is."""
+"""Training: an encoder together with its routers, or only the routers of a frozen checkpoint."""
 
 from fastlane_rag.training.config import TrainConfig, load_config
 from fastlane_rag.training.routers import train_router

@@ -1,4 +1,4 @@
-"""What a training run is made of, read from YAML and checked before anything starts."""
+"""The configuration of a training run, read from YAML and checked before the run starts."""
 
 from __future__ import annotations
 
@@ -19,83 +19,83 @@ class _Strict(BaseModel):
 class Source(_Strict):
     """One training set: a BEIR folder with a qrels split, or a JSONL file of {query, pos} pairs.
 
-    Pairs may bring negatives of their own, {query, pos, neg: [...]}, and with them what an outside teacher (a
-    cross-encoder, say) gave the positive and each negative, in this order: {..., scores: [...]}.
+    Pairs may have their own negatives, {query, pos, neg: [...]}. With them they may have the scores that an outside
+    teacher, such as a cross-encoder, gave the positive and then each negative: {..., scores: [...]}.
     """
 
     path: Path
     split: str = "train"
     limit: Annotated[int, Field(ge=1)] | None = None
-    """At most this many pairs, drawn with the run's seed; None takes all."""
+    """At most this many pairs, drawn with the run's seed; None for all."""
 
 
 class DataConfig(_Strict):
-    """Where pairs come from and how hard negatives are found."""
+    """Where pairs come from, and how hard negatives are mined."""
 
     train: dict[str, Source]
     dev: dict[str, Source] = {}
-    """Folders judged during training; ``limit`` bounds their queries."""
+    """BEIR folders to evaluate on during training; ``limit`` bounds their queries."""
     dev_corpus: Annotated[int, Field(ge=100)] = 1000
-    """Passages in each dev corpus: the judged ones, filled up with others."""
+    """Passages in each dev corpus: the judged ones, then others up to this number."""
     negatives: Annotated[int, Field(ge=0, le=16)] = 1
-    """Hard negatives a query."""
+    """Hard negatives per query."""
     negative_depth: tuple[int, int] = (1, 20)
-    """Ranks of BM25's (and the model's) list that negatives are drawn from."""
+    """Negatives are drawn from these ranks of BM25's list (and of the model's)."""
     mine_with_model: bool = False
     """Also draw negatives from the starting model's own ranking (encodes the corpora first)."""
 
 
 class LossWeights(_Strict):
-    """How much each term of the loss counts; 0 leaves a term out."""
+    """Weight of each term of the loss; 0 leaves a term out."""
 
     full: float = 1.0
     """In-batch contrastive on full SumMaxSim."""
     anchor: float = 0.0
-    """KL of the full ranking from that of the model the run started from: keeps what it could do already."""
+    """KL of the full ranking from that of the starting model, so that abilities it had are kept."""
     anchor_tokens: float = 0.0
-    """1 - cosine of each token embedding with the starting model's, a query token counted as far as it is not routed:
-    what is routed may become a view of the whole query, the rest goes on meaning what it meant."""
+    """1 - cosine of each token embedding with the starting model's. Query tokens count by their probability of not
+    being routed: routed tokens may change into a view of the whole query, the others should keep their meaning."""
     routed: float = 1.0
     """In-batch contrastive on the routed score."""
     expected: float = 1.0
-    """In-batch contrastive of routing one token, averaged exactly over the router's choice; with ``routers_only``
-    the target is the full ranking instead of the label."""
+    """In-batch contrastive of routing one token, averaged exactly over the router's distribution; with
+    ``routers_only`` the target is the full ranking instead of the label."""
     distill: float = 1.0
     """KL of the routed ranking from the full one."""
     teacher: float = 1.0
-    """KL of the full ranking of a query's own passages from that of an outside teacher, for pairs that bring its
-    scores; they are taken as logits."""
+    """KL of the full ranking of a query's own passages from that of an outside teacher, for pairs that have its scores.
+    The scores are used as logits."""
     document: float = 0.5
     """KL of the ranking over routed documents from the full one."""
     document_alignment: float = 0.1
-    """Cross-entropy of the document router to the tokens that win the maximum for the positive's query."""
+    """Cross-entropy of the document router against the tokens that match the positive's query best."""
     collapse: float = 0.02
-    """Against routing the same positions whatever the query."""
+    """Penalty for routing the same positions whatever the query."""
 
 
 class RoutingConfig(_Strict):
-    """How routing is trained."""
+    """Settings of routing in training."""
 
     k: dict[int, float] = {1: 0.5, 2: 0.25, 4: 0.25}
-    """Tokens routed per query in a batch, with the probability of each."""
+    """Numbers of tokens to route per query, with the probability of each number; one is drawn per batch."""
     document_share: tuple[float, float] = (0.15, 0.75)
-    """Share of a document's tokens kept, drawn evenly between the two."""
+    """Share of a document's tokens to keep, drawn uniformly between the two."""
     temperature: tuple[float, float] = (2.0, 0.3)
     """Gumbel-Softmax temperature at the first and at the last step, annealed geometrically."""
     route_special_tokens: bool = False
     context: Annotated[int, Field(ge=0)] = 0
-    """Rank of the context that a query router without one is given (:class:`fastlane_rag.model.router.QueryContext`);
-    0 leaves the router as it is."""
+    """Rank of the context to add to a query router without one (:class:`fastlane_rag.model.router.QueryContext`);
+    0 adds none."""
 
 
 class TrainConfig(_Strict):
-    """A whole run. Figures in comments of the shipped recipe say what each was chosen by."""
+    """A training run. Comments of the shipped recipe (examples/training/default.yaml) say how values were chosen."""
 
     model: str | None = None
-    """Where to start: a directory or hub id; None for the bundled default."""
+    """The model to start from: a directory or hub id; None for the bundled default."""
     output: Path
     dim: Annotated[int, Field(ge=8)] | None = 128
-    """Width of the projection, started as the principal axes of the token states; None for no projection."""
+    """Width of a new projection, initialised with the principal axes of the token states; None adds no projection."""
     seed: int = 17
     data: DataConfig
     loss: LossWeights = LossWeights()
@@ -103,34 +103,34 @@ class TrainConfig(_Strict):
     scale: float = 20.0
     """Multiplies mean MaxSim (cosines) before a softmax: 1 / temperature of the contrastive terms."""
     routers_only: bool = False
-    """Leave the encoder as it is and learn the routers alone; indexes made with the model stay valid."""
+    """Freeze the encoder and train only the routers; indexes made with the model stay valid."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
-    """0 trains the encoder itself; above it, adapters of this rank that are merged when the run ends."""
+    """Rank of the adapters to train, which are merged at the end; 0 trains the encoder itself."""
     freeze_layers: Annotated[int, Field(ge=0)] = 0
-    """Transformer layers left as they are, from the bottom."""
+    """Number of frozen transformer layers, from the bottom."""
     freeze_embeddings: bool = True
     batch_size: Annotated[int, Field(ge=2)] = 32
     mini_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """With a number, gradients are cached so that memory follows it and not the batch size."""
+    """Texts to embed at once with cached gradients, so that memory does not grow with the batch; None caches none."""
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None
     epochs: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: float = 5e-5
     head_learning_rate: float = 1e-3
-    """For the routers, which start from little."""
+    """Learning rate of the routers, which start untrained."""
     projection_learning_rate: float | None = None
-    """For the projection, which starts fitted; None takes ``learning_rate``."""
+    """Learning rate of the projection, which starts fitted; None for ``learning_rate``."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
     weight_decay: float = 0.01
     query_length: Annotated[int, Field(ge=4)] = 48
     document_length: Annotated[int, Field(ge=8)] = 180
-    """Training cuts; the saved model keeps ``saved_document_length``."""
+    """Documents are cut to this in training; the saved model has ``saved_document_length``."""
     saved_document_length: Annotated[int, Field(ge=8)] = 512
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     evaluate_every: Annotated[int, Field(ge=1)] = 200
     save_every: Annotated[int, Field(ge=1)] = 100
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many evaluations without a better one; None never stops early."""
+    """Stop after this many evaluations without improvement; None never stops early."""
     threads: Annotated[int, Field(ge=1)] | None = None
     tracker: Literal["csv", "tensorboard", "both"] = "csv"
 

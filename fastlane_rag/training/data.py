@@ -26,13 +26,13 @@ __all__ = ["DevSet", "Pair", "file_hashes", "load_dev", "load_pairs"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query, a passage that answers it, and passages that look as if they did.
+    """A query, a passage that answers it, and hard negatives.
 
     Attributes:
-        query: its text.
-        positive: text that answers it.
-        negatives: texts that do not.
-        scores: an outside teacher's, of the positive and then of each negative; None without one.
+        query: text of the query.
+        positive: text of a passage that answers it.
+        negatives: texts of passages that do not.
+        scores: an outside teacher's scores of the positive, then of each negative; None without a teacher.
     """
 
     query: str
@@ -46,7 +46,7 @@ class DevSet:
     """A small judged collection.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         queries: text by id.
         documents: text by id.
         qrels: relevance by document id by query id.
@@ -66,10 +66,10 @@ def load_pairs(
     Args:
         name: for messages.
         source: a BEIR folder or a JSONL file of {query, pos} or {query, pos, neg: [...]}, whose own negatives are
-            then taken, with {..., scores: [...]} of a teacher if there are any.
-        config: how many negatives, from which ranks.
-        seed: decides the draw of pairs and of negatives.
-        model: mines with its dense vectors beside BM25; None leaves that out.
+            then taken, with the scores of a teacher, {..., scores: [...]}, if there are any.
+        config: how many negatives to draw, from which ranks.
+        seed: of the draws of pairs and negatives.
+        model: mines negatives with its dense vectors, besides BM25; None mines with BM25 only.
     """
     draw = random.Random(f"{seed}-{name}")
     if given := _given(source, config.negatives):
@@ -97,7 +97,7 @@ def load_pairs(
             found += [i for i in ranked if i not in gold and texts[i] not in gold_texts]
         found = list(dict.fromkeys(found))
         chosen = draw.sample(found, min(config.negatives, len(found)))
-        while len(chosen) < config.negatives:  # nothing looks alike: any other passage
+        while len(chosen) < config.negatives:  # too few similar passages: take any other
             other = draw.choice(ids)
             if other not in gold and other not in chosen:
                 chosen.append(other)
@@ -106,7 +106,7 @@ def load_pairs(
 
 
 def load_dev(name: str, source: Source, size: int, seed: int) -> DevSet:
-    """A dev collection: every judged passage of the drawn queries, filled up to ``size`` with others."""
+    """A dev collection: every judged passage of the drawn queries, and others up to ``size``."""
     dataset = load_dataset(source.path, source.split, limit=source.limit)
     documents = {p.id: p.content for p in dataset.passages()}
     judged = {d for grades in dataset.qrels.values() for d, grade in grades.items() if grade > 0}
@@ -117,7 +117,7 @@ def load_dev(name: str, source: Source, size: int, seed: int) -> DevSet:
 
 
 def file_hashes(sources: dict[str, Source]) -> dict[str, str]:
-    """SHA-256 of every file a run reads, by "source/file"."""
+    """SHA-256 of every file that a run reads, by "source/file"."""
     hashes = {}
     for name, source in sources.items():
         for file in _files(source):
@@ -162,7 +162,7 @@ def _pair_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _given(source: Source, count: int) -> list[Pair] | None:
-    """The pairs of a file that brings its own negatives; None when it does not."""
+    """The pairs of a file that has negatives; None for a file without."""
     if not source.path.is_file():
         return None
     pairs: list[Pair] = []
@@ -180,7 +180,7 @@ def _given(source: Source, count: int) -> list[Pair] | None:
 
 
 def _teacher(record: dict[str, Any], source: Source, number: int, count: int) -> list[float] | None:
-    """Scores of the positive and of as many negatives as are taken."""
+    """The teacher's scores of the positive and of the first `count` negatives."""
     scores = record.get("scores")
     if scores is None:
         return None

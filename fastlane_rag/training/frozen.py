@@ -1,4 +1,4 @@
-"""What a frozen transformer makes of a text is made once: on a CPU that is most of the time of training routers."""
+"""Caches the token states of a frozen transformer, whose computation takes most of the time of training routers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MOST_BYTES = 1 << 30
 
 @contextmanager
 def remembered_states(transformer: Transformer, most_bytes: int = _MOST_BYTES) -> Iterator[None]:
-    """Let a transformer that does not change keep the token states of the texts it has seen.
+    """Make a transformer keep the token states of the texts it has seen.
 
     Args:
-        transformer: frozen, its dropout off. On another device than the CPU nothing is kept.
-        most_bytes: of states; texts that come when these are full are computed each time.
+        transformer: must be frozen, without dropout. On other devices than the CPU nothing is kept.
+        most_bytes: the most bytes of states to keep; once full, other texts are computed each time.
     """
     if transformer.auto_model.device.type != "cpu":
         yield

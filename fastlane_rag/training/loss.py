@@ -18,20 +18,20 @@ from fastlane_rag.training.config import LossWeights, RoutingConfig
 
 __all__ = ["CachedRoutedLoss", "RoutedLoss", "RoutedTerms"]
 
-_UNROUTABLE = -1e4  # stands for -inf where a score must stay finite to carry a gradient
+_UNROUTABLE = -1e4  # replaces -inf where a score must be finite to have a gradient
 
 
 class RoutedTerms:
-    """The loss over embeddings and router scores, however they were computed.
+    """The loss as a function of embeddings and router scores.
 
-    Scores are mean MaxSim: the sum over query tokens divided by their number, so that any k has one scale.
+    Scores are mean MaxSim, SumMaxSim divided by the number of query tokens, so that all k have the same scale.
 
     Args:
-        weights: how much each term counts.
+        weights: weight of each term.
         routing: k, document share and temperature.
         scale: factor before a softmax over scores.
         seed: of the draws of k and of the document share.
-        labelled: False takes the full ranking, not the positive, for what routing one token is to find.
+        labelled: whether the target of the term ``expected`` is the positive; False makes it the full ranking.
     """
 
     def __init__(
@@ -71,17 +71,21 @@ class RoutedTerms:
         """The weighted sum of the terms.
 
         Args:
-            queries: (B, Lq, d); query_mask (B, Lq) bool; query_scores (B, Lq), -inf where not routable.
-            documents: (N, Ld, d) of all the batch's documents, with document_mask and document_scores (N, Ld).
+            queries: (B, Lq, d) token embeddings.
+            query_mask: (B, Lq) bool, true at real tokens.
+            query_scores: (B, Lq) router scores, -inf where a token may not be routed.
+            documents: (N, Ld, d) token embeddings of all documents of the batch.
+            document_mask: (N, Ld) bool, true at real tokens.
+            document_scores: (N, Ld) router scores.
             positives: (B,) index of each query's positive.
             training: draw Gumbel noise and random budgets; False takes the middle of each.
-            anchor: ``queries`` and ``documents`` as the model embeds them that the run started from.
-            views: (B, Lq, d), the queries' tokens in context where the router has one. What is routed is then compared
-                by what search compares; see :meth:`RoutedQuery.compared`.
-            teacher: (B, 1 + n) an outside teacher's scores of each query's own documents, which are number b,
-                B + b, 2 B + b, ... of all: the positive, then the n negatives.
+            anchor: ``queries`` and ``documents`` as embedded by the model that the run started from.
+            views: (B, Lq, d) contextual views of the query tokens, for a router that has them. Routed tokens are then
+                compared by the same rows as in search; see :meth:`RoutedQuery.compared`.
+            teacher: (B, 1 + n) an outside teacher's scores of the positive and the n negatives of each query. Those
+                of query b are documents b, B + b, 2 B + b and so on.
         """
-        # The draws depend on the step alone, so a resumed run repeats them.
+        # The draws depend only on seed and step, so a resumed run repeats them.
         draw = random.Random(f"{self.seed}-{self.step}") if training else random.Random(self.seed)
         w = self.weights
         lengths = query_mask.sum(1).clamp(min=1)
@@ -149,8 +153,8 @@ class RoutedTerms:
         scores = document_scores.masked_fill(~document_mask, float("-inf"))
         budget = (torch.isfinite(scores).sum(1) * draw.uniform(low, high)).ceil().clamp(min=1)
         z = gumbel_top_k(scores, budget, self.temperature)
-        # Multiplying a kept token by its weight of 1 hands the router the straight-through gradient: how much
-        # the scores would lose without it.
+        # A kept token has the weight 1. Multiplying by it gives the router the straight-through gradient: how much the
+        # scores would lose without the token.
         kept = maxsim(
             queries,
             documents * z[..., None].to(documents.dtype),
@@ -174,7 +178,7 @@ class RoutedLoss(nn.Module):
     Args:
         model: the encoder being trained.
         terms: the loss itself.
-        anchor: the encoder as it was at the start, whose full ranking the ``anchor`` term keeps to.
+        anchor: a copy of the encoder at the start; the terms ``anchor`` and ``anchor_tokens`` compare with it.
     """
 
     def __init__(self, model: RoutedEncoder, terms: RoutedTerms, anchor: RoutedEncoder | None = None) -> None:
@@ -215,7 +219,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         return super().forward(features, labels)
 
     def embed_minibatch(self, sentence_feature: Any, begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
-        """Embeddings, then contextual views if there are any, then the router score: one tensor a text is cached."""
+        """One tensor per text, which is cached: embeddings, contextual views if there are any, and router scores."""
         stash: list[dict[str, Tensor]] = []
         handles = [
             router.register_forward_hook(lambda _m, _i, out: stash.append(dict(out)))
@@ -227,7 +231,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
         finally:
             for handle in handles:
                 handle.remove()
-        # The views and not what they are made of: their own parameters then get all gradients in the second pass.
+        # Cache the views, not their inputs: then the second pass gives their parameters all gradients.
         views = _views(self._routers[0], embeddings, stash[0])
         scores = stash[0]["routing_scores"].clamp(min=_UNROUTABLE)[..., None]
         parts = [embeddings, scores] if views is None else [embeddings, views, scores]
@@ -256,7 +260,7 @@ class CachedRoutedLoss(CachedMultiVectorMultipleNegativesRankingLoss):
 
 
 def _token_maxima(queries: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
-    """Each query token's MaxSim with each document, 0 at padding: (B, Lq, N). Every routed score is a sum of these."""
+    """(B, Lq, N): maximum of each query token in each document, 0 at padding. Routed scores are sums of these."""
     tokens = queries[query_mask]
     maxima = maxsim(tokens[:, None], documents, document_mask=document_mask)
     out = maxima.new_zeros(*query_mask.shape, maxima.shape[1])
@@ -266,8 +270,8 @@ def _token_maxima(queries: Tensor, query_mask: Tensor, documents: Tensor, docume
 def _expected_loss(scores: Tensor, maxima: Tensor, wanted: Tensor) -> Tensor:
     """Cross-entropy of routing one token, averaged exactly over the router's distribution.
 
-    What the straight-through estimate at k = 1 approaches with many draws, without its variance: the loss of every
-    token is known, since their maxima are. ``wanted`` is a distribution over the documents for each query: (B, N).
+    It is the mean of the straight-through estimate at k = 1, without its variance: the maxima give the loss of every
+    token. ``wanted`` is (B, N), the target distribution of each query over the documents.
     """
     of_token = -torch.einsum("bln,bn->bl", torch.log_softmax(maxima, 2), wanted)
     p = torch.softmax(scores, 1).masked_fill(~torch.isfinite(scores), 0.0)
@@ -279,7 +283,7 @@ _Column = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 def _views(router: QueryRouter, embeddings: Tensor, features: dict[str, Any]) -> Tensor | None:
-    """The contextual views of what was embedded, (B, L, d) float32; None of documents and without a context."""
+    """(B, L, d) float32 contextual views of embedded queries; None for documents, and without a context."""
     if "routing_pooled" not in features:
         return None
     return router.views(embeddings.float(), features)
@@ -297,7 +301,7 @@ def _embed_all(model: RoutedEncoder, features: list[dict[str, Tensor]]) -> list[
 
 
 def _hidden(anchor: RoutedEncoder | None) -> tuple[RoutedEncoder, ...]:
-    """In a tuple, so that its weights are neither trained nor saved with the loss."""
+    """Put the anchor into a tuple, so that its weights are neither trained nor saved with the loss."""
     return () if anchor is None else (anchor.eval(),)
 
 
@@ -305,7 +309,7 @@ def _hidden(anchor: RoutedEncoder | None) -> tuple[RoutedEncoder, ...]:
 def _anchor_embeddings(
     anchor: tuple[RoutedEncoder, ...], features: list[dict[str, Tensor]], size: int | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """Queries (B, Lq, d) and documents (N, Ld, d) of a batch by the anchor, ``size`` texts at a time."""
+    """Embed the queries (B, Lq, d) and documents (N, Ld, d) of a batch by the anchor, ``size`` texts at a time."""
     if not anchor:
         return None
     columns = []
@@ -388,7 +392,7 @@ def _divergence(scores: Tensor, target: Tensor) -> Tensor:
 
 
 def _position_concentration(scores: Tensor, temperature: float) -> Tensor:
-    """How concentrated routing is on a few positions over the batch: 0 when spread evenly, 1 when on one."""
+    """Concentration of routing on few positions over the batch: 0 if spread evenly, 1 if all on one position."""
     p = torch.softmax(scores / temperature, dim=1).masked_fill(~torch.isfinite(scores), 0.0)
     marginal = p.mean(0)
     reachable = torch.isfinite(scores).any(0).sum().clamp(min=2)
@@ -398,7 +402,7 @@ def _position_concentration(scores: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def _wins(queries: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor, positives: Tensor) -> Tensor:
-    """Share of a query's maxima that each token of its positive wins: (B, Ld)."""
+    """(B, Ld): share of a query's tokens whose best match is each token of its positive."""
     wins = torch.zeros(len(queries), documents.shape[1], device=queries.device)
     for row, positive in enumerate(positives.tolist()):
         tokens = document_mask[positive].nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: loss terms, temperature, and words when selection collapses."""
+"""Logs of a training run: loss terms, temperature, dev scores, and a warning when routing collapses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("fastlane_rag.training")
 
 
 class RoutingMonitor(TrainerCallback):
-    """Drives the temperature by the global step, logs the terms of the loss, and warns when routing collapses."""
+    """Sets the temperature from the global step, logs the terms of the loss, and warns when routing collapses."""
 
     def __init__(self, terms: RoutedTerms, window: int = 50) -> None:
         self.terms = terms
@@ -35,15 +35,15 @@ class RoutingMonitor(TrainerCallback):
         self._positions: deque[Tensor] = deque(maxlen=window)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Learn how long the run is."""
+        """Read the number of steps of the run."""
         self.terms.last_step = state.max_steps
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the step, from which the temperature and the draws follow; exact after a resume too."""
+        """Set the step, which decides temperature and draws, also after a resume."""
         self.terms.step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the terms of the step and look for collapse once a window is full."""
+        """Keep the terms of the step; check for collapse once a window is full."""
         self._recent.append(self.terms.terms)
         self._positions.append(self.terms.routed_positions.cpu())
         if (
@@ -69,7 +69,7 @@ class RoutingMonitor(TrainerCallback):
         logs["top_position_share"] = self.top_position_share()
 
     def top_position_share(self) -> float:
-        """Share of recent queries whose best-routed token stands at the commonest position."""
+        """Share of recent queries whose best routed token is at the most common position."""
         if not self._positions:
             return 0.0
         counts = torch.bincount(torch.cat(list(self._positions)))
@@ -77,13 +77,13 @@ class RoutingMonitor(TrainerCallback):
 
 
 class CsvLog(TrainerCallback):
-    """Appends each log record to a CSV file of (step, name, value) rows, which survives a change of columns."""
+    """Appends each log record to a CSV file of (step, name, value) rows, so that new names need no new column."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Write one row a value."""
+        """Write one row per value."""
         fresh = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -108,7 +108,7 @@ class DevEvaluator(BaseEvaluator):
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1, **kwargs: Any
     ) -> dict[str, float]:
-        """Judge the model; keys are like "squad_ndcg10_full" and "dev_score"."""
+        """Evaluate the model; keys are like "squad_ndcg10_full" and "dev_score"."""
         was_training = model.training
         face = FastLaneModel(model)
         results: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Getting an encoder ready to train: a fitted projection, a measured prior, and what stays frozen."""
+"""Preparing an encoder for training: a fitted projection, a measured prior, frozen layers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def add_projection(encoder: RoutedEncoder, projection: Tensor) -> None:
     """Put a linear projection before the normalisation.
 
     Args:
-        encoder: without a projection.
-        projection: (dim, width of the token states), such as :func:`fitted_axes`.
+        encoder: must have no projection.
+        projection: (dim, width of the token states), such as from :func:`fitted_axes`.
 
     Raises:
-        ModelError: the encoder has a projection, or the projection is of another width.
+        ModelError: the encoder has a projection already, or the widths differ.
     """
     dim, width = projection.shape
     if width != encoder.transformer.get_embedding_dimension():
@@ -43,10 +43,10 @@ def add_projection(encoder: RoutedEncoder, projection: Tensor) -> None:
 
 @torch.no_grad()
 def fitted_axes(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, batch_size: int = 32) -> Tensor:
-    """A projection to ``dim`` that token cosines survive, (dim, width).
+    """A projection that keeps the cosines of tokens as well as possible: (dim, width).
 
-    The rows are the leading principal axes (uncentred, since MaxSim compares cosines) of the unit-length token
-    states of ``texts``: the linear map that loses least of them in squared error.
+    The rows are the leading principal axes of the unit-length token states of ``texts``: the linear map with the least
+    squared error. They are uncentred, because MaxSim compares cosines.
 
     Raises:
         ModelError: ``dim`` exceeds the encoder's width.
@@ -67,7 +67,7 @@ def fitted_axes(encoder: RoutedEncoder, dim: int, texts: Sequence[str], *, batch
 
 
 def add_context(encoder: RoutedEncoder, rank: int) -> None:
-    """Give the query router contextual views of ``rank``; one that has them already keeps its own.
+    """Add contextual views of ``rank`` to the query router; a router that has views of this rank keeps them.
 
     Raises:
         ModelError: the router has a context of another rank.
@@ -93,10 +93,10 @@ def corpus_idf(encoder: RoutedEncoder, texts: Sequence[str], *, batch_size: int 
 
 
 def freeze(encoder: RoutedEncoder, *, layers: int, embeddings: bool) -> None:
-    """Leave the embedding table and the lowest ``layers`` of the transformer as they are.
+    """Freeze the lowest ``layers`` of the transformer, and its embedding table where ``embeddings`` is true.
 
     Raises:
-        ModelError: the transformer does not show its layers by one of the usual names.
+        ModelError: the transformer has no list of layers, or a shorter one.
     """
     base = encoder.backbone
     if embeddings:

@@ -1,9 +1,9 @@
-"""A projection of token states learned to keep the ranking of SumMaxSim, the transformer left as it is.
+"""A projection of token states trained to keep the ranking of SumMaxSim; the transformer is frozen.
 
-Principal axes keep the token states; what a search needs is the order of the passages. So the projection starts as the
-principal axes and is trained to give, in few dimensions, the ranking that all dimensions give: the KL divergence
-between the two over the look-alikes of a batch, the cosines of single tokens beside it, and where queries are labelled
-the cross-entropy of the answer.
+Principal axes keep the token states, but a search needs the order of the passages. So the projection starts as the
+principal axes, and is trained to rank in few dimensions as all dimensions do. The loss is the KL divergence between the
+two rankings over similar passages, the squared error of token cosines, and for labelled queries the cross-entropy of
+the answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class States:
     """Token states of texts, packed.
 
     Attributes:
-        rows: (T, h), of any float type.
+        rows: (T, h), of any float dtype.
         ids: (T,) token ids.
         offsets: (N + 1,) int64; text i has the rows from offsets[i] to offsets[i + 1].
     """
@@ -38,7 +38,7 @@ class States:
         return len(self.offsets) - 1
 
     def without(self, ids: Sequence[int]) -> States:
-        """The same texts without some tokens; a text of nothing else keeps its first."""
+        """The same texts without tokens of these ids; a text that has no others keeps its first token."""
         kept = ~torch.isin(self.ids, torch.tensor(list(ids), dtype=self.ids.dtype))
         count = F.pad(kept.long().cumsum(0), (1, 0))
         empty = count[self.offsets[1:]] == count[self.offsets[:-1]]
@@ -47,7 +47,7 @@ class States:
         return States(self.rows[kept], self.ids[kept], lengths)
 
     def padded(self, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B, L, h) float32 of some texts, 0 at padding, and (B, L) bool."""
+        """(B, L, h) float32 states of some texts, 0 at padding, and their (B, L) bool mask."""
         spans = [(int(self.offsets[i]), int(self.offsets[i + 1])) for i in texts]
         width = max(end - start for start, end in spans)
         out = torch.zeros(len(spans), width, self.rows.shape[1])
@@ -58,20 +58,21 @@ class States:
         return out, mask
 
     def means(self) -> Tensor:
-        """(N, h) float32, L2-normalised: one vector a text."""
+        """(N, h) float32: the L2-normalised mean of each text."""
         spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         return F.normalize(torch.stack([self.rows[a:b].float().mean(0) for a, b in spans]), dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Queries of one domain with the passages they are ranked against.
+    """Queries of one domain, and the passages to rank for them.
 
     Attributes:
-        queries: token states of the queries; documents: of the passages.
-        gold: of each query, the passages that answer it.
-        labelled: of each query, whether its gold may be learned from.
-        near: of each query, lists of look-alikes, the most alike first.
+        queries: token states of the queries.
+        documents: token states of the passages.
+        gold: for each query, the passages that answer it.
+        labelled: for each query, whether its gold may be used in training.
+        near: for each query, lists of similar passages, the most similar first.
     """
 
     queries: States
@@ -83,13 +84,13 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class ProjectionLoss:
-    """How much each term counts.
+    """Weights of the terms of the loss.
 
     Attributes:
-        ranking: KL of the ranking from that of all dimensions.
-        tokens: squared difference of single cosines, in hundredths.
-        answer: cross-entropy of a labelled query's answer.
-        scale: multiplies mean MaxSim before the softmax of ``ranking``; of ``answer`` it is 20.
+        ranking: weight of the KL divergence of the ranking from that of all dimensions.
+        tokens: weight of the squared error of token cosines, in hundredths.
+        answer: weight of the cross-entropy of a labelled query's answer.
+        scale: multiplies mean MaxSim before the softmax of ``ranking``; for ``answer`` the factor is 20.
     """
 
     ranking: float = 1.0
@@ -99,7 +100,7 @@ class ProjectionLoss:
 
 
 def principal_axes(states: Sequence[States], dim: int, *, most: int = 60_000, seed: int = 17) -> Tensor:
-    """(dim, h): the leading principal axes of the unit-length states, uncentred, each domain counted alike."""
+    """(dim, h): the leading uncentred principal axes of the unit-length states; domains have equal weight."""
     draw = torch.Generator().manual_seed(seed)
     width = states[0].rows.shape[1]
     moment = torch.zeros(width, width, dtype=torch.float64)
@@ -126,15 +127,15 @@ def learn_projection(
     """Train a projection (dim, h) to keep the ranking of SumMaxSim over the states themselves.
 
     Args:
-        domains: drawn from with the root of their number of queries.
-        start: (dim, h), such as :func:`principal_axes`.
-        weights: of the terms.
-        steps: of ``batch_size`` queries of one domain.
-        batch_size: queries a step, each ranked against the passages of all.
+        domains: each step draws one, with a probability proportional to the square root of its number of queries.
+        start: (dim, h), such as from :func:`principal_axes`.
+        weights: weights of the terms.
+        steps: number of steps, each with ``batch_size`` queries of one domain.
+        batch_size: queries per step, each ranked against the passages of all.
         learning_rate: of Adam, annealed to 0.
-        near: passages drawn of each list of look-alikes, a query: half of them from its first ten.
+        near: passages to draw per query from each list of similar passages, half of them from its first ten.
         seed: of every draw.
-        told: called with the step and the mean of each term over the last hundred.
+        told: called every hundred steps and at the end, with the step and the mean of each term over the last hundred.
     """
     weights = weights or ProjectionLoss()
     draw = random.Random(seed)
@@ -197,7 +198,7 @@ def _terms(
         terms["tokens"] = 100 * (new - old).square().mean()
     labelled = torch.tensor([domain.labelled[q] for q in chosen])
     if weights.answer and labelled.any():
-        # A question's other right answers are not wrong ones.
+        # Other right answers of a query do not count as wrong.
         others = torch.zeros_like(ranking, dtype=torch.bool)
         for row, query in enumerate(chosen):
             others[row, [column[g] for g in domain.gold[query] if column.get(g, answer[row]) != answer[row]]] = True
@@ -207,7 +208,7 @@ def _terms(
 
 
 def _mean_maxsim(tokens: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
-    """(B, N) SumMaxSim over the number of query tokens, of all queries' tokens (T, d) and documents (N, L, d)."""
+    """(B, N) mean MaxSim (SumMaxSim divided by the query's tokens) of query tokens (T, d) and documents (N, L, d)."""
     count, length, width = documents.shape
     similar = (tokens @ documents.reshape(-1, width).T).view(-1, count, length)
     maxima = similar.masked_fill(~document_mask, -2.0).amax(2)

@@ -1,4 +1,4 @@
-"""Routers for a checkpoint that stays as it is: learned from its own ranking of the user's corpus, without labels."""
+"""Training routers for a frozen checkpoint, without labels: they learn from its own ranking of the user's corpus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["draw_queries", "train_router"]
 logger = logging.getLogger("fastlane_rag.training")
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_WORDS = (4, 40)  # of a sentence that can pass for a query
+_WORDS = (4, 40)  # least and most words of a sentence that serves as a query
 _NEGATIVES = 3
 _DEPTH = 20
 _DEV_SHARE = 0.1
@@ -41,26 +41,26 @@ def train_router(
     seed: int = 17,
     threads: int | None = None,
 ) -> FastLaneModel:
-    """Learn both routers of a late-interaction model by distilling its own full SumMaxSim ranking.
+    """Train both routers of a late-interaction model by distilling its own full SumMaxSim ranking.
 
-    The encoder is frozen, so the embeddings, and every index made with them, stay valid: the model that comes out
-    has the same fingerprint. The ranking is computed once, on a sample of the corpus, and kept in ``output``;
-    training itself resumes from its last checkpoint.
+    The encoder is frozen. So the trained model has the same embeddings and fingerprint, and existing indexes stay
+    valid. The ranking is computed once, on a sample of the corpus, and kept in ``output``. An interrupted training
+    resumes from its last checkpoint.
 
     Args:
         model: any late-interaction model.
-        corpus: passages to rank; a sample is drawn of a larger one.
-        output: a directory for the ranking, the checkpoints, and at the end the model (in "model").
+        corpus: passages to rank; a sample is drawn from a larger corpus.
+        output: a directory for the ranking, the checkpoints, and finally the model (in "model").
         queries: typical queries; None draws titles and sentences from the corpus.
-        most_queries: at most so many queries are used.
-        most_documents: at most so many passages are ranked.
+        most_queries: use at most this many queries.
+        most_documents: rank at most this many passages.
         steps: optimisation steps of ``batch_size`` queries.
-        batch_size: queries a step; each brings one passage it matches and three that look alike.
+        batch_size: queries per step, each with one matching passage and three similar ones.
         seed: of every draw.
         threads: CPU threads; None leaves torch's setting.
 
     Returns:
-        The same embeddings with trained routers.
+        A model with the same embeddings and trained routers.
 
     Raises:
         DataError: there are fewer than 20 queries to learn from, or fewer than 20 passages.
@@ -93,7 +93,7 @@ def train_router(
             dev={"corpus": Source(path=folder / "dev", split="dev", limit=100)},
             negatives=_NEGATIVES,
         ),
-        # Labels there are none: what is right is what full SumMaxSim says.
+        # There are no labels; the target is the ranking of full SumMaxSim.
         loss=LossWeights(full=0.0, routed=0.0, distill=1.0, expected=1.0),
         routing=RoutingConfig(k={1: 0.2, 2: 0.4, 4: 0.4}, temperature=(1.5, 0.3)),
         max_steps=steps,
@@ -106,7 +106,7 @@ def train_router(
 
 
 def draw_queries(passages: Sequence[Passage], count: int, seed: int) -> list[str]:
-    """Titles, and sentences of 4 to 40 words, that can stand in for queries; at most ``count``, in random order."""
+    """Titles, and sentences of 4 to 40 words, to use as queries: at most ``count``, in random order."""
     draw = random.Random(f"{seed}-queries")
     found: list[str] = []
     for passage in draw.sample(list(passages), len(passages)):
@@ -123,7 +123,7 @@ def draw_queries(passages: Sequence[Passage], count: int, seed: int) -> list[str
 def _write_ranking(
     model: FastLaneModel, passages: Sequence[Passage], queries: Sequence[str], folder: Path, draw: random.Random
 ) -> None:
-    """Rank the passages for every query, and write training pairs and a dev collection of it."""
+    """Rank the passages for every query; write training pairs and a dev collection made of the rankings."""
     from fastlane_rag.index import FastLaneIndex
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _write_ranking(
         ]
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for query, hits in ranked[dev_count:]:
-            # The passage that a query was drawn from matches it word for word: nothing is learned from that.
+            # Leave out the passage that a query was drawn from. It matches word for word, so it teaches nothing.
             others = [text for _, text in hits if query not in text]
             if len(others) > _NEGATIVES:
                 negatives = draw.sample(others[1:], _NEGATIVES)
@@ -148,7 +148,7 @@ def _write_ranking(
 
 
 def _write_dev(folder: Path, passages: Sequence[Passage], ranked: Sequence[tuple[str, list[tuple[str, str]]]]) -> None:
-    """A BEIR folder whose relevant passages are the ten that full SumMaxSim ranks first, so that it scores 1."""
+    """Write a BEIR folder whose relevant passages are the ten that full SumMaxSim ranks first, so it scores 1."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for passage in passages:

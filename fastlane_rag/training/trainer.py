@@ -38,22 +38,22 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
 
     Args:
         config: the run.
-        resume: go on from the last checkpoint in ``config.output``, if there is one; the result is the same as
-            that of a run which was never stopped. False starts over (and refuses to if checkpoints exist).
+        resume: continue from the last checkpoint in ``config.output``, if there is one; the result is the same as
+            without interruption. False starts anew, and fails if there are checkpoints.
 
     Returns:
-        The trained model: the best on the dev sets when there are any, else the last.
+        The trained model: the best on the dev sets if there are any, else the last.
 
     Raises:
-        ModelError: data or model cannot be used, or checkpoints are in the way: of another config, other data or
-            another starting model, or any at all where ``resume`` is False.
+        ModelError: data or model cannot be used; or there are checkpoints of another config, other data or another
+            starting model; or there are any checkpoints and ``resume`` is False.
     """
-    torch.manual_seed(config.seed)  # before the model opens: routers it lacks are drawn at random
+    torch.manual_seed(config.seed)  # before the model opens, because missing routers are initialised at random
     return train_from(FastLaneModel.from_pretrained(config.model, dtype="float32"), config, resume=resume)
 
 
 def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
-    """:func:`train`, from a model that is open; ``config.model`` is not read. The model is trained in place."""
+    """As :func:`train`, but train this model in place; ``config.model`` is ignored."""
     if config.threads:
         torch.set_num_threads(config.threads)
     config.output.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True
     )
     with _frozen(encoder) if config.routers_only else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
-    # Mixed precision was put around the encoder's forward; what is returned computes as the saved model does.
+    # Undo the wrapper for mixed precision, so that the returned model computes as the saved one.
     trainer.accelerator.unwrap_model(encoder, keep_fp32_wrapper=False)
     if config.lora_rank:
         _merge_adapters(encoder)
@@ -160,7 +160,7 @@ def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> Mul
         multi_dataset_batch_sampler="proportional",
         eval_strategy="steps" if judged else "no",
         eval_steps=config.evaluate_every,
-        eval_on_start=judged,  # the untrained figures, to compare with
+        eval_on_start=judged,  # for comparison with the untrained model
         save_strategy="steps",
         save_steps=config.evaluate_every if judged else config.save_every,
         save_total_limit=2,
@@ -175,7 +175,7 @@ def _arguments(config: TrainConfig, encoder: RoutedEncoder, judged: bool) -> Mul
 
 
 def _children(names: list[str]) -> str:
-    """Pattern of the parameters of some modules; anchored, or "2." would also name the transformer's own layer 2."""
+    """Pattern of the parameters of some modules; anchored, because "2." would match the transformer's layer 2 too."""
     return rf"^(model\.)?({'|'.join(map(re.escape, names))})\."
 
 
@@ -221,7 +221,7 @@ def _merge_adapters(encoder: RoutedEncoder) -> None:
 
 @contextmanager
 def _frozen(encoder: RoutedEncoder) -> Iterator[None]:
-    """What is frozen gives the embeddings it gives in use, and is asked once a text."""
+    """Switch dropout off, as in inference, and cache the states of the frozen transformer."""
     modules = [m for m in encoder.modules() if isinstance(m, torch.nn.Dropout)]
     rates = [m.p for m in modules]
     for module in modules:
@@ -256,10 +256,10 @@ def _record(config: TrainConfig, pairs: dict[str, list[Pair]], start: FastLaneMo
 
 
 def _check_same_run(file: Path, record: dict[str, Any]) -> None:
-    """Refuse checkpoints that another run left, whose weights would be taken for this one's.
+    """Refuse checkpoints of another run, whose weights would be continued by mistake.
 
     Raises:
-        ModelError: what made the checkpoints is unknown or differs; the message names what.
+        ModelError: the run of the checkpoints is unknown, or differs; the message names the differences.
     """
     way_out = "continue with what made them, or choose another output"
     try:
@@ -274,12 +274,12 @@ def _check_same_run(file: Path, record: dict[str, Any]) -> None:
         raise ModelError(f"{file.parent} holds checkpoints of another run: {changes}{more}; {way_out}")
 
 
-# Where files lie, and how fast or how loudly a run goes, changes nothing of its result: hashes say what was read.
+# Settings that do not change the result: threads, logging, and paths (hashes cover the contents of files).
 _WITHOUT_EFFECT = re.compile(r"config\.(output|model|threads|tracker|data\.(train|dev)\.[^.]+\.path)")
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of a record by dotted name, without those that do not decide a result."""
+    """The leaves of a record by dotted name, without the settings that do not change a result."""
     if isinstance(value, dict):
         return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}" if name else key).items()}
     return {} if _WITHOUT_EFFECT.fullmatch(name) else {name: value}
