@@ -1,1 +1,1 @@
-"""Judging retrieval: datasets, metrics, the compared methods, and where a figure was measured."""
+"""Evaluating retrieval: datasets, metrics, compared methods, diagnosis, and the environment of a measurement."""

@@ -1,4 +1,4 @@
-"""What FastLane is compared with: one vector a document, and words alone."""
+"""Baselines to compare FastLane with: one vector per document, and BM25."""
 
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Dense:
-    """One mean-pooled vector a document, of the same encoder, compared with every query exhaustively.
+    """One mean-pooled vector per document, by the same encoder, searched exhaustively.
 
     Args:
         model: encodes the queries.
@@ -36,7 +36,7 @@ class Dense:
         self.bytes_per_document: float | None = vectors.nbytes / len(ids)
 
     def answer(self, query: str, depth: int) -> Answer:
-        """The documents of highest cosine."""
+        """The documents with the highest cosine."""
         start = perf_counter()
         vector = self._model.encode_dense_queries([query])[0]
         encoded = perf_counter()
@@ -46,7 +46,7 @@ class Dense:
 
 
 class Hnsw(Dense):
-    """The same vectors behind faiss's HNSW graph (32 links, 64 kept while searching), as vector stores serve them.
+    """The same vectors in faiss's HNSW graph (M 32, efSearch 64), as vector stores use it.
 
     Args:
         model: encodes the queries.
@@ -72,7 +72,7 @@ class Hnsw(Dense):
         self.bytes_per_document = len(faiss.serialize_index(self._graph)) / len(ids)
 
     def answer(self, query: str, depth: int) -> Answer:
-        """The documents of highest cosine that the graph leads to."""
+        """The documents with the highest cosine that the graph finds."""
         start = perf_counter()
         vector = self._model.encode_dense_queries([query])
         encoded = perf_counter()
@@ -111,7 +111,7 @@ class Bm25:
         self._engine.index(self._words(texts), show_progress=False)
 
     def answer(self, query: str, depth: int) -> Answer:
-        """The documents of highest BM25 score."""
+        """The documents with the highest BM25 score."""
         start = perf_counter()
         words = self._words([query])
         encoded = perf_counter()

@@ -1,4 +1,4 @@
-"""Encoded corpora, kept on disk so that judging the same model on the same corpus again is quick."""
+"""Encoded corpora, kept on disk so that a corpus is encoded only once for each model."""
 
 import hashlib
 import os
@@ -19,22 +19,21 @@ if TYPE_CHECKING:
     from fastlane_rag.model.router import TokenRouter
 
 Track = Callable[[Iterable[Passage], str], Iterable[Passage]]
-"""Passes passages through, showing progress; the text says what is done with them."""
+"""Passes passages on and shows progress; the text says what is done with them."""
 
 _CHUNK = 512
 
 
 class CorpusCache:
-    """What one model made of one corpus: the index, and the vectors of the dense baseline.
+    """One corpus encoded by one model: indexes, and the vectors of the dense baseline.
 
-    The corpus goes through the encoder once, with all tokens. Smaller indexes, in a codec or with the tokens that the
-    document router keeps, are made from the stored rows.
+    The corpus is encoded once, with all tokens. Smaller indexes, in a codec or with the tokens that the document router
+    keeps, are made from the stored rows.
 
     Args:
-        root: the cache's folder; a sub-folder a pair of corpus and model is made in it.
-        dataset: whose corpus.
-        model: encodes what is not there yet. The budget of its document router is what `index` and `coded` keep by
-            default.
+        root: the cache's folder, with a sub-folder for each pair of corpus and model.
+        dataset: has the corpus.
+        model: encodes what is missing. `index` and `coded` keep the budget of its document router by default.
         track: wraps the passages while they are encoded, to show progress.
     """
 
@@ -43,16 +42,16 @@ class CorpusCache:
         self.model = model
         self._dataset = dataset
         self._track = track
-        # Scores are the document router's doing, and the fingerprint leaves routers out.
+        # The scores depend on the document router, which the fingerprint leaves out.
         self._router = router_digest(model.encoder.document_router)
         self._records = SideRecords(self.folder / f"side-{self._router}")
 
     def coded(self, codec: str, budget: float | None = None) -> "FastLaneIndex":
-        """The index with its tokens stored in a codec, as users have it.
+        """The index in a codec, as users have it.
 
         Args:
-            codec: as `FastLaneIndex.create` takes it.
-            budget: tokens the document router keeps; None: what the model says.
+            codec: as in `FastLaneIndex.create`.
+            budget: tokens of a document to keep; None for the budget of the model.
         """
         if codec == "fp16":
             return self.index(budget)
@@ -64,7 +63,7 @@ class CorpusCache:
         return self._open(path)
 
     def index(self, budget: float | None = None) -> "FastLaneIndex":
-        """The index in half precision, encoded as far as it is not yet: an interrupted run goes on."""
+        """The index in half precision. Encodes what is missing, so an interrupted run can be continued."""
         budget = budget or self.model.encoder.document_router.budget
         return self._whole() if budget is None else self._kept(budget)
 
@@ -91,16 +90,16 @@ class CorpusCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"dense-{os.getpid()}.npy")
         np.save(draft, vectors)
-        draft.replace(path)  # a half-written file never has the final name
+        draft.replace(path)  # so that an incomplete file never has the final name
         return ids, vectors
 
     def scores(self) -> dict[bytes, npt.NDArray[np.float32]]:
-        """The document router's score of each stored token row, by `whole.text_key` of the document."""
+        """The document router's scores of each document's token rows, by the document's `whole.text_key`."""
         known = self._records.scores()
         with self._whole() as index:
             for documents, _ in documents_with_rows(index):
                 missing = [one.text for one in documents if text_key(one.text) not in known]
-                if missing:  # encoded before the router was what it is now
+                if missing:  # encoded with another state of the router
                     WholeEncoder(self.model, self._records).encode_documents(missing)
         return self._records.scores()
 
@@ -113,7 +112,7 @@ class CorpusCache:
         return self._open(path)
 
     def _kept(self, budget: float) -> "FastLaneIndex":
-        """The rows that a budget makes of those of the whole index."""
+        """An index of the rows that a budget keeps of the whole index."""
         import torch
 
         from fastlane_rag.model.stand_ins import condensed
@@ -165,12 +164,12 @@ class CorpusCache:
 
 
 def _done(path: Path) -> Path:
-    """The file that says an index is complete."""
+    """The file whose presence says that an index is complete."""
     return path.with_name(f"{path.name}-is-complete")
 
 
 def router_digest(router: "TokenRouter") -> str:
-    """A short digest of a router's weights, which no fingerprint covers."""
+    """A short digest of a router's weights, which the fingerprint of a model leaves out."""
     digest = hashlib.sha256()
     for name, value in sorted(router.state_dict().items()):
         digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())

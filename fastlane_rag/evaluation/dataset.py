@@ -12,14 +12,14 @@ from fastlane_rag.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The queries of one split and their judgements; the corpus stays on disk and is streamed.
+    """The queries of one split and their judgements. The corpus stays on disk and is streamed.
 
     Attributes:
         name: the folder's name.
         split: which qrels file was read.
         corpus_path: the corpus file.
-        queries: text by query id, the judged queries only.
-        qrels: relevance by document id by query id.
+        queries: text by query id, of judged queries only.
+        qrels: for each query id, the relevance by document id.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Dataset:
     qrels: dict[str, dict[str, int]]
 
     def passages(self) -> Iterator[Passage]:
-        """The corpus, one passage at a time."""
+        """Yield the passages of the corpus."""
         return read_passages(self.corpus_path)
 
     def corpus_hash(self) -> str:
-        """Hex sha256 of the corpus file: equal hashes are the same passages."""
+        """SHA-256 (hex) of the corpus file; equal hashes mean equal passages."""
         with self.corpus_path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -75,7 +75,7 @@ def load_dataset(folder: str | Path, split: str = "test", *, limit: int | None =
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Relevance by document id by query id, from tab-separated lines of query id, document id, relevance.
+    """Read judgements from tab-separated lines of query id, document id and relevance.
 
     Raises:
         DataError: the file cannot be read or holds no judgement, or a line of it is bad.

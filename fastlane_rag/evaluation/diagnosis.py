@@ -1,10 +1,10 @@
-"""What may be wrong with an index although it answers: each check gives figures, and words that say what to do.
+"""Checks of an index that works but may lose quality. Each check gives figures, and advice where they are bad.
 
-routing       does the query router look at what is asked, or always at the same position
-coverage      are documents cut at the model's length, and how many of their tokens are stored
+routing       does the query router depend on the query, or always pick the same position
+coverage      are documents cut at the model's length, and what share of their tokens is stored
 centroids     are the documents spread over the codec's centroids, and was it trained on an index of this size
-quantisation  how near stored rows are to those that the encoder gives, and whether they rank alike
-candidates    are enough of them refined: do more of them change the answers, and does an exact search
+quantisation  how near are stored rows to those of the encoder, and do both rank alike
+candidates    are enough refined: do more candidates, or an exact search, change the answers
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ _K = 10
 _LEAST_QUERIES = 10
 _WORDS = 12
 
-# From what level on a figure is worth a word. Indexes of the bundled model over scifact, squad_dev, nq_gold_mix,
-# medquad, fairytaleqa and arxiv_title, asked dev questions, are on the other side: cosine 0.996 in 4 bits and 0.93 in
-# one, which costs 1.5% of nDCG@10, overlap from 0.97 and 0.89, changed at most 0.017, exact from 0.975, the largest
-# centroid at most 0.002 and none empty. Only scifact and medquad are cut, 8% and 11% of their documents.
+# Levels from which a figure gives a warning or counts as trouble; docs/tuning.md has the figures of good indexes.
 CUT_WARNING, CUT_TROUBLE = 0.05, 0.5
 KEPT_WARNING = 0.15
 LARGEST_WARNING, EMPTY_WARNING, OUTGROWN_WARNING = 0.05, 0.3, 8
@@ -46,12 +43,12 @@ CHANGED_WARNING, EXACT_WARNING, EXACT_TROUBLE = 0.05, 0.9, 0.6
 
 
 def diagnose(index: FastLaneIndex, queries: Sequence[str] | None = None, *, seed: int = 0) -> Iterator[Finding]:
-    """Examine an index, on samples where all of it would take long; each finding comes as soon as it is made.
+    """Examine an index, by samples where the whole would take long. Yields each finding at once.
 
     Args:
         index: opened with its model.
-        queries: questions that users ask; None draws sentences from the documents, which are easier.
-        seed: of what is drawn.
+        queries: questions of users; None draws sentences from the documents, which are easier to answer.
+        seed: of the samples.
     """
     if not len(index):
         yield Finding("warning", "index", "the index holds no document: there is nothing to examine")
@@ -71,12 +68,12 @@ def diagnose(index: FastLaneIndex, queries: Sequence[str] | None = None, *, seed
     for subject, check in checks:
         try:
             yield check()
-        except Exception as error:  # one check that fails must not hide what the others find
+        except Exception as error:  # a check that fails must not hide the findings of others
             yield Finding("trouble", subject, f"could not be examined: {type(error).__name__}: {error}")
 
 
 def _sentences(index: FastLaneIndex, generator: np.random.Generator) -> list[str]:
-    """A sentence of each of some documents, of a question's length."""
+    """One sentence, as long as a question, of each of some documents."""
     found = []
     for document in rows.sampled(index, QUERIES, generator):
         sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", document.text) if len(s.split()) >= 4]
@@ -145,7 +142,7 @@ def _coverage(index: FastLaneIndex, generator: np.random.Generator) -> Finding:
 
 
 def _centroids(index: FastLaneIndex) -> Finding:
-    """How the stored rows of each codec fall on its centroids."""
+    """How the stored rows of each codec are distributed over its centroids."""
     groups = rows.centroid_counts(index)
     if not groups:
         detail = "the tokens are in half precision (few documents, or codec fp16); there are no centroids"
@@ -165,7 +162,7 @@ def _centroids(index: FastLaneIndex) -> Finding:
         "grown_since_training": grown,
     }
     seen = f"{len(counts):,} centroids, the largest holds {largest:.1%} of the tokens, {empty:.0%} are empty"
-    # Of a handful of centroids each is large.
+    # If there are few centroids, each has a large share.
     if largest > max(LARGEST_WARNING, 8 / len(counts)) or empty > EMPTY_WARNING:
         return Finding(
             "warning",
@@ -185,7 +182,7 @@ def _centroids(index: FastLaneIndex) -> Finding:
 
 
 def _quantisation(index: FastLaneIndex, queries: Sequence[RoutedQuery], generator: np.random.Generator) -> Finding:
-    """Stored rows of a sample beside the rows that the encoder gives its texts now."""
+    """Compare the stored rows of a sample with the encoder's rows of the same texts."""
     documents = rows.sampled(index, _RE_ENCODED, generator)
     stored = rows.of_documents(index, [d.id for d in documents])
     fresh = [np.asarray(one, np.float32) for one in index.model.encode_documents([d.text for d in documents])]
@@ -220,7 +217,7 @@ def _quantisation(index: FastLaneIndex, queries: Sequence[RoutedQuery], generato
 
 
 def _candidates(index: FastLaneIndex, queries: Sequence[RoutedQuery], of: str) -> Finding:
-    """Whether more candidates, and comparing everything, would change the ten best."""
+    """Whether refining more candidates, or comparing everything, changes the ten best."""
 
     some = queries[: max(_EXACT, 1)]
     default = index.search_batch_detailed(queries, _K)
@@ -261,7 +258,7 @@ def _candidates(index: FastLaneIndex, queries: Sequence[RoutedQuery], of: str) -
 
 
 def gini(counts: NDArray[np.int64]) -> float:
-    """0 when all are alike, towards 1 when one has everything."""
+    """The Gini coefficient: 0 if all counts are equal, near 1 if one has everything."""
     ordered = np.sort(counts).astype(np.float64)
     n, total = len(ordered), ordered.sum()
     return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else 0.0
@@ -275,7 +272,7 @@ def _cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.flo
 
 
 def _overlap(queries: Sequence[RoutedQuery], a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]]) -> float:
-    """Mean share of the ten best of `a` that are among those of `b`, by full SumMaxSim."""
+    """Mean share of the ten best documents of `a` that are also among those of `b`, by full SumMaxSim."""
     import torch
 
     from fastlane_rag.scoring import maxsim

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was taken: hardware, versions, commit, command."""
+"""The environment of a measurement: hardware, versions, commit, command."""
 
 import os
 import platform
@@ -30,18 +30,18 @@ _DISTRIBUTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a figure depends on besides the code's input.
+    """What a figure depends on besides the input.
 
     Attributes:
         cpu: the processor's name.
         cores: logical cores this process may use.
         memory_gib: main memory.
-        gpus: the CUDA devices' names.
+        gpus: names of the CUDA devices.
         platform: operating system and architecture.
         python: the interpreter's version.
-        versions: installed versions by distribution, those that matter here.
+        versions: installed version by distribution, of those that matter here.
         threads: torch's threads for one operation.
-        commit: the source's git commit, "+" appended when tracked files differ from it;
+        commit: the source's git commit, with "+" if tracked files differ from it;
             None outside a checkout.
         command: the command line.
     """
@@ -58,7 +58,7 @@ class Environment:
     command: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields, for JSON."""
         return asdict(self)
 
 
@@ -81,25 +81,25 @@ def environment() -> Environment:
 
 
 def _portable(argument: str) -> str:
-    """An argument without the folders of this machine."""
+    """An argument of the command line without the folders of this machine."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def kernels() -> tuple[str, list[str], str | None]:
-    """The level of the compiled kernels in use, those this processor can run, and why none runs, if so."""
+    """The level of the compiled kernels in use, the levels that can run here, and why none runs, if none does."""
     import warnings
 
     from fastlane_rag.scoring.native import kernels as compiled
     from fastlane_rag.scoring.native import library
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says the same as the problem
+        warnings.simplefilter("ignore")  # the warning says the same as the problem
         problem = library.problem()
     return compiled.level(), compiled.levels(), problem
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the distributions that matter here; absent ones are left out."""
+    """Installed versions of the distributions that matter here; missing ones are left out."""
     found = {}
     for name in _DISTRIBUTIONS:
         try:
@@ -132,7 +132,7 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
     try:
-        # An installed package inside someone else's checkout must not report that checkout's commit.
+        # A package installed inside another checkout must not report that checkout's commit.
         if not git("ls-files", "--", Path(__file__).name):
             return None
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

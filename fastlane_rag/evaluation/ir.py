@@ -1,4 +1,4 @@
-"""Datasets by their ir_datasets id, written down once in BEIR's layout and read like every other."""
+"""Datasets of ir_datasets, exported once to BEIR's layout and then read like every other."""
 
 import gzip
 import json
@@ -12,17 +12,20 @@ __all__ = ["PREFIX", "SPLIT", "export_ir_dataset"]
 
 PREFIX = "ir_datasets:"
 SPLIT = "test"
-"""The judgements of an id are written under this split: the id itself says which part they are of."""
+"""The split to write judgements under; the id already names the part of the dataset."""
 
 
 def export_ir_dataset(name: str, root: Path) -> Path:
-    """A folder in BEIR's layout with the documents, queries and judgements of an id such as "beir/scifact/test".
+    """Export the documents, queries and judgements of an id such as "beir/scifact/test" to BEIR's layout.
 
-    What is there already is not fetched again. A folder appears whole or not at all.
+    A dataset that was exported before is not fetched again. An incomplete export does not count.
 
     Args:
         name: the id, with or without "ir_datasets:" before it.
-        root: gets a sub-folder.
+        root: the dataset gets a sub-folder here.
+
+    Returns:
+        The sub-folder.
 
     Raises:
         MissingExtraError: ir_datasets is not installed.
@@ -47,7 +50,7 @@ def export_ir_dataset(name: str, root: Path) -> Path:
         raise DataError(f"the ir_datasets dataset {name!r} has no {' and no '.join(missing)}; name one that has")
     try:
         _write(dataset, folder)
-    except Exception as error:  # the library raises whatever its download tools raise
+    except Exception as error:  # the library raises any error of its download tools
         raise DataError(
             f"cannot fetch the ir_datasets dataset {name!r} (is there a network?): {type(error).__name__}: {error}"
         ) from error
@@ -63,7 +66,7 @@ def _write(dataset: Any, folder: Path) -> None:
     lines = [f"{one.query_id}\t{one.doc_id}\t{one.relevance}\n" for one in dataset.qrels_iter()]
     draft = folder / "qrels" / "draft"
     draft.write_text("".join(lines), encoding="utf-8")
-    draft.replace(folder / "qrels" / f"{SPLIT}.tsv")  # last: the folder counts as whole from here on
+    draft.replace(folder / "qrels" / f"{SPLIT}.tsv")  # last: it marks the folder as complete
 
 
 def _write_records(path: Path, records: Iterable[dict[str, str]]) -> None:

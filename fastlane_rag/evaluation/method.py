@@ -1,23 +1,23 @@
-"""What every compared method offers."""
+"""The interface of compared methods."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 METHODS = ("dense", "hnsw", "bm25", "full", "fastlane", "gather", "hybrid")
-"""What can be compared; "fastlane" and "gather" once for each k."""
+"""Names of the methods; "fastlane" and "gather" are run once for each k."""
 
 DEFAULT_METHODS = METHODS[:-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One query answered.
+    """The answer to one query.
 
     Attributes:
         ids: document ids, best first.
-        encode_seconds: from the text to the query's vectors or words.
-        search_seconds: from there to the ids.
-        comparisons: dot products between a query vector and a document vector; None where there are none.
+        encode_seconds: time from the text to the query's vectors or words.
+        search_seconds: time from those to the ids.
+        comparisons: dot products between a query vector and a document vector; None for a method without.
     """
 
     ids: list[str]
@@ -31,14 +31,14 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """For tables and JSON."""
+        """The name in tables and JSON."""
         ...
 
     @property
     def bytes_per_document(self) -> float | None:
-        """What is stored to answer, over the number of documents; None where it is not kept on disk."""
+        """Bytes stored for searching, per document; None for a method that stores nothing on disk."""
         ...
 
     def answer(self, query: str, depth: int) -> Answer:
-        """Rank at most `depth` documents for one query, alone, as a user's call would."""
+        """Rank at most `depth` documents for one query, as one call of a user."""
         ...

@@ -1,4 +1,4 @@
-"""FastLane itself, as compared methods: routed at some k, refined or not, and with every token."""
+"""FastLane as compared methods: with k routed tokens, refined or not, with all tokens, and hybrid."""
 
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ __all__ = ["FastLane", "Full", "Hybrid"]
 
 
 class FastLane:
-    """Search of an index, one query a call.
+    """Search of an index, one query per call.
 
     Args:
         index: holds the corpus.
         route_k: query tokens to gather with.
         refine: False ranks by the routed tokens alone.
-        note: what sets this index apart from others in one comparison; goes into the name.
+        note: tells this index from others in one comparison; part of the name.
     """
 
     def __init__(self, index: "FastLaneIndex", route_k: "RouteK", *, refine: bool = True, note: str = "") -> None:
@@ -36,7 +36,7 @@ class FastLane:
         return f"fastlane k={self._route_k}" + ("" if self._refine else " gather") + self._note
 
     def answer(self, query: str, depth: int) -> Answer:
-        """What `index.search(query, depth)` finds."""
+        """Rank by `index.search(query, depth)`."""
 
         start = perf_counter()
         routed = [_routed(one, self._route_k) for one in self._index.model.encode_routed([query])]
@@ -50,14 +50,14 @@ class FastLane:
 
 
 def _routed(query: "RoutedQuery", route_k: "RouteK") -> "RoutedQuery":
-    """The query with what its routing takes worked out, scores and views: that is part of encoding."""
+    """The query with its scores and views computed, because they count as encoding."""
     if route_k != "all":
         query.compared(query.select(route_k, ordered=False))
     return query
 
 
 class Full(FastLane):
-    """SumMaxSim of all query tokens with every document: nothing is routed, nothing is approximate."""
+    """SumMaxSim of all query tokens with every document, without routing or approximation."""
 
     def __init__(self, index: "FastLaneIndex", *, note: str = "") -> None:
         super().__init__(index, "all", refine=False, note=note)

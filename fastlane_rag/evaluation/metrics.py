@@ -9,11 +9,11 @@ METRICS = ("nDCG@10", "RR@10", "R@10", "R@100")
 
 
 def score_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Judge one ranking a query.
+    """Compute metrics of rankings.
 
     Args:
-        qrels: relevance by document id by query id.
-        run: document ids, best first, by query id. A judged query that is absent scores 0.
+        qrels: for each query id, the relevance by document id.
+        run: for each query id, document ids, best first. A judged query without a ranking scores 0.
 
     Returns:
         For each of `METRICS`, the value by query id, over exactly the queries of `qrels`.
@@ -22,7 +22,7 @@ def score_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence
         MissingExtraError: ir-measures is not installed.
     """
     values: dict[str, dict[str, float]] = {name: dict.fromkeys(qrels, 0.0) for name in METRICS}
-    # ir-measures' trec_eval takes "RR@10" and leaves the cut-off out, so RR gets rankings that end at 10.
+    # ir-measures' trec_eval ignores the cut-off of "RR@10", so RR gets rankings cut at 10.
     for names, run_of_names in (
         (("nDCG@10", "R@10", "R@100"), run),
         (("RR@10",), {query_id: ids[:10] for query_id, ids in run.items()}),
@@ -33,7 +33,7 @@ def score_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Sequence
 
 
 def mean_scores(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean over queries of what `score_run` returns, by metric."""
+    """The means over queries of the values of `score_run`, by metric."""
     return {name: sum(by_query.values()) / len(by_query) for name, by_query in values.items()}
 
 
@@ -44,7 +44,7 @@ def _judge(
         import ir_measures
     except ImportError as error:
         raise MissingExtraError("metrics need ir-measures: pip install 'fastlane-rag[eval]'") from error
-    # Scores fall with the rank, so trec_eval's own order for ties never decides.
+    # Scores fall with the rank, so that trec_eval's order of ties never matters.
     scored = {
         query_id: {document_id: -float(rank) for rank, document_id in enumerate(ids)} for query_id, ids in run.items()
     }

@@ -1,4 +1,4 @@
-"""Whether a router routes: where it looks, how queries differ, and whether it prefers the tokens that matter."""
+"""Statistics of a query router: which positions it picks, how queries differ, and whether it picks useful tokens."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["COLLAPSE_SHARE", "routing_report", "selection_statistics"]
 
 COLLAPSE_SHARE = 0.8
-"""A router that puts one position first in more than this share of queries has collapsed."""
+"""A router has collapsed if one position is first in more than this share of queries."""
 
 
 def selection_statistics(queries: Sequence[RoutedQuery], k: int = 4) -> dict[str, Any]:
-    """Where the router looks.
+    """Which positions and tokens the router picks.
 
     Args:
-        queries: encoded queries, two at least.
-        k: tokens routed.
+        queries: encoded queries, at least two.
+        k: routed tokens.
 
     Returns:
         ``positions``: share of queries that route each position first, by position among the scored tokens;
-        ``top_position_share``: the largest of them; ``distinct_first_tokens``: different tokens routed first, over
-        the number of queries; ``position_overlap`` and ``token_overlap``: mean Jaccard index of the routed positions,
-        and of the routed token strings, over pairs of queries; ``position_overlap_at_random``: the former for tokens
-        drawn at random from queries of the same lengths; ``collapsed``: a sentence, or None.
+        ``top_position_share``: the largest of those shares; ``distinct_first_tokens``: number of different tokens
+        routed first, divided by the number of queries; ``position_overlap`` and ``token_overlap``: mean Jaccard
+        index of the routed positions, and of the routed token strings, over pairs of queries;
+        ``position_overlap_at_random``: ``position_overlap`` for tokens drawn at random from queries of the same
+        lengths; ``collapsed``: a sentence if the router has collapsed, else None.
     """
     picks = [query.select(k).tolist() for query in queries]
     first = Counter(p[0] for p in picks)
@@ -62,17 +63,17 @@ def selection_statistics(queries: Sequence[RoutedQuery], k: int = 4) -> dict[str
 
 
 def routing_report(index: FastLaneIndex, dataset: Dataset, *, k: int = 4) -> dict[str, Any]:
-    """Selection statistics, and how well router scores agree with the measured usefulness of tokens.
+    """Selection statistics, and the agreement of router scores with the measured usefulness of tokens.
 
-    A token is useful as far as the passage that answers falls in the ranking of full SumMaxSim when the token is left
-    out (``left_out``, in log2 of its rank), and as far as it finds that passage alone (``alone``, minus log2 of its
-    rank). Agreement is Spearman's rank correlation within a query, averaged over queries; the same for what a router
-    might have learned instead: rarity (the prior), position, and the norm of the token state.
+    Usefulness is measured twice. ``left_out``: how far the relevant passage falls in the ranking of full SumMaxSim
+    without the token, in log2 of its rank. ``alone``: minus log2 of the passage's rank by the token alone. Agreement
+    is Spearman's rank correlation within a query, averaged over queries. It is also given for what a router might have
+    learned instead: rarity (the prior), position, and the norm of the token state.
 
     Args:
-        index: of the dataset's corpus.
-        dataset: queries and judgements; the best judged passage of each counts.
-        k: tokens routed, for the selection statistics.
+        index: holds the dataset's corpus.
+        dataset: queries and judgements; of each query the best judged passages count.
+        k: routed tokens, for the selection statistics.
     """
     texts = list(dataset.queries.values())
     queries = index.model.encode_routed(texts)
@@ -137,12 +138,12 @@ def _spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
 
     a = np.where(np.isfinite(a), a, np.min(a[np.isfinite(a)], initial=0.0) - 1.0)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")  # every token alike: no ranking to agree with
+        return float("nan")  # all tokens equal: there is no ranking to agree with
     return float(spearmanr(a, b).statistic)
 
 
 def _states(index: FastLaneIndex, texts: Sequence[str]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Prior, and norm of the token state, of each scored token of each query."""
+    """For each query, the prior and the norm of the state of each scored token."""
     import torch
 
     model = index.model

@@ -1,4 +1,4 @@
-"""Looking into the stored rows of an index: of chosen documents, and how they fall on the codec's centroids."""
+"""Stored rows of an index: those of chosen documents, and their distribution over the codec's centroids."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["CentroidCounts", "centroid_counts", "of_documents", "sampled"]
 
 @dataclass(frozen=True)
 class CentroidCounts:
-    """How the live rows of one codec fall on its centroids.
+    """How the live rows of one codec are distributed over its centroids.
 
     Attributes:
-        codec: its name.
-        counts: (K,) token rows of each centroid.
+        codec: name of the codec.
+        counts: (K,) int64 token rows of each centroid.
         trained_on: tokens the index held when the codec was trained.
     """
 
@@ -34,17 +34,17 @@ class CentroidCounts:
 
 
 def sampled(index: FastLaneIndex, count: int, generator: np.random.Generator) -> list[Document]:
-    """Some documents drawn at random, each once, in order of insertion."""
+    """Up to `count` documents drawn at random without repetition, in order of insertion."""
     ids = index.ids()
     chosen = np.sort(generator.choice(len(ids), min(count, len(ids)), replace=False))
     return index.get([ids[i] for i in chosen])
 
 
 def of_documents(index: FastLaneIndex, ids: Sequence[str]) -> list[NDArray[np.floating]]:
-    """(L, dim) stored rows, decoded, of each of these documents.
+    """The decoded (L, dim) stored rows of each of these documents.
 
     Raises:
-        KeyError: the index holds no document of an id.
+        KeyError: no document has one of the ids.
     """
     with index._storage.view() as view:
         placed = view.reader.placed([part.segment for part in view.snapshot.parts])
@@ -53,7 +53,7 @@ def of_documents(index: FastLaneIndex, ids: Sequence[str]) -> list[NDArray[np.fl
 
 
 def centroid_counts(index: FastLaneIndex) -> list[CentroidCounts]:
-    """Those of every codec with centroids, the oldest first; dead documents are left out."""
+    """The counts of every codec with centroids, oldest codec first, without dead documents."""
     with index._storage.view() as view:
         trained = view.reader.codecs()
         counts: dict[str, NDArray[np.int64]] = {}

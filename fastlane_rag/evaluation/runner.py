@@ -1,4 +1,4 @@
-"""One method on one dataset: rankings, metrics, times."""
+"""Runs one method on one dataset: rankings, metrics, times."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -11,17 +11,17 @@ from fastlane_rag.evaluation.method import Method
 from fastlane_rag.evaluation.metrics import mean_scores, score_run
 
 DEPTH = 10
-"""Documents asked for when a query is timed and judged by its first ten, as a user would."""
+"""Documents to ask for when a query is timed and judged by its first ten, as users ask."""
 
 DEEP = 100
-"""Documents asked for in a second, untimed call, for recall@100."""
+"""Documents to ask for in a second call without timing, for recall@100."""
 
 _WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Milliseconds a query: the median and the 95th percentile."""
+    """Milliseconds per query: the median and the 95th percentile."""
 
     p50: float
     p95: float
@@ -34,11 +34,11 @@ class Result:
     Attributes:
         method: its name.
         metrics: mean over the queries, by metric.
-        search_ms: from the encoded query to the ids.
-        total_ms: from the text to the ids.
-        comparisons: mean dot products a query; None where the method makes none.
-        bytes_per_document: what is stored, over the documents; None where nothing is.
-        per_query: values by query id, by metric, for tests between methods.
+        search_ms: time from the encoded query to the ids.
+        total_ms: time from the text to the ids.
+        comparisons: mean dot products per query; None for a method without.
+        bytes_per_document: bytes stored per document; None for a method that stores nothing.
+        per_query: for each metric, the value by query id, for significance tests.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Result:
     per_query: dict[str, dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without the values of single queries."""
+        """The fields, for JSON, without the values of single queries."""
         fields = asdict(self)
         del fields["per_query"]
         return fields
@@ -59,12 +59,12 @@ class Result:
 def judge(
     method: Method, dataset: Dataset, queries: Iterable[tuple[str, str]] | None = None, *, deep: bool = True
 ) -> Result:
-    """Ask every query of the dataset alone, one after the other, and judge the answers.
+    """Run every query of the dataset in a call of its own, and judge the answers.
 
     Args:
         method: built over the dataset's corpus.
         dataset: queries and judgements.
-        queries: the dataset's queries in another wrapping, one that shows progress; pairs of id and text.
+        queries: pairs of id and text, the dataset's queries in a wrapper that shows progress; None for the plain ones.
         deep: ask each query once more for a hundred documents; False leaves recall@100 out.
     """
     for text in list(dataset.queries.values())[:_WARM_UP]:
@@ -74,8 +74,8 @@ def judge(
         answers[query_id] = method.answer(text, DEPTH)
         if deep:
             hundred[query_id] = method.answer(text, DEEP).ids
-    # Asking for more gathers more candidates, so the first ten of a deep ranking may be better than what a user
-    # who asks for ten gets: each metric is judged on the ranking it is about.
+    # A search for more documents gathers more candidates, so the first ten of a deep ranking may be better than those
+    # of a user who asks for ten. Therefore each metric is computed from the ranking of its own depth.
     per_query = score_run(dataset.qrels, _others(dataset, {one: answer.ids for one, answer in answers.items()}))
     if deep:
         per_query["R@100"] = score_run(dataset.qrels, _others(dataset, hundred))["R@100"]
@@ -95,7 +95,7 @@ def judge(
 
 
 def _others(dataset: Dataset, run: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Some sets ask with a document's own text, under its id; finding itself is no answer (BEIR's rule)."""
+    """The rankings without the query itself, which some datasets have as a document of the same id (BEIR's rule)."""
     return {
         query_id: [one for one in ids if one != query_id or one in dataset.qrels[query_id]]
         for query_id, ids in run.items()

@@ -1,4 +1,4 @@
-"""Several methods on one dataset, and the report that several datasets make."""
+"""Runs several methods on one dataset, and reports several datasets."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _METRIC = "nDCG@10"
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
-"""Passes items through, showing progress; the text says what is done with them."""
+"""Passes items on and shows progress; the text says what is done with them."""
 
 
 def compare(
@@ -37,14 +37,14 @@ def compare(
     cache: Path,
     track: Track,
 ) -> Iterator[Result]:
-    """Judge each method on the dataset, in the order of `METHODS`, as soon as it is done.
+    """Judge each method on the dataset, in the order of `METHODS`. Yields each result at once.
 
     Args:
-        dataset: what to ask.
-        model: encodes.
+        dataset: queries, judgements and corpus.
+        model: encodes both.
         methods: some of `METHODS`.
         route_ks: for "fastlane" and "gather".
-        codec: of their index, as `FastLaneIndex.create` takes it; "full" compares half precision.
+        codec: of their index, as in `FastLaneIndex.create`; "full" uses half precision.
         cache: folder of encoded corpora.
         track: shows progress.
 
@@ -62,9 +62,9 @@ def compare(
 def diagnosis(
     dataset: Dataset, model: "FastLaneModel", *, methods: Sequence[str], codec: str, cache: Path, track: Track
 ) -> list[Finding]:
-    """What `fastlane doctor --index` says of the index that was judged, asked the dataset's queries.
+    """The findings of `fastlane doctor --index` for the judged index and the dataset's queries.
 
-    Nothing where no method has an index in the codec.
+    Empty if no method has an index in the codec.
     """
     if not {"fastlane", "gather", "hybrid"} & set(methods):
         return []
@@ -80,12 +80,12 @@ def build(
     codec: str,
     stack: ExitStack,
 ) -> Iterator[Method]:
-    """Each method when it is its turn, its index open as long as `stack`.
+    """Yield each method; its index stays open until `stack` closes.
 
-    Nothing is encoded for a method nobody asked for.
+    Encodes nothing for methods that were not asked for.
     """
     if {"full", "fastlane", "gather", "hybrid"} & set(methods):
-        cache.index().close()  # the pass that this takes yields the single vectors too
+        cache.index().close()  # encoding the index also gives the pooled vectors
     if "dense" in methods:
         yield Dense(cache.model, *cache.dense())
     if "hnsw" in methods:
@@ -110,7 +110,7 @@ def report(
     model: "FastLaneModel",
     results: Sequence[tuple[Dataset, Sequence[Result], Sequence[Finding]]],
 ) -> dict[str, Any]:
-    """What `fastlane eval --json` writes."""
+    """The report that `fastlane eval --json` writes."""
     return {
         "format": "fastlane-eval",
         "version": 1,
@@ -121,7 +121,7 @@ def report(
 
 
 def of_dataset(dataset: Dataset, results: Sequence[Result], findings: Sequence[Finding]) -> dict[str, Any]:
-    """What the report says of one dataset."""
+    """The part of the report about one dataset."""
     return {
         "name": dataset.name,
         "split": dataset.split,
@@ -135,7 +135,7 @@ def of_dataset(dataset: Dataset, results: Sequence[Result], findings: Sequence[F
 
 
 def _significance(results: Sequence[Result]) -> dict[str, Any]:
-    """Every pair of methods, by the metric that ranks them."""
+    """A significance test of every pair of methods, by the main metric."""
     return {
         "metric": _METRIC,
         "test": f"paired randomization, two-sided, {DRAWS} draws",

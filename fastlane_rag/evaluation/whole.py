@@ -1,7 +1,7 @@
-"""One pass over a corpus for everything evaluation asks of it: token rows, router scores, the mean-pooled vector.
+"""One encoding of a corpus for all of evaluation: token rows, router scores, mean-pooled vectors.
 
-What a budget of the document router keeps is made of the rows and their scores, and the dense baseline pools the states
-that the tokens are made of: neither needs a second pass through the encoder.
+The rows that a document budget keeps follow from rows and scores, and the dense baseline pools the same token states.
+So neither needs a second pass through the encoder.
 """
 
 import hashlib
@@ -28,22 +28,22 @@ _CHUNK = 256
 
 
 def text_key(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """A 16-byte digest of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 class SideRecords:
-    """What the encoder said of documents beside their token rows, in a folder of numpy archives.
+    """The encoder's output for documents besides token rows, in a folder of numpy archives.
 
     Each archive holds `keys` (N, 16) uint8, `lengths` (N,) int64, `scores` (sum of lengths,) float32 and `pooled`
-    (N, h) float32. An archive appears whole or not at all.
+    (N, h) float32. An archive is complete or absent.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def append(self, texts: Sequence[str], scores: Sequence[Scores], pooled: npt.NDArray[np.float32]) -> None:
-        """Record some documents."""
+        """Store the scores and pooled vectors of some documents."""
         self._folder.mkdir(parents=True, exist_ok=True)
         keys = np.frombuffer(b"".join(map(text_key, texts)), np.uint8).reshape(-1, 16)
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:24]
@@ -66,7 +66,7 @@ class SideRecords:
         return found
 
     def scores(self) -> dict[bytes, Scores]:
-        """Router scores, one a stored token row, by `text_key`."""
+        """Router scores, one per stored token row, by `text_key`."""
         found: dict[bytes, Scores] = {}
         for archive in self._archives():
             ends = np.cumsum(archive["lengths"])[:-1]
@@ -80,12 +80,12 @@ class SideRecords:
 
 
 class WholeEncoder:
-    """Stands in for a model while an index is made: all token rows of each document, and the rest into `records`.
+    """A model for building an index: returns all token rows of each document, and writes the rest to `records`.
 
     Args:
-        model: encodes; the budget of its document router is left aside.
-        records: gets the scores and the pooled vectors before the rows are handed out, so that what is in the index
-            is in the records whatever interrupts the run.
+        model: encodes; the budget of its document router is ignored.
+        records: gets scores and pooled vectors before the rows are returned, so that all documents of the index are in
+            the records even after an interruption.
     """
 
     def __init__(self, model: "FastLaneModel", records: SideRecords) -> None:
@@ -96,7 +96,7 @@ class WholeEncoder:
     def encode_documents(
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
     ) -> "list[Tensor]":
-        """All token rows, as the model gives them without a budget."""
+        """All token rows: those of the model without a budget."""
         import torch
 
         from fastlane_rag.model.fastlane import _scored, _unit
@@ -110,13 +110,13 @@ class WholeEncoder:
         return [_unit(row["token_embeddings"][mask]) for row, mask in zip(rows, scored, strict=True)]
 
     def encode_routed(self, texts: Sequence[str], **options: Any) -> "list[RoutedQuery]":
-        """Queries, as the model gives them."""
+        """The model's encoded queries."""
         return self._model.encode_routed(texts, **options)
 
 
 @contextmanager
 def _observed(model: "FastLaneModel") -> Iterator[None]:
-    """While it lasts, encoded documents come with `pooled` states and `document_scores`, and none is left out."""
+    """In this context, encoded documents have all tokens, `pooled` states and `document_scores`."""
     router = model.encoder.document_router
     budget = router.budget
 
@@ -141,14 +141,14 @@ def _observed(model: "FastLaneModel") -> Iterator[None]:
 
 
 class KeptRows:
-    """Stands in for a model while a smaller index is made from a larger one: hands over rows prepared by text."""
+    """A model for building a smaller index from a larger one: returns rows that were prepared by text."""
 
     def __init__(self, model: Any) -> None:
         self.name, self.fingerprint, self.dim = model.name, model.fingerprint, model.dim
         self._ready: dict[bytes, Any] = {}
 
     def prepare(self, texts: Sequence[str], rows: Sequence[Any]) -> None:
-        """The rows of the documents that are added next."""
+        """Set the rows of the documents to add next."""
         self._ready = dict(zip(map(text_key, texts), rows, strict=True))
 
     def encode_documents(self, texts: Sequence[str], **_: Any) -> list[Any]:
@@ -156,7 +156,7 @@ class KeptRows:
         return [self._ready[text_key(text)] for text in texts]
 
     def encode_routed(self, texts: Sequence[str], **_: Any) -> "list[RoutedQuery]":
-        """Nothing is asked while an index is made.
+        """Not needed to build an index.
 
         Raises:
             NotImplementedError: always.
@@ -165,7 +165,7 @@ class KeptRows:
 
 
 def documents_with_rows(index: "FastLaneIndex") -> Iterator[tuple[list[Any], list[npt.NDArray[np.floating]]]]:
-    """The documents of an index in order of insertion, with their stored token rows, some at a time."""
+    """Yield the documents of an index in order of insertion, with their stored token rows, in chunks."""
     with index._storage.view() as view:
         ids = view.reader.ids(None)
         placed = view.reader.placed([part.segment for part in view.snapshot.parts])
