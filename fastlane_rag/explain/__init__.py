@@ -1,4 +1,4 @@
-"""Why a document was found: which query tokens were routed, and where in the text each of them found its match."""
+"""Why a document was found: which query tokens were routed, and which words of the text they matched."""
 
 from fastlane_rag.explain.evidence import Explanation, explain
 from fastlane_rag.explain.matches import Span, TokenMatch

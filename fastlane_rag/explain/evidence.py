@@ -1,6 +1,6 @@
-"""The evidence behind a score, as character spans of the document's text.
+"""The evidence for a score, as character spans of the document's text.
 
-torch loads when something is explained, not when this module is imported.
+This module imports torch only when it explains something.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which tokens of a query were routed, and what each token found in a document.
+    """Which tokens of a query were routed, and what each token matched in a document.
 
-    Shows itself in a notebook, and in a terminal by `rich.print`.
+    Notebooks display it, and so does `rich.print` in a terminal.
 
     Attributes:
         query: the query.
         text: the document's text.
-        tokens: one match a query token, in the query's order.
+        tokens: one match per query token, in the query's order.
     """
 
     query: str
@@ -49,15 +49,15 @@ class Explanation:
 
     @property
     def routed_score(self) -> float:
-        """SumMaxSim over the routed tokens alone, which is what gathered the document."""
+        """SumMaxSim over the routed tokens alone, by which the document was gathered."""
         return math.fsum(match.similarity for match in self.tokens if match.routed)
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
-        """The matched words, best first, neighbours joined: what to highlight.
+        """The matched words, to highlight: best first, with adjacent words joined. Spans do not overlap.
 
-        A word's evidence is the similarity times the router's weight, summed over the query tokens that matched
-        it, so the words that the router finds telling stand out. Spans do not overlap.
+        A word's evidence is the sum, over the query tokens that matched it, of similarity times router weight. So the
+        matches of tokens with a high router score stand out.
         """
         return tuple(_joined(self.text, self.tokens))
 
@@ -71,7 +71,7 @@ class Explanation:
 def explain(
     model: FastLaneModel, query: str, text: str, *, route_k: int | Literal["auto"] | None = "auto"
 ) -> Explanation:
-    """Explain how a text scores for a query. Both are encoded, which takes tens of milliseconds on a CPU.
+    """Explain the score of a text for a query. Encodes both, which takes tens of milliseconds on a CPU.
 
     Args:
         model: a model with a fast tokenizer of the transformers library.
@@ -80,7 +80,7 @@ def explain(
         route_k: query tokens that count as routed, as in `RoutedQuery.select`; None for all.
 
     Raises:
-        ModelError: the model has no tokenizer that knows where in a text its tokens are.
+        ModelError: the model has no fast tokenizer, and no other tells where in a text its tokens are.
     """
     tokenizer: Any = getattr(getattr(model, "encoder", None), "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False):
@@ -155,6 +155,6 @@ def _joined(text: str, matches: Iterable[TokenMatch]) -> list[Span]:
 
 
 def _adjacent(text: str, end: int, start: int) -> bool:
-    """Whether nothing but a little space or punctuation is between two words."""
+    """Whether only a little space or punctuation is between two words."""
     between = text[end:start]
     return len(between) <= 3 and "\n" not in between and not any(character.isalnum() for character in between)

@@ -1,4 +1,4 @@
-"""The evidence of one query token, and a piece of text that is evidence."""
+"""The match of one query token, and a span of text that query tokens matched."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,15 @@ class TokenMatch:
 
     Attributes:
         token: the query token.
-        query_span: (start, end), in the query, of the word it is or is a piece of; None for a token that is not
-            in it, such as [CLS].
-        score: the router's; -inf where it may not be routed.
-        weight: the softmax of the scores, so that all weights sum to 1; 0 where it may not be routed.
-        routed: whether it gathered candidates.
-        span: (start, end), in the document's text, of the word it matched; None for a token that is not in it.
-        matched: that word, or else the document token.
-        similarity: of the two embeddings, from -1 to 1; the sum over all query tokens is the SumMaxSim score.
+        query_span: (start, end) in the query, in characters, of the token's word; None for a token that is not in the
+            query, such as [CLS].
+        score: router score; -inf where the token may not be routed.
+        weight: softmax of the router scores, so that all weights sum to 1; 0 where the token may not be routed.
+        routed: whether the token gathered candidates.
+        span: (start, end) in the document's text, in characters, of the matched word; None for a document token that is
+            not in the text.
+        matched: the matched word, or the document token where there is no span.
+        similarity: dot product of the two embeddings, from -1 to 1; SumMaxSim is the sum over all query tokens.
     """
 
     token: str
@@ -33,13 +34,13 @@ class TokenMatch:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a document's text that query tokens matched.
+    """A span of a document's text that query tokens matched.
 
     Attributes:
-        start: first character.
-        end: one behind the last character.
-        text: the characters between.
-        weight: its share of all evidence in the text, above 0 and at most 1.
+        start: offset of the first character.
+        end: offset after the last character.
+        text: the characters of the span.
+        weight: share of all evidence in the text, above 0 and at most 1.
     """
 
     start: int

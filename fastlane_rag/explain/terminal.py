@@ -1,6 +1,6 @@
 """Explanations in a terminal, by rich.
 
-Queries, tokens and texts are data: markup in them is not read, and control characters do not reach the terminal.
+Queries, tokens and texts are untrusted: their markup is not interpreted, and control characters are removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explanation_view"]
 
-# Longer texts are shown around their evidence alone.
+# Of longer texts, only the surroundings of the best spans are shown.
 _WHOLE = 1500
 _AROUND = 160
 
@@ -43,7 +43,7 @@ def explanation_view(text: str, matches: Sequence[TokenMatch], spans: Sequence[S
 def _highlighted(text: str, spans: Sequence[Span]) -> Text:
     from rich.text import Text
 
-    # One character stays one character, so that the spans still hold.
+    # Replaces characters one for one, so the spans stay valid.
     shown = Text(printable(text))
     strongest = max((span.weight for span in spans), default=1.0)
     for span in spans:
@@ -58,7 +58,7 @@ def _highlighted(text: str, spans: Sequence[Span]) -> Text:
 
 
 def _windows(length: int, spans: Iterable[Span]) -> list[tuple[int, int]]:
-    """Stretches of the text around the best spans, in its order, or its beginning where there are none."""
+    """Ranges of the text around the best spans, in text order; the beginning of the text if there are no spans."""
     windows: list[tuple[int, int]] = []
     for span in sorted(list(spans)[:3], key=lambda span: span.start):
         start, end = max(0, span.start - _AROUND), min(length, span.end + _AROUND)

@@ -1,6 +1,6 @@
 """Explanations as HTML that needs no style sheet, script or network.
 
-Queries, tokens and texts are data: every one goes through `html.escape`, and nothing of them gets into an attribute.
+Queries, tokens and texts are untrusted: all are escaped by `html.escape`, and none is put into an attribute.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the terminal and HTML views of routes and explanations share. It imports nothing of the project."""
+"""Shared by the terminal and HTML views of routes and explanations. Imports nothing of the project."""

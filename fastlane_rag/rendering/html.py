@@ -1,6 +1,6 @@
 """Query tokens and whole pages as HTML that needs no style sheet, script or network.
 
-Titles and tokens are data: every one goes through `html.escape`, and nothing of them gets into an attribute.
+Titles and tokens are untrusted: all are escaped by `html.escape`, and none is put into an attribute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GREEN = "46, 160, 67"
 
 
 class ShowsHtml(Protocol):
-    """What a notebook shows by itself."""
+    """An object that notebooks display as HTML."""
 
     def _repr_html_(self) -> str: ...
 
@@ -26,20 +26,20 @@ def route_html(tokens: Sequence[str], scores: Sequence[float], selected: Iterabl
     """The tokens of a query, coloured by their share of the router's attention; routed ones are framed.
 
     Args:
-        tokens: of the query.
-        scores: the router's of each, -inf where it may not be routed.
-        selected: positions of the routed ones.
+        tokens: tokens of the query.
+        scores: router score of each token, -inf where it may not be routed.
+        selected: positions of the routed tokens.
     """
     return f'<div style="line-height: 2">{tokens_html(tokens, shares(scores), set(selected))}</div>'
 
 
 def section(title: str, shown: ShowsHtml) -> str:
-    """Something under a heading."""
+    """The HTML of an object under a heading."""
     return f"<h2>{escape(title)}</h2>{shown._repr_html_()}"
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A whole document around pieces that are HTML already."""
+    """A whole HTML document around parts that are HTML already."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(title)}</title></head>\n"
@@ -61,5 +61,5 @@ def tokens_html(tokens: Sequence[str], weights: Sequence[float], routed: set[int
 
 
 def strong(token: str, wanted: bool) -> str:
-    """The token, in bold where wanted."""
+    """The token's HTML, bold where wanted."""
     return f"<b>{escape(token)}</b>" if wanted else escape(token)

@@ -1,4 +1,4 @@
-"""Query tokens in a terminal, by rich. Markup in them is not read, and control characters do not get there."""
+"""Query tokens in a terminal, by rich. Their markup is not interpreted, and control characters are removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(12
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which could move the cursor, set colours or worse."""
+    """The text with control characters replaced one for one, as they could move the cursor or set colours."""
     return text.translate(_CONTROL)
 
 
@@ -26,9 +26,9 @@ def route_table(tokens: Sequence[str], scores: Sequence[float], selected: Sequen
     """Every token of a query with its share of the router's attention, the routed ones ranked.
 
     Args:
-        tokens: of the query.
-        scores: the router's of each, -inf where it may not be routed.
-        selected: positions of the routed ones, best first.
+        tokens: tokens of the query.
+        scores: router score of each token, -inf where it may not be routed.
+        selected: positions of the routed tokens, best first.
     """
     from rich.table import Table
     from rich.text import Text
