@@ -1,6 +1,6 @@
-"""Ranking texts that are already at hand, without an index: by SumMaxSim, and for variety.
+"""Ranking given texts without an index: by SumMaxSim, and for variety.
 
-torch loads when a function is called, not when this module is imported.
+This module imports torch only when a function is called.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Ranked:
     """A text's place in a ranking.
 
     Attributes:
-        position: which of the given texts this is.
+        position: position of the text among the given ones.
         score: SumMaxSim over all query tokens; higher is better.
-        relevance: the score as a number from 0 to 1 that compares across queries, see `relevance`.
+        relevance: the score on a scale from 0 to 1 that allows comparison across queries; see `relevance`.
     """
 
     position: int
@@ -37,12 +37,19 @@ class Ranked:
 
 
 def relevance(score: float, tokens: int) -> float:
-    """The mean similarity of `tokens` scored query tokens, moved from [-1, 1] to [0, 1] and kept there."""
+    """The score's mean over `tokens` query tokens, mapped from [-1, 1] to [0, 1] and clipped."""
     return min(max((score / tokens + 1) / 2, 0.0), 1.0)
 
 
 def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size: int | None = None) -> list[Ranked]:
-    """Score every text against the query with all tokens of both; best first, equal scores in the given order."""
+    """Rank texts by SumMaxSim with all tokens of query and text: best first, ties in the given order.
+
+    Args:
+        query: the query.
+        texts: the texts.
+        model: encodes both.
+        batch_size: texts to encode at once; None lets the model choose.
+    """
     if not texts:
         return []
     import torch
@@ -58,25 +65,28 @@ def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size
 
 
 def relevances(result: SearchResult) -> list[float]:
-    """The relevance of each hit of a search, by the query tokens its score sums over."""
+    """The relevance (0 to 1) of each hit of a search, by the number of query tokens in its score."""
     tokens = len(result.routed.embeddings) if result.refined else len(result.selected)
     return [relevance(hit.score, tokens) for hit in result.hits]
 
 
 def diversify(result: SearchResult, k: int, *, model: FastLaneModel, relevance_weight: float = 0.5) -> list[Hit]:
-    """Maximal marginal relevance: up to k hits of a search, each relevant yet unlike those before it.
+    """Maximal marginal relevance: pick up to k hits of a search, each relevant but unlike those picked before.
 
-    The likeness of two texts is the mean, over the tokens of both, of each token's best match in the other,
-    moved to [0, 1] like a relevance. The texts are encoded again, so the cost is that of adding them.
+    The similarity of two texts is the mean, over the tokens of both, of each token's best match in the other text,
+    mapped to [0, 1] as a relevance. The texts are encoded again, which takes as long as adding them.
 
     Args:
         result: the hits to choose from.
-        k: how many to pick.
-        model: the index's.
-        relevance_weight: 1 looks at relevance alone, 0 at variety alone (after the first, the most relevant).
+        k: how many hits to pick.
+        model: the index's model.
+        relevance_weight: 1 ranks by relevance alone; 0, after the most relevant hit, by variety alone.
 
     Returns:
-        Hits in the order they were picked; equals go to the earlier one.
+        Hits in the order they were picked; of equals the earlier one is picked.
+
+    Raises:
+        ValueError: relevance_weight is not from 0 to 1.
     """
     if not 0 <= relevance_weight <= 1:
         raise ValueError(f"the weight of relevance must be from 0 to 1, not {relevance_weight}")

@@ -9,5 +9,5 @@ __all__ = ["Passage", "add_passages", "read_passages", "read_records", "sample_p
 
 
 def sample_path() -> Path:
-    """Where the sample corpus lies: about 2,000 real passages, gzip JSON Lines, PROVENANCE.md beside it."""
+    """Path of the sample corpus: about 2,000 real passages, gzipped JSON Lines; PROVENANCE.md is beside it."""
     return Path(__file__).with_name("peps.jsonl.gz")

@@ -1,4 +1,4 @@
-"""Passages into an index."""
+"""Adding passages to an index."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ def add_passages(
     total: int | None = None,
     show_progress: bool = False,
 ) -> Ingested:
-    """Add passages to an index by `FastLaneIndex.ingest`, which passes over what is stored already.
+    """Add passages to an index by `FastLaneIndex.ingest`, which skips what is stored unchanged.
 
-    The title goes into the indexed text and, by itself, into the metadata.
+    The title becomes a part of the indexed text and a metadata value.
     """
     documents = (Document(passage.id, passage.content, _metadata(passage)) for passage in passages)
     return index.ingest(documents, batch_size=batch_size, total=total, show_progress=show_progress)

@@ -1,4 +1,4 @@
-"""JSON Lines files of passages and queries, read one line at a time with errors that name the line."""
+"""JSON Lines files of passages and queries, read line by line, with errors that name the line."""
 
 import gzip
 import json
@@ -11,9 +11,9 @@ from fastlane_rag.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
-# A few megabytes of gzip can hold one line of many gigabytes; no document is this long.
+# Bytes of the longest line. A few megabytes of gzip can hold a line of many gigabytes; no document is this long.
 _LONGEST = 64 << 20
-# What an index stores: see fastlane_rag.storage.metadata.
+# The depth that an index stores: see fastlane_rag.storage.metadata.
 _DEEPEST = 100
 
 
@@ -22,10 +22,10 @@ class Passage:
     """One document of a corpus file.
 
     Attributes:
-        id: `_id` (or `id`) of the line; a whole number is taken as its digits.
+        id: `_id` (or `id`) of the line; whole numbers become text.
         title: may be empty.
         text: the body, without the title.
-        metadata: what the line has under `metadata`, where that is an object, and every other key.
+        metadata: the object under `metadata`, if there is one, and every other key of the line.
     """
 
     id: str
@@ -35,7 +35,7 @@ class Passage:
 
     @property
     def content(self) -> str:
-        """What is indexed: the title, when there is one, on a line above the text."""
+        """The text to index: the title, if there is one, on a line above the body."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
@@ -46,7 +46,7 @@ def read_records(
 
     Args:
         path: the file; gzip is recognised by its first bytes, not its name.
-        on_bad: called with the error of a line that is no JSON object; the line is then left out.
+        on_bad: called with the error of a line that is no JSON object, and the line is skipped.
             None raises the error.
 
     Raises:
@@ -75,7 +75,7 @@ def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | Non
 
     Args:
         path: the file, JSON Lines, gzip or plain.
-        on_bad: called with the error of a line that holds no passage; the line is then left out.
+        on_bad: called with the error of a line that holds no passage, and the line is skipped.
             None raises the error.
 
     Raises:
@@ -153,7 +153,7 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def _lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | None]:
-    """The lines of a file, and None for one that is too long: it is passed over without being in memory as a whole."""
+    """Yield the lines of a file; None for a line that is too long, which is skipped without being read as a whole."""
     while line := file.readline(_LONGEST + 1):
         if len(line) <= _LONGEST or line.endswith(b"\n"):
             yield line
@@ -168,8 +168,8 @@ def _parse(line: bytes | None) -> dict[str, Any]:
         raise ValueError(f"longer than {_LONGEST >> 20} MiB")
     try:
         record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        # A lone surrogate ("\ud800") is legal JSON and no text: neither a tokenizer nor a database takes it.
-        # And 1e999 reads as infinity, which no JSON can write.
+        # A lone surrogate ("\ud800") is legal JSON, but neither tokenizers nor databases take it as text.
+        # 1e999 is read as infinity, which JSON cannot write.
         json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
