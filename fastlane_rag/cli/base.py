@@ -1,4 +1,4 @@
-"""What the commands share: errors in one line, the terminal, common options."""
+"""Shared by the commands: errors in one line, the terminal, common options."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -30,8 +30,7 @@ class Commands(click.Group):
                 raise
             raise click.ClickException(_one_line(error)) from error
         except (OSError, MemoryError, RuntimeError, ValueError) as error:
-            # click's own Abort and Exit are RuntimeErrors and mean what they say, and it knows what to do when
-            # nobody reads the output any more.
+            # click's own Abort and Exit are RuntimeErrors too, and click handles a closed output pipe itself.
             ours = isinstance(error, click.Abort | click.exceptions.Exit | BrokenPipeError)
             if ours or context.params.get("debug"):
                 raise
@@ -60,7 +59,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A callback for options whose text a function reads; the function raises ValueError."""
+    """A callback for options whose text is parsed by a function that raises ValueError."""
 
     def callback(context: click.Context, option: click.Parameter, text: str | None) -> Any:
         try:
@@ -72,7 +71,7 @@ def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Par
 
 
 def quiet_libraries() -> None:
-    """Keep the model libraries' own progress bars and notices off the terminal; errors still show."""
+    """Hide the progress bars and notices of the model libraries; errors are still shown."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -80,10 +79,10 @@ def quiet_libraries() -> None:
 
 
 def console(*, stderr: bool = False, least_width: int = 0) -> "Console":
-    """The terminal; what is no terminal gets long lines instead of wrapped ones.
+    """A console for the terminal. Where the output is no terminal, lines are not wrapped.
 
     Args:
-        stderr: the standard error stream instead of the output.
+        stderr: write to standard error instead of standard output.
         least_width: columns that a table needs; a narrower terminal wraps its lines.
     """
     from rich.console import Console
@@ -94,7 +93,7 @@ def console(*, stderr: bool = False, least_width: int = 0) -> "Console":
 
 
 def progress(description: str) -> "Progress":
-    """A progress bar on stderr, silent where that is no terminal; the caller adds the task."""
+    """A progress bar on stderr, hidden where stderr is no terminal; the caller adds the task."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = console(stderr=True)

@@ -1,4 +1,4 @@
-"""`fastlane doctor`: is this installation able to search, and if not, what to do."""
+"""`fastlane doctor`: checks whether this installation or an index can search well, and says what to do if not."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def _show(findings: Iterable[Finding]) -> None:
     levels = []
     for finding in findings:
         level = Text(finding.level, _STYLES[finding.level])
-        table.add_row(level, Text(finding.subject), Text(finding.detail))  # Text: "[cpu]" is no markup here
+        table.add_row(level, Text(finding.subject), Text(finding.detail))  # Text: "[cpu]" is no markup
         levels.append(finding.level)
     out = console()
     out.print(table)
@@ -93,7 +93,7 @@ def _index(path: Path, model: str | None, queries: Path | None) -> Iterator[Find
 
 
 def _read_queries(path: Path) -> list[str]:
-    """One query a line, as it stands or as a JSON object with "text"."""
+    """Read one query per line: plain text, or a JSON object with "text"."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise click.BadParameter(f"{path} holds no query", param_hint="--queries")
@@ -106,7 +106,7 @@ def _read_queries(path: Path) -> list[str]:
 
 
 def examine(model: str | None = None) -> Iterator[Finding]:
-    """Run every check; a check that raises is a finding itself, so that one problem hides no other."""
+    """Run every check. A check that raises becomes a finding, so that one problem hides no other."""
     yield from _guarded("versions", _versions)
     yield from _guarded("device", _devices)
     yield from _guarded("threads", _threads)
@@ -118,7 +118,7 @@ def examine(model: str | None = None) -> Iterator[Finding]:
 def _guarded(subject: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
-    except Exception as error:  # whatever breaks is what the user came to learn
+    except Exception as error:  # any failure is a finding
         yield Finding("trouble", subject, f"{type(error).__name__}: {error}")
 
 

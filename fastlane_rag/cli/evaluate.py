@@ -105,7 +105,7 @@ def evaluate(
 
     check_codec(codec)
     cache = cache or cache_dir() / "evaluation"
-    loaded = [  # bad input shows before any work
+    loaded = [  # before any work, so that bad input fails at once
         load_dataset(export_ir_dataset(name, cache / "ir_datasets"), SPLIT, limit=limit)
         if name.startswith(PREFIX)
         else load_dataset(name, split, limit=limit)
@@ -135,7 +135,7 @@ def evaluate(
             if finding.level != "ok":
                 terminal.print(f"{finding.level}: {finding.subject}: {finding.detail}", markup=False)
         results.append((dataset, of_dataset, findings))
-        if out is not None:  # after each dataset: a run that is stopped keeps what it measured
+        if out is not None:  # after each dataset, so that an interrupted run keeps its results
             out.write_text(json.dumps(report(environment(), opened, results), indent=1) + "\n")
             terminal.print(f"written: {out}", markup=False)
 

@@ -1,4 +1,4 @@
-"""`fastlane index`: passages from a JSON Lines file into an index."""
+"""`fastlane index`: adds passages of a JSON Lines file to an index."""
 
 import shutil
 import sys
@@ -74,7 +74,7 @@ def index(
 
 @contextmanager
 def _as_file(corpus: str) -> Iterator[Path]:
-    """The corpus as a file that can be read twice; a pipe, such as standard input, is kept in a temporary one."""
+    """The corpus as a file that can be read twice; a pipe, such as standard input, is copied to a temporary file."""
     if corpus != "-" and Path(corpus).is_file():
         yield Path(corpus)
         return

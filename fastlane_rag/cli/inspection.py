@@ -1,4 +1,4 @@
-"""`fastlane verify`, `stats` and `export`: an index directory without its model."""
+"""`fastlane verify`, `stats` and `export`, which need no model."""
 
 import gzip
 import json
@@ -104,7 +104,7 @@ def _write(documents: "Iterable[Document]", write: Callable[[bytes], Any]) -> in
 
 @contextmanager
 def _complete_or_absent(out: Path) -> Iterator[BufferedIOBase]:
-    """A file that has its name only once all of it is written."""
+    """A file that gets its name only when it is complete."""
     part = out.with_name(out.name + ".part")
     try:
         with gzip.open(part, "wb") if out.suffix == ".gz" else part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""`fastlane search`: the passages for one query, and which of its tokens gathered them."""
+"""`fastlane search`: prints the passages for a query, and the query tokens that gathered them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -81,7 +81,7 @@ def heading(rank: int, hit: "Hit") -> "Text":
 
 
 def _title_and_text(hit: "Hit") -> tuple[str, str]:
-    """A title that was indexed with the text is shown once."""
+    """The title, and the text without the title that `fastlane index` put above it."""
     title = hit.metadata.get("title")
     if not isinstance(title, str):
         return "", hit.text

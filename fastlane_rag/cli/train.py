@@ -1,4 +1,4 @@
-"""`fastlane train`: an encoder with its routers, from a YAML config."""
+"""`fastlane train` and `train-router`: train an encoder with its routers, or only the routers."""
 
 from pathlib import Path
 
@@ -82,10 +82,10 @@ def train_router(
 
 
 def _ready() -> None:
-    """Training's log on stderr, and its packages.
+    """Log training to stderr, and check that its packages are installed.
 
     Raises:
-        MissingExtraError: they are not installed.
+        MissingExtraError: they are not.
     """
     import logging
 
