@@ -1,4 +1,4 @@
-"""Every error a user can meet: what was wrong, with the value, and what to do about it."""
+"""All errors for users. Messages say what was wrong, with the value, and what to do."""
 
 
 class FastLaneError(Exception):
@@ -26,7 +26,7 @@ class IndexReplacedError(FastLaneError):
 
 
 class IndexExistsError(FastLaneError, FileExistsError):
-    """The path already holds an index, or files that are not ours to replace."""
+    """The path already holds an index, or files that FastLane must not replace."""
 
 
 class IndexLockedError(FastLaneError):
@@ -38,28 +38,28 @@ class IndexClosedError(FastLaneError):
 
 
 class IndexReadOnlyError(FastLaneError, PermissionError):
-    """A write to an index that was opened for reading, or whose directory cannot be written."""
+    """An index cannot be written: it was opened for reading, or its directory is read-only."""
 
 
 class StorageError(FastLaneError, OSError):
-    """The operating system refused a write (a full disk, for one); nothing of that write is stored."""
+    """A write failed in the operating system, for example on a full disk; nothing of that write is stored."""
 
 
 class InvalidInputError(FastLaneError, ValueError):
-    """An argument that cannot be stored or searched with, by name and position."""
+    """An argument is not valid; the message names it and its position."""
 
 
 class UnknownOptionError(InvalidInputError, TypeError):
-    """A keyword argument that is no option, with the nearest one that is."""
+    """A keyword argument is no option; the message names the nearest option."""
 
 
 class FilterError(FastLaneError, ValueError):
-    """A metadata filter that is not valid; the message names the wrong part."""
+    """A metadata filter is not valid; the message names the wrong part."""
 
 
 class DataError(FastLaneError, ValueError):
-    """A data file, or a line of one, that cannot be used; the message names the file and the line."""
+    """A data file, or a line of one, cannot be used; the message names the file and the line."""
 
 
 class MissingExtraError(FastLaneError, ImportError):
-    """An optional library is not installed; the message names the extra that brings it."""
+    """An optional library is not installed; the message names the extra to install."""

@@ -1,4 +1,4 @@
-"""The small values that cross module borders."""
+"""Small types that several packages use."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any, Literal
 __all__ = ["DEFAULT_ROUTE_K", "Document", "Finding", "IndexStats", "Ingested", "Lane", "RouteK"]
 
 RouteK = int | Literal["auto", "all"]
-"""How many query tokens gather: a number, the router's own choice, or every token, which needs no refining."""
+"""How many query tokens gather: a number, "auto" (the router decides), or "all", which needs no refining."""
 
 DEFAULT_ROUTE_K: RouteK = 16
 
 Lane = Literal["exhaustive", "approximate"]
-"""How candidates are gathered: by comparing with every document, or by the centroids near the routed tokens."""
+"""How candidates are gathered: by comparing with all documents, or by a postings scan of near centroids (ANN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What became of a stream of documents.
+    """The counts of an ingestion.
 
     Attributes:
-        documents: taken from the stream.
-        added: those whose id was new.
-        changed: those whose text or metadata replaced what was stored.
-        unchanged: those that were stored already, and were neither encoded nor written.
+        documents: documents of the stream.
+        added: documents with a new id.
+        changed: documents that replaced text or metadata of a stored one.
+        unchanged: documents that were stored already, and were neither encoded nor written.
     """
 
     documents: int
@@ -58,14 +58,14 @@ class IndexStats:
         segments: segment files.
         pending: documents whose tokens still wait in the catalogue for a segment.
         dead: rows of deleted or replaced documents that `compact()` would remove.
-        bytes: segments and catalogue together.
+        bytes: bytes of segments and catalogue.
         dim: size of a token embedding.
-        codec: how segments store tokens, in half precision until there are enough to train on.
+        codec: codec of the index; rows are in half precision until there are enough to train it.
         model: name of the model the index was made with.
         fingerprint: that model's fingerprint.
         filter_keys: metadata keys with an index of their own.
         commits: writes since the index was created.
-        document_budget: tokens kept of each document, or below 1 their share; None for all.
+        document_budget: tokens kept of each document; below 1, the share of its tokens; None for all.
     """
 
     path: Path | None
@@ -85,7 +85,7 @@ class IndexStats:
 
     @property
     def bytes_per_document(self) -> float:
-        """All bytes over the live documents; 0 for an empty index."""
+        """All bytes divided by the live documents; 0 for an empty index."""
         return self.bytes / self.documents if self.documents else 0.0
 
 
@@ -94,9 +94,9 @@ class Finding:
     """One line of what `fastlane doctor` reports.
 
     Attributes:
-        level: "ok"; "warning" for what costs speed or quality; "trouble" for what must be repaired.
-        subject: what was looked at.
-        detail: what was found and, where it is not well, what to do.
+        level: "ok"; "warning" if it costs speed or quality; "trouble" if it must be repaired.
+        subject: what was checked.
+        detail: what was found and, if it is not good, what to do.
         figures: the measured values, for JSON.
     """
 
@@ -106,5 +106,5 @@ class Finding:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields, for JSON."""
         return asdict(self)
