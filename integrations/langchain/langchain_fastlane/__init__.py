@@ -1,4 +1,4 @@
-"""FastLane for LangChain: late-interaction retrieval behind the interfaces LangChain already has."""
+"""FastLane for LangChain: late-interaction retrieval behind LangChain's own interfaces."""
 
 from langchain_fastlane.query_constructors import FastLaneTranslator
 from langchain_fastlane.rerankers import FastLaneReranker

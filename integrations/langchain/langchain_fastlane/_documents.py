@@ -1,4 +1,4 @@
-"""Between LangChain's documents and the index: the one place that converts them."""
+"""Conversion between LangChain's documents and those of the index."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ from fastlane_rag.types import Document as StoredDocument
 
 
 def to_document(stored: Hit | StoredDocument) -> Document:
-    """A fresh document, so that a chain may change it without touching the index."""
+    """A new document, which a chain may change without changing the index."""
     return Document(id=stored.id, page_content=stored.text, metadata=stored.metadata)
 
 
@@ -20,7 +20,7 @@ def add_documents(
     ids: Sequence[str | None] | None = None,
     batch_size: int | None = None,
 ) -> list[str]:
-    """Add or replace; `ids` beat the documents' own, and what is None is generated. Returns them in input order."""
+    """Add or replace documents. `ids` take precedence over their own; ids of None are generated. Returns the ids."""
     documents = list(documents)
     return index.add(
         [document.page_content for document in documents],

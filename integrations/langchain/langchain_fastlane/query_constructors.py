@@ -1,4 +1,4 @@
-"""Self-query: what a language model asked for, in the index's filter language."""
+"""Self-query: translates the structured query of a language model to the index's filter language."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from langchain_core.structured_query import Comparator, Comparison, Operation, O
 
 
 class FastLaneTranslator(Visitor):
-    """Structured queries to FastLane filters: `SelfQueryRetriever(..., structured_query_translator=...)`.
+    """Translates structured queries to filters: `SelfQueryRetriever(..., structured_query_translator=...)`.
 
-    `like` is left out, so the language model is told not to use it. Dates become ISO 8601 strings, which order
-    as dates do when the metadata holds them in the same form.
+    It does not support `like`, so the language model is told not to use it. Dates become ISO 8601 strings, which sort
+    as dates if the metadata has dates in the same form.
     """
 
     allowed_operators = (Operator.AND, Operator.OR, Operator.NOT)
@@ -47,7 +47,7 @@ class FastLaneTranslator(Visitor):
 
 
 def _plain(value: Any) -> Any:
-    """The query language hands dates over as `{"type": "date", "date": "2024-05-01"}`."""
+    """The plain value; the query language has dates as `{"type": "date", "date": "2024-05-01"}`."""
     if isinstance(value, dict) and value.get("type") in ("date", "datetime"):
         return value[value["type"]]
     return value

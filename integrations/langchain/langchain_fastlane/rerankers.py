@@ -1,4 +1,4 @@
-"""The document compressor: FastLane's scores behind any retriever, without an index."""
+"""The document compressor: reranks the documents of any retriever, without an index."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,7 +13,7 @@ from fastlane_rag.rerank import rerank
 
 
 class FastLaneReranker(BaseDocumentCompressor):
-    """Rank another retriever's documents again by SumMaxSim, with all tokens of the query and of each document.
+    """Rerank another retriever's documents by SumMaxSim, with all tokens of the query and of each document.
 
     Example:
         ```python
@@ -24,9 +24,9 @@ class FastLaneReranker(BaseDocumentCompressor):
         ```
 
     Attributes:
-        model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
+        model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
         top_n: how many documents to return.
-        batch_size: how many texts are encoded at a time; None is the model's own choice.
+        batch_size: how many texts to encode at once; None lets the model choose.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -43,7 +43,7 @@ class FastLaneReranker(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
-        """The `top_n` best as copies, best first, each with its relevance (0 to 1) as `relevance_score`."""
+        """Copies of the `top_n` best documents, best first, with their relevance (0 to 1) as `relevance_score`."""
         texts = [document.page_content for document in documents]
         ranking = rerank(query, texts, model=self.model, batch_size=self.batch_size)
         best = []

@@ -1,4 +1,4 @@
-"""The retriever: one line in place of a dense one."""
+"""The retriever, a drop-in replacement for a dense one."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -25,8 +25,8 @@ from langchain_fastlane._documents import add_documents, to_document
 class FastLaneRetriever(SearchFields, BaseRetriever):
     """Late-interaction retriever over a `FastLaneIndex`.
 
-    Besides the fields below it has one for each option of a search (`filter`, `route_k`, `hybrid`, ...), as
-    `fastlane_rag.search.options.SearchOptions` documents them. `k` and these can also be given for one call:
+    Besides the fields below, it has one for each search option (`filter`, `route_k`, `hybrid`, ...);
+    `fastlane_rag.search.options.SearchOptions` documents them. `k` and the options can also be given for one call:
     `retriever.invoke("query", k=2, filter={"lang": "en"})`, and the same with `ainvoke`, `batch` and `bind`.
 
     Example:
@@ -38,7 +38,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     Attributes:
         index: the engine; safe to share between retrievers, stores and threads.
         k: how many documents to return; fewer only when fewer match.
-        score_key: if set, each document's SumMaxSim is put in its metadata under this key.
+        score_key: if set, each document's score is put into its metadata under this key.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -63,13 +63,13 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
 
         Args:
             texts: the passages.
-            metadatas: one JSON-like dict a text.
-            ids: one id a text; None, whole or single, is generated.
-            path: the index's new directory; None keeps it in memory.
-            model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
-            overwrite: replace an index that `path` already holds. To open it instead:
+            metadatas: one JSON-like dict per text.
+            ids: one id per text; None, for all or for single texts, generates ids.
+            path: a new directory for the index; None keeps the index in memory.
+            model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
+            overwrite: replace an index in `path`. To open it instead:
                 `FastLaneRetriever(index=FastLaneIndex.open(path))`.
-            **fields: the retriever's own, such as `k`.
+            **fields: fields of the retriever, such as `k`.
         """
         retriever = cls(index=FastLaneIndex.create(path, model=model, overwrite=overwrite), **fields)
         retriever.index.add(texts, ids=ids, metadatas=metadatas)
@@ -86,7 +86,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         overwrite: bool = False,
         **fields: Any,
     ) -> Self:
-        """As `from_texts`, with the ids and metadata the documents carry; `ids` beat theirs."""
+        """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
         retriever = cls(index=FastLaneIndex.create(path, model=model, overwrite=overwrite), **fields)
         add_documents(retriever.index, documents, ids)
         return retriever
@@ -125,7 +125,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         return documents
 
     def _search(self, queries: list[str], **options: Any) -> list[list[Document]]:
-        """The documents of each query; an option that is missing or None is the retriever's own."""
+        """The documents of each query. For an option that is missing or None, the retriever's value counts."""
         own = {name: getattr(self, name) for name in SearchOptions.names()}
         given = {name: value for name, value in options.items() if value is not None}
         results = self.index.search_batch(queries, **(own | given))
@@ -145,9 +145,9 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[list[Document]]:
-        """Search for several queries together, which shares the work; each reports a start and an end of its own.
+        """Search for several queries in one call, which shares work; callbacks get a start and an end for each query.
 
-        The options are those of one call and hold for all queries, so what is wrong with them is wrong for all.
+        The options hold for all queries, so an error in them fails all queries.
         """
         configs = get_config_list(config, len(inputs))
         runs = [self._started(query, one, kwargs) for query, one in zip(inputs, configs, strict=True)]
@@ -174,7 +174,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         )
         return manager.on_retriever_start(None, query, name=config.get("run_name") or self.get_name())
 
-    # BaseRetriever's own asynchronous method takes no options: without this one `ainvoke(query, k=2)` is a TypeError.
+    # BaseRetriever's asynchronous method takes no options, so `ainvoke(query, k=2)` would raise TypeError.
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:

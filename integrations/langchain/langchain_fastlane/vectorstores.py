@@ -1,4 +1,4 @@
-"""The vector store: FastLane where LangChain wants to add, delete and search."""
+"""The vector store: add, delete and search by LangChain's interface."""
 
 import os
 import warnings
@@ -18,12 +18,12 @@ from langchain_fastlane._documents import add_documents, to_document
 
 
 class FastLaneVectorStore(VectorStore):
-    """A vector store whose vectors are one a token, over a `FastLaneIndex`.
+    """A vector store with one vector per token, over a `FastLaneIndex`.
 
-    All searches take `k` and the options of a search: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a
+    All searches take `k` and the search options: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a
     callable on the metadata, applied before ranking), `route_k`, `hybrid` and the others that
     `fastlane_rag.search.options.SearchOptions` documents. Scores are SumMaxSim, higher is better; relevance scores
-    are from 0 to 1. There is no single vector for a text, so nothing here takes or gives one.
+    are from 0 to 1. A text has no single vector here, so no method takes or returns one.
 
     Example:
         ```python
@@ -36,8 +36,8 @@ class FastLaneVectorStore(VectorStore):
         """Wrap an index.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None makes an empty one in memory.
-            model: for the index made here, whatever `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
+            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
         """
         if index is not None and model is not None:
             raise ValueError("an index brings its own model: give index or model, not both")
@@ -59,14 +59,14 @@ class FastLaneVectorStore(VectorStore):
 
         Args:
             texts: the passages.
-            embedding: a late-interaction model, whatever `FastLaneModel.from_pretrained` takes; None is the
-                bundled one. LangChain's dense `Embeddings`, which a line written for another store hands
-                over, cannot serve here: they are passed over with a warning.
-            metadatas: one JSON-like dict a text.
-            ids: one id a text; None, whole or single, is generated.
-            path: the index's new directory; None keeps it in memory.
-            overwrite: replace an index that `path` already holds.
-            batch_size: how many texts are encoded at a time.
+            embedding: a late-interaction model, anything that `FastLaneModel.from_pretrained` takes; None for the
+                bundled one. A dense `Embeddings` object of LangChain, as other stores need it, is ignored with a
+                warning.
+            metadatas: one JSON-like dict per text.
+            ids: one id per text; None, for all or for single texts, generates ids.
+            path: a new directory for the index; None keeps the index in memory.
+            overwrite: replace an index in `path`.
+            batch_size: how many texts to encode at once.
         """
         store = cls._create(embedding, path, overwrite)
         store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
@@ -83,7 +83,7 @@ class FastLaneVectorStore(VectorStore):
         overwrite: bool = False,
         batch_size: int | None = None,
     ) -> Self:
-        """As `from_texts`, with the ids and metadata the documents carry; `ids` beat theirs."""
+        """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
         store = cls._create(embedding, path, overwrite)
         store.add_documents(documents, ids=ids, batch_size=batch_size)
         return store
@@ -111,7 +111,7 @@ class FastLaneVectorStore(VectorStore):
 
     @property
     def embeddings(self) -> None:
-        """None: a text has no single vector here. The model is `store.index.model`."""
+        """None, because a text has no single vector here. The model is `store.index.model`."""
         return None
 
     def add_texts(  # type: ignore[override]
@@ -126,15 +126,15 @@ class FastLaneVectorStore(VectorStore):
 
         Args:
             texts: the passages.
-            metadatas: one JSON-like dict a text.
-            ids: one id a text; None, whole or single, is generated.
-            batch_size: how many texts are encoded at a time.
+            metadatas: one JSON-like dict per text.
+            ids: one id per text; None, for all or for single texts, generates ids.
+            batch_size: how many texts to encode at once.
 
         Returns:
             The ids, in the order of the texts.
 
         Raises:
-            ValueError: `metadatas` or `ids` are not as many as the texts; nothing is stored.
+            ValueError: the number of `metadatas` or `ids` differs from that of the texts; nothing is stored.
         """
         return self.index.add(texts, ids=ids, metadatas=metadatas, batch_size=batch_size)
 
@@ -145,18 +145,18 @@ class FastLaneVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """As `add_texts`, with the ids and metadata the documents carry; `ids` beat theirs."""
+        """As `add_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
         return add_documents(self.index, documents, ids, batch_size)
 
     def delete(  # type: ignore[override]
         self, ids: Sequence[str] | None = None, *, filter: Filter | None = None
     ) -> bool:
-        """Delete documents; ids the store does not have are passed over.
+        """Delete documents; ids that are not stored are ignored.
 
         Args:
-            ids: which documents. An empty list deletes nothing; None, without a filter, deletes ALL of them,
-                as LangChain's `VectorStore` has it.
-            filter: delete what matches instead (or, of `ids`, only what matches).
+            ids: the documents to delete. An empty list deletes nothing; None, without a filter, deletes ALL, as
+                LangChain's `VectorStore` documents.
+            filter: delete only documents that match, of `ids` or of all.
 
         Returns:
             True.
@@ -165,7 +165,7 @@ class FastLaneVectorStore(VectorStore):
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents with these ids, in their order; ids the store does not have are left out."""
+        """The documents with these ids, in this order, without ids that are not stored."""
         return [to_document(stored) for stored in self.index.get(ids)]
 
     def similarity_search(  # type: ignore[override]
@@ -191,7 +191,7 @@ class FastLaneVectorStore(VectorStore):
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        # Not by LangChain's score function: what a SumMaxSim means depends on how many tokens it sums over.
+        # Not by LangChain's score function, because relevance also depends on how many tokens a SumMaxSim adds up.
         result = self.index.search_detailed(query, k, **kwargs)
         documents = [to_document(hit) for hit in result.hits]
         return list(zip(documents, relevances(result), strict=True))
@@ -209,13 +209,13 @@ class FastLaneVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         **options: Unpack[SearchKeywords],
     ) -> list[Document]:
-        """k of the `fetch_k` best documents, each relevant yet unlike those before it.
+        """Pick k of the `fetch_k` best documents, each relevant but unlike those picked before.
 
         Args:
             query: the query.
             k: how many to return.
             fetch_k: how many to choose from.
-            lambda_mult: 1 looks at relevance alone, 0 at variety alone.
+            lambda_mult: 1 ranks by relevance alone, 0 by variety alone.
             **options: as in `similarity_search`.
         """
         result = self.index.search_detailed(query, max(fetch_k, k), **options)

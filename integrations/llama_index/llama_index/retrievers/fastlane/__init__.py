@@ -1,4 +1,4 @@
-"""FastLane for LlamaIndex: late-interaction retrieval behind the interfaces LlamaIndex already has."""
+"""FastLane for LlamaIndex: late-interaction retrieval behind LlamaIndex's own interfaces."""
 
 from llama_index.retrievers.fastlane.rerank import FastLaneRerank
 from llama_index.retrievers.fastlane.retriever import FastLaneRetriever

@@ -1,10 +1,10 @@
-"""LlamaIndex's metadata filters in the index's filter language.
+"""Translation of LlamaIndex's metadata filters to the index's filter language.
 
-The language runs in the index's catalogue, so it is used where it can say the same. What it cannot say
-(`is_empty`, `text_match_insensitive`, equality with a list) becomes a function of the metadata.
+Filters in that language run in the catalogue. Filters that it cannot express (`is_empty`, `text_match_insensitive`,
+equality with a list) become a function of the metadata.
 
-Where LlamaIndex's own filter would fail on values that do not compare, such as a text with a number, the node
-does not match. A missing key, or null, matches `!=`, `nin` and `is_empty` only. Groups may be nested.
+A node does not match where LlamaIndex's own filter would fail, because values do not compare (a text with a number, for
+example). A missing key, or null, matches only `!=`, `nin` and `is_empty`. Groups may be nested.
 """
 
 import operator
@@ -44,15 +44,15 @@ _MISSING_MATCHES = (FilterOperator.NE, FilterOperator.NIN, FilterOperator.IS_EMP
 
 
 class _Unsayable(Exception):
-    """The index's language has no words for this."""
+    """The index's filter language cannot express this."""
 
 
 def to_filter(filters: MetadataFilters | None) -> Filter | None:
-    """Translate a group of filters; None means unfiltered.
+    """Translate a group of filters; None stands for no filter.
 
     Raises:
-        FilterError: a value that its operator cannot take.
-        TypeError: not a MetadataFilters.
+        FilterError: an operator does not take its value.
+        TypeError: the filters are no MetadataFilters.
     """
     if filters is None:
         return None
@@ -66,7 +66,7 @@ def to_filter(filters: MetadataFilters | None) -> Filter | None:
 
 
 def within(filter: Filter | None, key: str, allowed: Sequence[str]) -> Filter:
-    """What matches the filter and has one of these values under `key`."""
+    """A filter for documents that match `filter` and have one of these values under `key`."""
     if callable(filter):
         known = set(allowed)
         return lambda metadata: metadata.get(key) in known and filter(metadata)
@@ -74,10 +74,10 @@ def within(filter: Filter | None, key: str, allowed: Sequence[str]) -> Filter:
 
 
 def both(one: Filter | None, other: Filter | None) -> Filter | None:
-    """What matches both filters.
+    """A filter for documents that match both filters.
 
     Raises:
-        FilterError: one is a function and the other is not.
+        FilterError: one filter is a function and the other is not.
     """
     if one is None or other is None:
         return other if one is None else one
@@ -125,7 +125,7 @@ def _one(one: MetadataFilter) -> dict[str, Any]:
     if one.operator in _ORDER:
         return {key: {_ORDER[one.operator]: value}}
     if one.operator == FilterOperator.EQ and value is None:
-        return {"$or": []}  # as in LlamaIndex: what is missing or null equals nothing, not even None
+        return {"$or": []}  # as in LlamaIndex, where a missing value or null equals nothing, not even None
     if isinstance(value, list) and not value:
         raise _Unsayable
     if one.operator == FilterOperator.ANY:
@@ -133,7 +133,7 @@ def _one(one: MetadataFilter) -> dict[str, Any]:
     if one.operator == FilterOperator.ALL:
         return {"$and": [{key: {"$contains": part}} for part in value]}
     if one.operator == FilterOperator.TEXT_MATCH:
-        return {key: {"$contains": value, "$gte": ""}}  # every text, and nothing else, is >= ""
+        return {key: {"$contains": value, "$gte": ""}}  # only texts are >= ""
     if one.operator in (FilterOperator.EQ, FilterOperator.CONTAINS) and not isinstance(value, list):
         return {key: {"$eq" if one.operator == FilterOperator.EQ else "$contains": value}}
     raise _Unsayable
@@ -158,7 +158,7 @@ def _one_holds(one: MetadataFilter, metadata: dict[str, Any]) -> bool:
     if stored is None:
         return one.operator in _MISSING_MATCHES
     if isinstance(stored, bool):
-        # A filter's value is never true or false, and to the index's language 1 is not true.
+        # The value of a LlamaIndex filter is never true or false, and in the index's language 1 is not true.
         return one.operator in (FilterOperator.NE, FilterOperator.NIN)
     try:
         return _HOLDS[one.operator](stored, one.value)

@@ -1,4 +1,4 @@
-"""Between LlamaIndex's nodes and the index: the one place that converts them."""
+"""Conversion between LlamaIndex's nodes and documents of the index."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.types import Document as StoredDocument
 
-# Kept beside the node's own metadata, which stays on top so that filters see it.
+# Keys stored beside those of the node's own metadata, which stay at the top level for filters.
 CONTENT_KEY = "_node_content"
 SOURCE_KEY = "_node_source"
 ID_KEY = "_node_id"
@@ -37,7 +37,7 @@ def add_nodes(
     batch_size: int | None = None,
     show_progress: bool | None = None,
 ) -> list[str]:
-    """Add or replace nodes by their ids; what is encoded is the text LlamaIndex shows to embedding models."""
+    """Add or replace nodes by their ids. Encodes the text that LlamaIndex shows to embedding models."""
     return index.add(
         [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes],
         ids=[node.node_id for node in nodes],
@@ -48,12 +48,12 @@ def add_nodes(
 
 
 def to_metadata(node: BaseNode) -> dict[str, Any]:
-    """What the index stores for a node: its metadata for filters, and all of it to build the node again."""
+    """The metadata to store for a node: its own, for filters, and the whole node, to restore it."""
     content = _content(node)
     metadata = dict(content["metadata"])
     source = node.ref_doc_id
     if source is not None:
-        # The names under which LlamaIndex's own stores let filters see the source; a user's key goes first.
+        # LlamaIndex's own stores have the source under these names, for filters. A key of the user comes first.
         for name in ("ref_doc_id", "doc_id", "document_id"):
             metadata.setdefault(name, source)
         metadata[SOURCE_KEY] = source
@@ -63,7 +63,7 @@ def to_metadata(node: BaseNode) -> dict[str, Any]:
 
 
 def to_node(stored: Hit | StoredDocument) -> BaseNode:
-    """A fresh node, since LlamaIndex's components write into the ones they are given.
+    """A new node, because LlamaIndex's components change the nodes they get.
 
     A document that did not come from LlamaIndex becomes a TextNode.
     """
@@ -74,14 +74,14 @@ def to_node(stored: Hit | StoredDocument) -> BaseNode:
 
 
 def to_scored_node(hit: Hit) -> NodeWithScore:
-    """A fresh node with the hit's score."""
+    """A new node with the hit's score."""
     return NodeWithScore(node=to_node(hit), score=hit.score)
 
 
 def _content(node: BaseNode) -> dict[str, Any]:
     content: dict[str, Any] = node.model_dump(mode="json")
     content["embedding"] = None
-    # llama-index-core 0.13 writes the separator under both spellings and reads the other one last.
+    # llama-index-core 0.13 writes the separator under two spellings, and reads the other one last.
     content.pop("metadata_seperator", None)
     if isinstance(node, IndexNode) and isinstance(node.obj, BaseNode):
         content["obj"] = _content(node.obj)

@@ -1,4 +1,4 @@
-"""The node postprocessor: FastLane's scores behind any retriever, without an index."""
+"""The node postprocessor: reranks the nodes of any retriever, without an index."""
 
 from copy import deepcopy
 from typing import Any
@@ -17,7 +17,7 @@ dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defin
 
 
 class FastLaneRerank(BaseNodePostprocessor):
-    """Rank another retriever's nodes again by SumMaxSim, with all tokens of the query and of each node.
+    """Rerank another retriever's nodes by SumMaxSim, with all tokens of the query and of each node.
 
     Example:
         ```python
@@ -28,8 +28,8 @@ class FastLaneRerank(BaseNodePostprocessor):
 
     Attributes:
         top_n: how many nodes to return.
-        keep_retrieval_score: whether the first retriever's score goes into the metadata, as `retrieval_score`.
-        batch_size: how many texts are encoded at a time; None is the model's own choice.
+        keep_retrieval_score: whether to put the first retriever's score into the metadata, as `retrieval_score`.
+        batch_size: how many texts to encode at once; None lets the model choose.
     """
 
     top_n: int = Field(default=4, ge=0)
@@ -46,13 +46,13 @@ class FastLaneRerank(BaseNodePostprocessor):
         batch_size: int | None = None,
         **fields: Any,
     ) -> None:
-        """Load the model: whatever `FastLaneModel.from_pretrained` takes, None for the bundled one."""
+        """Load the model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled one."""
         super().__init__(top_n=top_n, keep_retrieval_score=keep_retrieval_score, batch_size=batch_size, **fields)
         self._model = FastLaneModel.from_pretrained(model)
 
     @classmethod
     def class_name(cls) -> str:
-        """The name LlamaIndex serialises the component under."""
+        """The name under which LlamaIndex serialises the component."""
         return "FastLaneRerank"
 
     def _postprocess_nodes(
@@ -83,7 +83,7 @@ class FastLaneRerank(BaseNodePostprocessor):
             metadata["retrieval_score"] = scored.score
         return NodeWithScore(node=scored.node.model_copy(update={"metadata": metadata}), score=score)
 
-    # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
+    # BaseComponent drops values that do not pickle from the copy AND from the live object, without an error.
     def __getstate__(self) -> dict[str, Any]:
         return BaseModel.__getstate__(self)
 

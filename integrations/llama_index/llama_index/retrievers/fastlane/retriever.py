@@ -1,4 +1,4 @@
-"""The retriever: one line in place of a dense one."""
+"""The retriever, a drop-in replacement for a dense one."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
 
-# How deep each of several query texts is searched before their scores are averaged.
+# Hits to find for each of several query texts, before their scores are averaged.
 _FUSED_DEPTH = 100
 _OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
 
@@ -29,7 +29,7 @@ class FastLaneRetriever(BaseRetriever):
 
     LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters` and each option of a
     search (`route_k`, `hybrid`, ...) are attributes that may be set between calls. A `QueryBundle` is searched by its
-    text; if it brings several `custom_embedding_strs`, as HyDE does, by the mean of their scores. Its
+    text. If it has several `custom_embedding_strs`, as HyDE makes, each is searched and their scores are averaged. Its
     embedding is not used.
 
     Example:
@@ -41,12 +41,12 @@ class FastLaneRetriever(BaseRetriever):
     Args:
         index: the engine; safe to share between retrievers, stores and threads.
         similarity_top_k: how many nodes to return; fewer only when fewer match.
-        filters: metadata filters, every operator, nested as deep as wanted; applied before ranking.
-        callback_manager: LlamaIndex's.
-        object_map: what index nodes stand for, by their `index_id`.
-        objects: index nodes whose objects go into that map.
+        filters: metadata filters with any operator, also nested; applied before ranking.
+        callback_manager: LlamaIndex's callback manager.
+        object_map: the objects that index nodes stand for, by `index_id`.
+        objects: index nodes whose objects are added to that map.
         verbose: print which object a retrieval enters.
-        **options: of a search (`route_k`, `hybrid`, ...); `fastlane_rag.search.options.SearchOptions` documents them.
+        **options: search options (`route_k`, `hybrid`, ...), documented by `fastlane_rag.search.options.SearchOptions`.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class FastLaneRetriever(BaseRetriever):
 
         Args:
             nodes: the nodes; their ids, relationships, templates and excluded keys are kept.
-            path: the index's new directory; None keeps it in memory.
-            model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
-            overwrite: replace an index that `path` already holds (`from_persist_dir` opens it instead).
+            path: a new directory for the index; None keeps the index in memory.
+            model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
+            overwrite: replace an index in `path` (`from_persist_dir` opens it instead).
             show_progress: whether to show a progress bar while encoding.
-            **options: the constructor's, such as `similarity_top_k`.
+            **options: arguments of the constructor, such as `similarity_top_k`.
         """
         retriever = cls(FastLaneIndex.create(path, model=model, overwrite=overwrite), **options)
         retriever.add_nodes(nodes, show_progress=show_progress)
@@ -106,7 +106,7 @@ class FastLaneRetriever(BaseRetriever):
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
-        """As `from_nodes`, after `transformations` (by default those of `Settings`) made nodes of the documents."""
+        """As `from_nodes`, for documents; `transformations` (by default those of `Settings`) turn them into nodes."""
         nodes = run_transformations(
             documents,
             Settings.transformations if transformations is None else transformations,
@@ -120,7 +120,7 @@ class FastLaneRetriever(BaseRetriever):
     def from_persist_dir(
         cls, persist_dir: str | os.PathLike[str], *, model: Any = None, read_only: bool = False, **options: Any
     ) -> Self:
-        """A retriever over the index stored in `persist_dir`, by `persist`, `path=` or `fastlane index`."""
+        """Open a retriever over the index that `persist`, `path=` or `fastlane index` stored in `persist_dir`."""
         return cls(FastLaneIndex.open(persist_dir, model=model, read_only=read_only), **options)
 
     def persist(self, persist_dir: str | os.PathLike[str]) -> None:
@@ -136,8 +136,8 @@ class FastLaneRetriever(BaseRetriever):
     ) -> list[str]:
         """Add nodes, replacing those with the same id; returns the ids in input order.
 
-        What an index node stands for is stored with it when it is a node; a retriever, a query engine or
-        another live object goes into this retriever's `object_map` and must be given again after a reload.
+        The object of an index node is stored with it if it is a node. A retriever, a query engine or another live
+        object is only added to this retriever's `object_map`, and must be given again after a reload.
         """
         stored = []
         for node in nodes:
@@ -171,13 +171,13 @@ class FastLaneRetriever(BaseRetriever):
         options["filter"] = both(to_filter(self.filters), options["filter"])
         return self.index.search_batch(texts, k, **options)
 
-    # BaseRetriever's own would run `_retrieve` on the event loop and stop everything else there.
+    # BaseRetriever's own method would run `_retrieve` on the event loop and block it.
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
 def _mean(rankings: list[list[Hit]]) -> list[Hit]:
-    """One ranking by mean score; what a ranking does not hold can score no more there than its last hit."""
+    """One ranking by mean score. In a ranking without a hit, the hit counts with the score of the last one."""
     found = {hit.id: hit for ranking in rankings for hit in ranking}
     totals = dict.fromkeys(found, 0.0)
     for ranking in rankings:

@@ -1,4 +1,4 @@
-"""The vector store: FastLane under VectorStoreIndex, IngestionPipeline and StorageContext."""
+"""The vector store, for VectorStoreIndex, IngestionPipeline and StorageContext."""
 
 import asyncio
 import os
@@ -28,10 +28,10 @@ from fastlane_rag.storage.filters import Filter
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
-    """A vector store whose vectors are one a token, over a `FastLaneIndex`.
+    """A vector store with one vector per token, over a `FastLaneIndex`.
 
-    It encodes texts and queries itself and keeps the nodes. LlamaIndex still embeds every node before it hands
-    it over and asks `Settings` for a model to do so; `MockEmbedding(embed_dim=1)` keeps that free:
+    It encodes texts and queries itself, and stores the nodes. LlamaIndex still embeds every node before adding it, with
+    a model from `Settings`; `MockEmbedding(embed_dim=1)` makes that free:
 
     Example:
         ```python
@@ -55,8 +55,8 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """Wrap an index.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None makes an empty one in memory.
-            model: for the index made here, whatever `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
+            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
         """
         if index is not None and model is not None:
             raise ValueError("an index brings its own model: give index or model, not both")
@@ -72,16 +72,16 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         model: Any = None,
         read_only: bool = False,
     ) -> Self:
-        """The store that `StorageContext.persist(persist_dir)` wrote.
+        """Open the store that `StorageContext.persist(persist_dir)` wrote.
 
         `StorageContext.from_defaults(persist_dir=..., vector_store=FastLaneVectorStore.from_persist_dir(...))`
-        then brings back the rest.
+        then opens the rest.
 
         Args:
             persist_dir: the storage context's directory.
             namespace: the store's name in the storage context.
-            model: the model the index was made with; None is the bundled one.
-            read_only: open without the right to write.
+            model: the model that the index was made with; None for the bundled one.
+            read_only: open for reading only.
         """
         name = f"{namespace}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
         return cls.from_persist_path(Path(persist_dir) / name, model=model, read_only=read_only)
@@ -90,23 +90,23 @@ class FastLaneVectorStore(BasePydanticVectorStore):
     def from_persist_path(
         cls, persist_path: str | os.PathLike[str], *, model: Any = None, read_only: bool = False
     ) -> Self:
-        """The store that `persist(persist_path)` wrote."""
+        """Open the store that `persist(persist_path)` wrote."""
         return cls(FastLaneIndex.open(_directory(persist_path), model=model, read_only=read_only))
 
     @classmethod
     def class_name(cls) -> str:
-        """The name LlamaIndex serialises the component under."""
+        """The name under which LlamaIndex serialises the component."""
         return "FastLaneVectorStore"
 
     @property
     def client(self) -> FastLaneIndex:
-        """The engine."""
+        """The index."""
         return self._index
 
     def add(  # type: ignore[override]
         self, nodes: Sequence[BaseNode], *, batch_size: int | None = None, show_progress: bool | None = None
     ) -> list[str]:
-        """Add nodes, replacing those with the same id; embeddings they carry are not used. Returns their ids."""
+        """Add nodes, replacing those with the same id; their embeddings are not used. Returns their ids."""
         return add_nodes(self._index, nodes, batch_size=batch_size, show_progress=show_progress)
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
@@ -114,7 +114,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(self.add, nodes, **kwargs)
 
     def delete(self, ref_doc_id: str) -> None:  # type: ignore[override]
-        """Delete the nodes made from this document; none is no error."""
+        """Delete the nodes made from this document, if there are any."""
         self._index.delete(filter={SOURCE_KEY: ref_doc_id})
 
     async def adelete(self, ref_doc_id: str, **kwargs: Any) -> None:
@@ -126,10 +126,10 @@ class FastLaneVectorStore(BasePydanticVectorStore):
     ) -> None:
         """Delete the nodes with these ids that match the filters.
 
-        An empty list deletes nothing. To delete everything say so with `clear`.
+        An empty list deletes nothing; `clear` deletes everything.
 
         Raises:
-            ValueError: neither ids nor filters.
+            ValueError: neither ids nor filters are given.
         """
         if node_ids is None and (filters is None or not filters.filters):
             raise ValueError("give node_ids or filters; to delete every node call clear()")
@@ -150,7 +150,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         await asyncio.to_thread(self.clear)
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
-        """The nodes with these ids, in their order, that match the filters; None leaves a side open."""
+        """The nodes with these ids, in this order, that match the filters; None does not restrict."""
         ids = node_ids
         if node_ids is None or filters is not None:
             ids = self._index.ids(to_filter(filters))
@@ -173,19 +173,19 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         mmr_prefetch_factor: float = 4.0,
         **options: Unpack[SearchKeywords],
     ) -> VectorStoreQueryResult:
-        """Search by the query's text; an embedding it carries is not used.
+        """Search by the query's text; its embedding is not used.
 
-        `VectorStoreIndex.as_retriever(vector_store_kwargs={...})` passes the keywords on.
+        `VectorStoreIndex.as_retriever(vector_store_kwargs={...})` passes the keywords to this method.
 
         Args:
-            query: an empty list in `node_ids` or `doc_ids` restricts nothing: LlamaIndex always sends one.
+            query: an empty list in `node_ids` or `doc_ids` does not restrict, because LlamaIndex always sends one.
             mmr_threshold: in mode `mmr`, the weight of relevance against variety; 0.5 by default.
-            mmr_prefetch_factor: in mode `mmr`, how many times `similarity_top_k` nodes to choose from.
-            **options: of a search (`route_k`, `hybrid`, ...), as `fastlane_rag.search.options.SearchOptions` documents
-                them. A `filter` among them narrows the query's own filters.
+            mmr_prefetch_factor: in mode `mmr`, choose from this many times `similarity_top_k` nodes.
+            **options: search options (`route_k`, `hybrid`, ...), documented by
+                `fastlane_rag.search.options.SearchOptions`. A `filter` among them narrows the query's own filters.
 
         Raises:
-            ValueError: no query text, or another mode.
+            ValueError: the query has no text, or another mode.
         """
         if query.query_str is None:
             raise ValueError("FastLane searches by text, and this query has only an embedding: give query_str")
@@ -212,14 +212,14 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(self.query, query, **kwargs)
 
     def persist(self, persist_path: str | os.PathLike[str], fs: fsspec.AbstractFileSystem | None = None) -> None:
-        """Save the index, in place of what `persist` wrote there before.
+        """Save the index, replacing what `persist` wrote there before.
 
-        LlamaIndex names a file, `default__vector_store.json`; an index is a directory, and gets that name
-        without the ending. An index made there, `FastLaneIndex.create("storage/default__vector_store")`, is
-        where it belongs already and is not copied.
+        LlamaIndex passes the name of a file, `default__vector_store.json`. An index is a directory, and gets that name
+        without the suffix. An index that was created there, `FastLaneIndex.create("storage/default__vector_store")`, is
+        not copied.
 
         Raises:
-            ValueError: a file system other than the local one.
+            ValueError: the file system is not the local one.
         """
         if fs is not None and not isinstance(fs, LocalFileSystem):
             raise ValueError(f"an index lives in a local directory, not in {type(fs).__name__}: persist it locally")
@@ -233,7 +233,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             found = within(found, SOURCE_KEY, query.doc_ids)
         return found
 
-    # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
+    # BaseComponent drops values that do not pickle from the copy AND from the live object, without an error.
     def __getstate__(self) -> dict[str, Any]:
         return BaseModel.__getstate__(self)
 
