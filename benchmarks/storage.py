@@ -1,9 +1,9 @@
-"""What storing costs: bulk, single and streamed additions, filters, deletions and the space they give back, faults.
+"""The cost of storage: bulk, single and streamed additions, filters, deletions and the space they free, faults.
 
 python benchmarks/storage.py --json benchmarks/results/storage.json
 
-Encoding is left out where storage is measured: a stand-in encoder hands over prepared token rows of realistic number
-and size. "with the encoder" is the bundled model on real passages. The fault trials are those of tests/index.
+Storage is measured without encoding: a stand-in encoder returns prepared token rows of realistic number and size.
+"with the encoder" means the bundled model on real passages. The fault trials are those of tests/index.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NOTES = [
 
 
 class PreparedModel:
-    """Hands over random unit rows, 60 to 240 a document, drawn once."""
+    """Returns random unit rows, 60 to 240 per document, drawn once."""
 
     name = "prepared"
     fingerprint = "prepared"
@@ -115,7 +115,7 @@ def search_time(index: Any, routed: list[Any], **options: Any) -> float:
 
 
 def streaming(folder: Path, count: int) -> dict[str, float]:
-    """The same documents from a generator, in bounded memory, and again when all are stored."""
+    """Ingest the same documents from a generator, and once more when all are stored."""
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.types import Document
 
@@ -141,14 +141,14 @@ def streaming(folder: Path, count: int) -> dict[str, float]:
 
 
 def private_memory() -> float:
-    """MiB of this process that no file backs; 0 where the system does not tell."""
+    """MiB of this process that no file backs; 0 where the system does not report it."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0.0)
 
 
 def filters(folder: Path, count: int, filter_keys: tuple[str, ...], codec: str) -> dict[str, float]:
-    """Filtered searches against the unfiltered one; a filter's first search after a write, and later ones."""
+    """Filtered searches compared with an unfiltered one: a filter's first search after a write, and later ones."""
     from fastlane_rag import FastLaneIndex
 
     model, kind = PreparedModel(), "indexed" if filter_keys else "plain"
@@ -159,9 +159,10 @@ def filters(folder: Path, count: int, filter_keys: tuple[str, ...], codec: str) 
         unfiltered = search_time(index, routed)
         results = {"unfiltered search, ms": 1000 * unfiltered}
         for name, chosen in (("1%", {"group": 7}), ("50%", {"half": 1})):
-            index.update_metadata([ids[0]], [metadatas[0]])  # a commit: nothing is remembered
+            index.update_metadata([ids[0]], [metadatas[0]])  # a commit, which empties the cache of filters
             with index._storage.view() as view:
-                applied = timed(lambda v=view, f=chosen: v.allowed(f))  # type: ignore[misc]
+                state = index._states.of(view.snapshot)
+                applied = timed(lambda s=state, v=view, f=chosen: s.allowed(v.reader, f))  # type: ignore[misc]
             results[f"{name} filter on {kind} key, applied for the first time after a write, ms"] = 1000 * applied
             index.update_metadata([ids[0]], [metadatas[0]])
             first = timed(lambda f=chosen: index.search_batch_detailed(routed, 10, route_k=4, filter=f))  # type: ignore[misc]
@@ -206,7 +207,7 @@ def size(path: Path) -> int:
 
 
 def ingestion(folder: Path, count: int) -> dict[str, float]:
-    """Real passages through the bundled encoder, and the share of the time that is not encoding."""
+    """Add real passages with the bundled encoder; the share of time that is not encoding."""
     from fastlane_rag import FastLaneIndex, FastLaneModel
     from fastlane_rag.data import read_passages, sample_path
 
@@ -228,7 +229,7 @@ def ingestion(folder: Path, count: int) -> dict[str, float]:
 
 
 def faults(folder: Path, kills: int) -> dict[str, float]:
-    """kill -9 at random instants of writes; damaged files, full disks and forged directories."""
+    """Fault trials: kill -9 at random instants of writes; damaged files, full disks, forged directories."""
     sys.path[:0] = [str(TESTS)]
     import test_crashes
 

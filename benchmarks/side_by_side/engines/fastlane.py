@@ -1,14 +1,14 @@
-"""fastlane-rag: its default, its approximate lane over its knobs, and its exhaustive lane."""
+"""fastlane-rag: its default settings, a grid of the approximate lane, and the exhaustive lane."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss  # noqa: F401  here and not inside what is timed, as the other engines' libraries load
+import faiss  # noqa: F401  (imported here, so that it does not load within the timed part)
 import numpy as np
 import torch
 
-from fastlane_rag.index import FastLaneIndex, writing  # noqa: F401
+from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.model import RoutedQuery
 from fastlane_rag.model.stand_ins import condensed
 from fastlane_rag.types import Document
@@ -27,7 +27,7 @@ def engine() -> "FastLane":
 
 
 class Prepared:
-    """Stands in for the model: hands over rows that are encoded already, in the order of the documents."""
+    """A model that returns rows encoded before, in the order of the documents."""
 
     def __init__(self, corpus: Corpus, budget: float | None = None) -> None:
         self.name, self.fingerprint = corpus.facts["model"], corpus.facts["fingerprint"]
@@ -39,16 +39,16 @@ class Prepared:
         return [rows for _, rows in zip(texts, self._rows, strict=False)]
 
     def encode_routed(self, texts: list[str], **_: Any) -> list[Any]:
-        """Queries come encoded."""
+        """Not needed, because queries are encoded before."""
         raise NotImplementedError
 
 
 class FastLane:
-    """An index on disk, made by `add` and searched as users search, texts fetched.
+    """An index on disk, built by `add` and searched as users do, including the fetch of texts.
 
     Args:
-        codec: how it stores tokens.
-        budget: what the document router keeps of them; None for all. That it picks is part of the build.
+        codec: as in `FastLaneIndex.create`.
+        budget: tokens that the document router keeps of a document; None for all. Its choice is part of the build.
     """
 
     packages = ("fastlane-rag", "faiss-cpu", "torch")
@@ -57,7 +57,7 @@ class FastLane:
         self._codec, self._budget = codec, budget
 
     def build(self, corpus: Corpus, folder: Path) -> None:
-        """Add everything, texts included, a few thousand documents a write."""
+        """Add all documents with their texts, a few thousand per write."""
         with FastLaneIndex.create(folder, model=Prepared(corpus, self._budget), codec=self._codec) as index:
             index.ingest(_documents(corpus), show_progress=False)
 
@@ -67,7 +67,7 @@ class FastLane:
         self._index = FastLaneIndex.open(folder, model=Prepared(corpus), read_only=True)
 
     def settings(self) -> list[Knobs]:
-        """The default, both lanes, and the approximate one's grid."""
+        """The default, both lanes, and the grid of the approximate lane."""
         grid = [
             {"lane": "approximate", "route_k": route_k, "nprobe": nprobe, "depth": depth}
             for route_k in ROUTE_KS
@@ -90,13 +90,13 @@ class FastLane:
         return [hit.id for hit in answer]
 
     def index_bytes(self, folder: Path) -> dict[str, int]:
-        """Segments; the catalogue holds texts and metadata, which no other engine keeps."""
+        """Segments alone: the catalogue holds texts and metadata, which no other engine stores."""
         segments = folder_bytes(folder / "segments")
         return {"index": segments, "catalogue with texts": folder_bytes(folder) - segments}
 
 
 def _condensed(corpus: Corpus, budget: float) -> Iterator[np.ndarray]:
-    """The rows that a budget makes of each document's."""
+    """The rows that a budget keeps of each document."""
     for n, rows in enumerate(corpus.documents()):
         scores = torch.from_numpy(corpus.token_scores[corpus.offsets[n] : corpus.offsets[n + 1]])
         yield condensed(torch.from_numpy(rows), scores, budget).numpy()
