@@ -1,10 +1,10 @@
-"""What the LangChain and LlamaIndex adapters cost above the engine, and what calling them together saves.
+"""The overhead of the LangChain and LlamaIndex adapters over the engine, and what batched calls save.
 
 python benchmarks/adapters.py --json benchmarks/results/adapters.json
 
-Overhead is measured with an engine that returns prepared results at once, so that only the adapter's own work is
-left: callbacks, events, arguments, building documents or nodes. Calls together are real searches of real questions,
-and are checked to find what the same calls find one after another.
+Overhead is measured with an engine that returns prepared results at once. What remains is the adapter's own work:
+callbacks, events, arguments, building documents or nodes. Batched calls are real searches of real questions, and must
+find what the same calls find one after another.
 """
 
 import argparse
@@ -32,13 +32,13 @@ LEAST_SAME = 0.98
 
 @dataclass(frozen=True)
 class Corpus:
-    """The packaged PEP passages, as each framework holds them.
+    """Indexes of the packaged PEP passages, one for each framework.
 
     Attributes:
         plain: an index of documents.
         of_nodes: an index of LlamaIndex nodes.
-        questions: labelled questions about the passages, BATCH of them, which repeats some.
-        build_s: seconds it took to make both indexes.
+        questions: BATCH labelled questions about the passages, some repeated.
+        build_s: seconds to build both indexes.
     """
 
     plain: Any
@@ -72,7 +72,7 @@ def build(passages: int | None) -> Corpus:
 
 @contextmanager
 def instant(index: Any, query: str) -> Iterator[None]:
-    """Make an index answer every search at once, with fresh copies of hits found beforehand."""
+    """Make an index answer every search at once, with new copies of hits found before."""
     hits = index.search(query, K)
 
     def copies() -> list[Any]:
@@ -88,7 +88,7 @@ def instant(index: Any, query: str) -> Iterator[None]:
 
 @contextmanager
 def instant_rerank(query: str, texts: list[str], model: Any) -> Iterator[Callable[[], Any]]:
-    """Make both rerankers' scoring return a ranking made beforehand; gives that function."""
+    """Make both rerankers return a ranking made before; yields the function that returns it."""
     from fastlane_rag.rerank import rerank
 
     ranking = rerank(query, texts, model=model)
@@ -99,7 +99,7 @@ def instant_rerank(query: str, texts: list[str], model: Any) -> Iterator[Callabl
 
 
 def median_ms(call: Callable[[], Any], bare: Callable[[], Any], repeats: int) -> float:
-    """Median milliseconds of a call less those of the bare engine, taken in turn."""
+    """Median milliseconds of a call minus those of the bare engine, measured alternately."""
     call()
     took: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
@@ -159,7 +159,7 @@ def overheads(corpus: Corpus, run: Callable[[Any], Any], repeats: int) -> dict[s
 
 
 def together(corpus: Corpus, run: Callable[[Any], Any], rounds: int) -> list[dict[str, Any]]:
-    """The same searches one after another and together: median seconds of each, taken in turn."""
+    """The same searches one after another and together: median seconds of each, measured alternately."""
     from langchain_fastlane import FastLaneRetriever as LangChainRetriever
     from llama_index.retrievers.fastlane import FastLaneRetriever
 
@@ -197,7 +197,7 @@ def together(corpus: Corpus, run: Callable[[Any], Any], rounds: int) -> list[dic
     }
     measured = []
     for name, (count, single, joint) in pairs.items():
-        # A batch is padded, and in bfloat16 that moves scores by thousandths: near ties change places.
+        # A batch is padded, which in bfloat16 changes scores by thousandths, so near ties may swap.
         same = overlap(single(), joint())
         if same < LEAST_SAME:
             raise AssertionError(f"{name}: of what is found one after another only {same:.1%} is found together")
@@ -215,7 +215,7 @@ def together(corpus: Corpus, run: Callable[[Any], Any], rounds: int) -> list[dic
 
 
 def overlap(some: list[list[Any]], others: list[list[Any]]) -> float:
-    """The share of all that some searches found which the others found too, whichever framework's."""
+    """Share of the results of some searches that the other searches found too, for any framework."""
 
     def ids(found: list[Any]) -> set[str]:
         return {getattr(one, "node_id", None) or one.id for one in found}
@@ -239,7 +239,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     corpus = build(arguments.passages)
-    with asyncio.Runner() as runner:  # one loop, as in a server: its threads stay
+    with asyncio.Runner() as runner:  # one event loop, as in a server, so that its threads are kept
         added = overheads(corpus, runner.run, arguments.repeats)
         calls = together(corpus, runner.run, arguments.rounds)
 

@@ -1,9 +1,9 @@
-"""The default search on quiet cores, and beside as many other busy processes as there are cores.
+"""The default search on idle cores, and beside as many busy processes as there are cores.
 
 python benchmarks/busy.py INDEX --threads 2 --json benchmarks/results/busy.json
 
-Queries are the beginnings of the index's own documents, encoded before the clock starts: what is timed is the search
-alone, without torch. Quiet and busy turns alternate.
+Queries are the beginnings of the index's own documents. They are encoded before, so that only the search is timed,
+without torch. Idle and busy rounds alternate.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SPIN = "while True: pass"
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """So many other processes that do nothing else than keep a core busy."""
+    """Run this many processes that keep a core busy."""
     others = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(processes)]
     try:
         time.sleep(0.5)
@@ -36,7 +36,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def measure(index: Any, queries: list[str], encoded: dict[str, Any]) -> list[float]:
-    """Milliseconds of each search, of queries that are encoded already."""
+    """Milliseconds of each search with an encoded query."""
     model = type(index.model)
     original = model.encode_routed
     model.encode_routed = lambda self, texts, **_: encoded[texts[0]]

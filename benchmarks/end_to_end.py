@@ -3,9 +3,9 @@
 python benchmarks/end_to_end.py ../shared/data/scifact --cache ~/.cache/fastlane-rag \
     --json benchmarks/results/end-to-end-scifact.json
 
-On the CPU, one query a call, the methods taking turns on every query. Dense retrieval is the mean-pooled vector of the
-same encoder, faiss's HNSW and texts in a dictionary. The stages are counted in a pass of its own, because the timers
-take time too; "other" is what no timer covers.
+It runs on the CPU, with one query per call; methods alternate on every query. Dense retrieval is the mean-pooled vector
+of the same encoder, faiss's HNSW, and texts in a dictionary. Stages are timed in a separate pass, because timers take
+time too; "other" is the time that no timer covers.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SEARCH_STAGES = (
 
 
 class Dense:
-    """What a vector store does.
+    """Dense retrieval, as a vector store does it.
 
     Args:
         model: encodes the query.
@@ -80,12 +80,12 @@ class Dense:
 
 
 def searching(index: "FastLaneIndex", **options: Any) -> Answer:
-    """What `index.search` does."""
+    """Search by `index.search`."""
     return lambda text: [hit.id for hit in index.search(text, K, **options)]
 
 
 def methods(index: "FastLaneIndex", dense: Dense) -> dict[str, Answer]:
-    """All methods; hybrid where this version has it."""
+    """All methods by name."""
     found: dict[str, Answer] = {
         DENSE: dense.answer,
         "fastlane default": searching(index),
@@ -98,7 +98,7 @@ def methods(index: "FastLaneIndex", dense: Dense) -> dict[str, Answer]:
 
 
 def take_turns(answers: dict[str, Answer], texts: Sequence[str], repeats: int) -> dict[str, list[list[float]]]:
-    """Seconds of every query by method, one list a repeat; each method goes first equally often."""
+    """Seconds of every query by method, one list per repeat; each method is first equally often."""
     seconds: dict[str, list[list[float]]] = {name: [] for name in answers}
     names = list(answers)
     for _ in range(repeats):
@@ -131,7 +131,7 @@ def stages_of(answer: Answer, texts: Sequence[str], stages: Sequence[tuple[str, 
 
 
 def measure(model: "FastLaneModel", index: "FastLaneIndex", corpus: Corpus, repeats: int) -> list[dict[str, Any]]:
-    """Every method: times, their ratio to dense retrieval's, stages and quality."""
+    """Measure every method: times, their ratio to dense retrieval's, stages and quality."""
     dense = Dense(model, corpus)
     answers, texts = methods(index, dense), [query.text for query in corpus.queries()]
     ids = [query.id for query in corpus.queries()]
@@ -169,7 +169,7 @@ def measure(model: "FastLaneModel", index: "FastLaneIndex", corpus: Corpus, repe
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a line a method."""
+    """Print one line per method."""
     print(f"{'method':20}{'p50 ms':>10}{'p95 ms':>10}{'over dense':>12}{'nDCG@10':>10}  stages, ms")
     for row in rows:
         stages = ", ".join(f"{name} {value:.2f}" for name, value in row["stages_ms"].items())

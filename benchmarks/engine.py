@@ -1,11 +1,11 @@
-"""The engine alone: what an index in code takes, how fast it answers, and what that costs in quality.
+"""The engine alone: size of an index in code, time of a search, and loss of quality.
 
 python benchmarks/engine.py ../shared/data/scifact --cache ~/.cache/fastlane-rag --json benchmarks/results/engine.json
 
 The corpus is encoded once into the cache (as `fastlane eval` does; its caches are shared) and copied from there into an
-index for each number of bits. Queries are encoded before the clock starts and asked one a call. Every run is judged
-beside exhaustive SumMaxSim of all query tokens over the same codes and over half precision. Engines to compare with
-belong into ENGINES: each gives, for a setting of its knobs, a function that answers one query.
+index for each number of bits. Queries are encoded before the clock starts, and searched one per call. Every run is
+compared with exhaustive SumMaxSim of all query tokens, over the same codes and over half precision. Other engines can
+be added to ENGINES: for each setting, an engine gives a function that answers one query.
 """
 
 import argparse
@@ -35,8 +35,8 @@ class Setting:
 
     Attributes:
         engine: name of the engine.
-        knobs: what was set.
-        answer: gives the ids of the K best, best first.
+        knobs: values of the options.
+        answer: returns the ids of the K best, best first.
     """
 
     engine: str
@@ -51,9 +51,9 @@ def searching(index: "FastLaneIndex", **options: Any) -> Answer:
 
 
 def fastlane(index: "FastLaneIndex", arguments: argparse.Namespace) -> Iterator[Setting]:
-    """Both lanes of an index: exhaustive, the default, and the approximate lane over its knobs."""
+    """Settings of an index: exhaustive, default, and a grid of the approximate lane."""
     yield Setting("exhaustive", {}, searching(index, route_k="all", lane="exhaustive"))
-    if index.stats().codec == "fp16":  # nothing to gather from
+    if index.stats().codec == "fp16":  # there are no posting lists
         return
     yield Setting("default", {}, searching(index))
     for route_k in arguments.route_k:
@@ -67,7 +67,7 @@ ENGINES = [fastlane]
 
 
 def measure(setting: Setting, dataset: "Dataset", queries: dict[str, "RoutedQuery"], repeats: int) -> dict[str, Any]:
-    """Seconds of every query, the least of its repeats (other work only ever adds), and the quality."""
+    """Quality, and seconds of every query: the least of its repeats, because other work only adds time."""
     from fastlane_rag.evaluation.metrics import mean_scores, score_run
 
     run = {name: setting.answer(query) for name, query in queries.items()}
@@ -89,7 +89,7 @@ def measure(setting: Setting, dataset: "Dataset", queries: dict[str, "RoutedQuer
 
 
 def against(results: list[dict[str, Any]], exact: dict[str, list[str]]) -> None:
-    """Add what each result has of the exhaustive one over its own codes (the first), and of that over fp16."""
+    """Add each result's recall of the exhaustive result over its own codes (the first), and of that over fp16."""
     own = results[0]["run"]
     for result in results:
         run = result.pop("run")
@@ -100,7 +100,7 @@ def against(results: list[dict[str, Any]], exact: dict[str, list[str]]) -> None:
 
 
 class Prepared:
-    """Hands over the token rows of an index instead of encoding, in the order of its documents."""
+    """A model that returns the token rows of an index, in the order of its documents, instead of encoding."""
 
     def __init__(self, source: "FastLaneIndex") -> None:
         self.name, self.fingerprint, self.dim = source.model.name, source.model.fingerprint, source.dim
@@ -111,7 +111,7 @@ class Prepared:
         return [rows for _, rows in zip(texts, self._rows, strict=False)]
 
     def encode_routed(self, texts: list[str], **_: Any) -> list[Any]:
-        """Queries come encoded."""
+        """Not needed, because queries are encoded before."""
         raise NotImplementedError
 
     @staticmethod
@@ -122,7 +122,7 @@ class Prepared:
 
 
 def build(source: "FastLaneIndex", folder: Path, bits: int) -> tuple["FastLaneIndex", dict[str, Any]]:
-    """An index in code with the token rows of another, and what that took."""
+    """Build an index in code from the token rows of another; also returns time and size."""
     from fastlane_rag import FastLaneIndex
 
     documents = source.get(source.ids())

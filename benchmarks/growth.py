@@ -1,13 +1,13 @@
-"""Latency, opening, memory and bytes of an index as its corpus grows.
+"""Latency, opening time, memory and bytes of an index as its corpus grows.
 
 python benchmarks/growth.py ../shared/data/arxiv_title --cache ~/.cache/fastlane-rag --sizes 1000 10000 100000 1000000 \
     --tokens all 32 --json benchmarks/results/growth.json
 
-Up to the size of the dataset the documents are real. Beyond it they are synthetic: each real document again, its token
-rows moved by small random vectors, under another id; the results say how many. With a number for --tokens, so many
-rows of each document are kept, evenly spaced, as document routing would leave: sizes that would take more disk than
-allowed are left out, and the results say so. Each size is built in one process and searched in fresh ones, with the
-file system's cache as the last one left it.
+Up to the size of the dataset the documents are real. Beyond it they are synthetic: copies of real documents under
+other ids, with their token rows moved by small random vectors; the results say how many. With a number for --tokens,
+that many evenly spaced rows of each document are kept, as document routing might. Sizes that need more disk than
+allowed are left out, and the results say so. Each size is built in one process and searched in new ones, with the file
+system's cache as the process before left it.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from side_by_side.judging import percentiles
 from side_by_side.runs import Runner
 
 _TEXT_BYTES = 1800
-"""About what the catalogue takes for a document with its text, to foresee what a size needs."""
+"""Approximate bytes of a document with its text in the catalogue, to predict the disk that a size needs."""
 _TOKEN_BYTES = 10
-"""What a segment takes for a token beside the bits of its dimensions: centroid, scale, posting."""
+"""Bytes of a token in a segment besides its residual: centroid, scale, posting."""
 
 
 def foreseen_bytes(corpus: Grown) -> int:
-    """About what the index will take while it is written."""
+    """Approximate disk that writing the index needs, in bytes."""
     bits = 4
     token = corpus.facts["dim"] * bits // 8 + _TOKEN_BYTES
     return corpus.facts["tokens"] * token * 2 + corpus.facts["documents"] * _TEXT_BYTES  # merging writes twice

@@ -1,11 +1,10 @@
-"""Environments for the engines that are measured beside ours, and a record of what could not be installed.
+"""Creates environments for the engines to compare with, and records what could not be installed.
 
 python benchmarks/install_peers.py --into ~/.cache/fastlane-peers
 python benchmarks/install_peers.py --into DIR --venv plaid=OTHER_DIR   # a group's environment somewhere else
 
-Each file of benchmarks/requirements/ becomes an environment. A package that cannot be installed or imported does not
-stop the others: DIR/peers.json, which the benchmarks read, says what went wrong with it. Running it again installs
-what is missing.
+Each file of benchmarks/requirements/ becomes an environment. If a package cannot be installed or imported, the others
+still are; DIR/peers.json, which the benchmarks read, has the error. A second run installs what is missing.
 """
 
 import argparse
@@ -21,10 +20,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = ROOT / "benchmarks" / "requirements"
 BESIDE_OURS = ("scorers",)
-"""Groups whose environment holds fastlane-rag too."""
+"""Groups whose environment has fastlane-rag too."""
 
 MODULES = {"fast-plaid": "fast_plaid.search", "xtr-warp-rs": "xtr_warp"}
-"""What to import, where it is not the package's name with underscores."""
+"""The module to import, where it is not the package's name with underscores."""
 
 _TOLD_LINES = 6
 
@@ -44,7 +43,7 @@ def name_of(requirement: str) -> str:
 
 
 def pip(python: Path, *arguments: str) -> str | None:
-    """Install something; None, or the last lines of what pip said when it failed."""
+    """Run `pip install`. Returns None, or the last lines of pip's output if it failed."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return None if done.returncode == 0 else last_lines(done.stderr or done.stdout)
@@ -67,7 +66,7 @@ def check(python: Path, package: str) -> dict[str, Any]:
 
 
 def install(group: str, folder: Path) -> dict[str, Any]:
-    """Make one group's environment, as far as it can be made.
+    """Create one group's environment, as far as possible.
 
     Returns:
         Its interpreter, and `version` or `error` of each package.
@@ -79,7 +78,7 @@ def install(group: str, folder: Path) -> dict[str, Any]:
     if group in BESIDE_OURS and (error := pip(python, "-c", "constraints.txt", "-e", ".[cpu,eval]")):
         return {"python": str(python), "packages": {name_of(one): {"error": error} for one in wanted}}
     errors: dict[str, str] = {}
-    if pip(python, *wanted):  # one of them spoils it for all: which?
+    if pip(python, *wanted):  # install one by one, to find the package that fails
         for one in wanted:
             if error := pip(python, one):
                 errors[name_of(one)] = error

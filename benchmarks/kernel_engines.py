@@ -1,4 +1,4 @@
-"""MaxSim implementations that `kernels.py` times: ours and the peers', on the CPU and on CUDA devices."""
+"""The MaxSim implementations that `kernels.py` times: ours and others, on the CPU and on CUDA devices."""
 
 import importlib.util
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Problem:
-    """One shape's data, in every layout an engine may ask for.
+    """The data of one shape, in every layout that an engine may need.
 
     Attributes:
         queries: (Nq, Lq, d) float32.
@@ -50,16 +50,16 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One implementation.
+    """One implementation of MaxSim.
 
     Attributes:
-        prepare: puts a problem into the layout it asks for, which is not timed, and gives what is.
+        prepare: converts a problem to the engine's layout, without being timed, and returns the function to time.
         devices: "cpu", "cuda" or both.
-        package: the distribution it needs beside ours; None for ours, torch and sentence-transformers.
-        exact: False where it computes something that float64's scores do not tell apart from a mistake.
-        bytes_a_number: of a stored document row, for the bandwidth reached.
-        most_documents: more are not asked of it.
-        most_dim: likewise.
+        package: distribution that it needs; None for ours, torch and sentence-transformers.
+        exact: False if its error is too large to be checked against float64 scores.
+        bytes_a_number: bytes of one number of a stored document row, to compute the bandwidth.
+        most_documents: the most documents it is run with.
+        most_dim: the most dimensions it is run with.
     """
 
     prepare: Callable[[Problem], Run]
@@ -71,16 +71,16 @@ class Engine:
     most_dim: int = 1 << 40
 
     def missing(self) -> bool:
-        """Whether it is not installed."""
+        """Whether its package is not installed."""
         return self.package is not None and importlib.util.find_spec(self.package.replace("-", "_")) is None
 
     def takes(self, problem: Problem) -> bool:
-        """Whether a problem is within what it can do."""
+        """Whether it can run a problem."""
         return len(problem.lengths) <= self.most_documents and problem.packed.shape[1] <= self.most_dim
 
 
 def fastlane(dtype: torch.dtype) -> Callable[[Problem], Run]:
-    """The scoring core on documents stored in a dtype."""
+    """fastlane_rag.scoring on documents stored in a dtype."""
 
     def prepare(problem: Problem) -> Run:
         from fastlane_rag.scoring import maxsim
@@ -93,7 +93,7 @@ def fastlane(dtype: torch.dtype) -> Callable[[Problem], Run]:
 
 
 def fastlane_codes(bits: int) -> Callable[[Problem], Run]:
-    """The scoring core on documents in the residual codec's code."""
+    """fastlane_rag.scoring on documents in residual code."""
 
     def prepare(problem: Problem) -> Run:
         from fastlane_rag.codecs.residual import ResidualCodec
@@ -116,7 +116,7 @@ def fastlane_codes(bits: int) -> Callable[[Problem], Run]:
 
 
 def fastlane_torch(problem: Problem) -> Run:
-    """The scoring core without its compiled kernels, as on a platform without them."""
+    """fastlane_rag.scoring without compiled kernels, as on a platform that has none."""
     from fastlane_rag.scoring.inputs import pack
     from fastlane_rag.scoring.torch import backend as torch_backend
 
@@ -126,7 +126,7 @@ def fastlane_torch(problem: Problem) -> Run:
 
 
 def gemm(problem: Problem) -> Run:
-    """All dot products by BLAS and nothing else: what an unfused implementation cannot beat."""
+    """Only the dot products, by BLAS: the bound of every implementation that is not fused."""
     if problem.device == "cpu":
         queries, documents = problem.queries.flatten(0, 1), problem.packed
         return lambda: queries @ documents.T
@@ -160,7 +160,7 @@ def sentence_transformers(problem: Problem) -> Run:
 
 
 def lateweave(problem: Problem) -> Run:
-    """lateweave's packed scorer, one call a query as its interface has it."""
+    """lateweave's packed scorer, which takes one query per call."""
     from lateweave import maxsim_scores_packed
 
     queries, documents = problem.queries.numpy(), problem.packed.numpy()
@@ -169,7 +169,7 @@ def lateweave(problem: Problem) -> Run:
 
 
 def maxsim_cpu(problem: Problem) -> Run:
-    """maxsim-cpu over a list of documents, one call a query as its interface has it."""
+    """maxsim-cpu over a list of documents, which takes one query per call."""
     from maxsim_cpu import maxsim_scores_variable
 
     queries = problem.queries.numpy()
@@ -201,7 +201,7 @@ def late_interaction_varlen(problem: Problem) -> Run:
 
 
 def flash_maxsim(problem: Problem) -> Run:
-    """flash-maxsim over packed documents, one call a query as its interface has it."""
+    """flash-maxsim over packed documents, which takes one query per call."""
     from flash_maxsim import flash_maxsim_packed
 
     queries, documents = problem.on_device(problem.queries, problem.packed)
@@ -222,7 +222,7 @@ ENGINES: dict[str, Engine] = {
     "torch einsum": Engine(einsum, BOTH, bytes_a_number=2, most_documents=1000),
     "sentence-transformers": Engine(sentence_transformers, BOTH, bytes_a_number=2, most_documents=100_000),
     "lateweave": Engine(lateweave, package="lateweave"),
-    # 0.1.0 ends with a segmentation fault above 128 dimensions.
+    # 0.1.0 crashes with a segmentation fault above 128 dimensions.
     "maxsim-cpu": Engine(maxsim_cpu, package="maxsim-cpu", most_dim=128),
     "late-interaction-kernels": Engine(
         late_interaction_kernels, BOTH, "late-interaction-kernels", bytes_a_number=2, most_documents=100_000

@@ -1,15 +1,15 @@
-"""MaxSim alone: fastlane_rag.scoring beside its peers, one process, interleaved.
+"""MaxSim alone: fastlane_rag.scoring and other implementations in one process, interleaved.
 
 python benchmarks/kernels.py --dataset ../shared/data/scifact --cache ~/.cache/fastlane-rag --documents 2000 \
     --threads 2 --json benchmarks/results/kernels.json
 python benchmarks/kernels.py --device cuda --json benchmarks/results/kernels-cuda.json
 
-With --dataset the vectors are real token embeddings from the cache of `fastlane eval`; without, random ones, which
-cost the same, except that codes lose more on them. Rerank shapes have documents of one length, cut from the rows as
-they come; corpus scans have the documents as they are. Each engine gets its inputs in the layout it asks for,
-prepared before the clock starts, and must agree with the float64 definition before it is timed. On a CUDA device
-everybody computes in half precision. An engine that is not installed or fails is in the results with the reason; the
-environment `scorers` of install_peers.py has them all.
+With --dataset the vectors are real token embeddings from the cache of `fastlane eval`. Without, they are random, which
+takes the same time; only the errors of codes are larger. Rerank shapes have documents of one length, cut from the rows
+in order; corpus scans have the real documents. Each engine gets its inputs in its own layout, prepared before the clock
+starts, and must agree with the float64 definition before it is timed. On a CUDA device all engines compute in half
+precision. For an engine that is not installed or fails, the results have the reason; the environment `scorers` of
+install_peers.py has all engines.
 """
 
 import argparse
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 RERANK = [
     (queries, documents, tokens) for tokens in (128, 300) for queries, documents in ((1, 100), (1, 1000), (32, 100))
 ]
-"""Queries, documents, tokens a document."""
+"""Queries, documents, tokens per document."""
 
 SCANS = {"cpu": (5_000,), "cuda": (100_000, 1_000_000)}
 """Documents of a corpus scan, one query."""
@@ -48,10 +48,10 @@ _CHECKED = 20
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Rows that problems are cut from.
+    """Rows to cut problems from.
 
     Attributes:
-        source: what they are.
+        source: description of the rows.
         queries: (M, d) float32 rows of query tokens.
         documents: (T, d) float32 or float16 rows.
         offsets: (N + 1,) int64 bounds of the documents.
@@ -63,7 +63,7 @@ class Embeddings:
     offsets: np.ndarray
 
     def problem(self, queries: int, lengths: np.ndarray, device: str) -> "Problem":
-        """Documents of these lengths from the beginning of the rows, which are taken again when they run out."""
+        """Documents of these lengths, cut from the beginning of the rows, which are repeated if they are too few."""
         import torch
         from kernel_engines import Problem
 
@@ -99,7 +99,7 @@ def real_rows(arguments: argparse.Namespace) -> Embeddings:
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished."""
     if device != "cpu":
         import torch
 
@@ -107,10 +107,10 @@ def wait(device: str) -> None:
 
 
 def ready(problem: "Problem") -> tuple[dict[str, "Run"], dict[str, float], dict[str, str]]:
-    """What to time, its greatest error, and why others are left out.
+    """The functions to time, their greatest errors, and the reasons why others are left out.
 
     Raises:
-        SystemExit: an engine computes something else.
+        SystemExit: an engine's scores are wrong.
     """
     import torch
     from kernel_engines import ENGINES
@@ -187,13 +187,13 @@ def measure(problem: "Problem", repeats: int) -> dict[str, Any]:
 
 
 def stored(engine: Any, problem: "Problem") -> float:
-    """Bytes of a number of a document's row, as the engine keeps it on this device."""
+    """Bytes of one number of a document row, as the engine stores it on this device."""
     reduced = engine.bytes_a_number < 1 or engine.prepare.__qualname__.startswith("fastlane")
     return float(engine.bytes_a_number if reduced or problem.device != "cpu" else 4)
 
 
 def copy_bandwidth(device: str, repeats: int) -> float:
-    """Gigabytes a second that a copy reads and writes together."""
+    """Bandwidth of a copy in gigabytes per second, reads and writes together."""
     import torch
 
     source: Tensor = torch.empty(1 << (30 if device != "cpu" else 27), dtype=torch.uint8, device=device)
@@ -209,7 +209,7 @@ def copy_bandwidth(device: str, repeats: int) -> float:
 
 
 def shapes(embeddings: Sequence[Embeddings], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every shape over every source of rows."""
+    """Measure every shape with every source of rows."""
     results = []
     for one in embeddings:
         problems = [("rerank", queries, np.full(count, tokens)) for queries, count, tokens in RERANK]
@@ -262,7 +262,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure every shape, print, and write the results."""
     arguments = parse()
-    # Rayon and OpenMP read these once, when their libraries load.
+    # Set before the libraries load, because Rayon and OpenMP read these only then.
     os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
 
     import torch

@@ -1,4 +1,4 @@
-"""What tables are made of: results files, names for readers, Markdown."""
+"""Helpers of the tables: reading results, display names, Markdown."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ _NAMES = {"dense": "dense, mean-pooled", "bm25": "BM25", "hybrid": "FastLane and
 
 
 def judged(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Datasets as `fastlane eval` reports them, and sentences that say where they were measured."""
+    """Datasets as in the report of `fastlane eval`, and sentences that say where they were measured."""
     steps = steps_of(results, "quality")
     if steps:
         return [step["results"] for step in steps.values()], [source("quality", steps)]
@@ -20,7 +20,7 @@ def judged(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def steps_of(results: Path, part: str) -> dict[str, Any]:
-    """The steps of a part; none where it was not run."""
+    """The steps of a part; empty if it was not run."""
     path = results / f"{part}.json"
     return dict(json.loads(path.read_text())["steps"]) if path.is_file() else {}
 
@@ -31,7 +31,7 @@ def source(part: str, steps: dict[str, Any]) -> str:
 
 
 def places(steps: dict[str, Any]) -> str:
-    """Where steps were measured, each place once."""
+    """The machines that steps were measured on, each once."""
     return "; ".join(dict.fromkeys(hardware(step["environment"]) for step in steps.values()))
 
 
@@ -49,7 +49,7 @@ def _eval_source(path: Path, report: dict[str, Any]) -> str:
 
 
 def asked(datasets: Sequence[dict[str, Any]]) -> str:
-    """How many documents and queries."""
+    """The numbers of documents and queries, as text."""
     each = ", ".join(f"{d['name']} {d['documents']:,} / {d['queries']:,} {d['split']}" for d in datasets)
     return f"Documents / queries: {each}."
 
@@ -60,18 +60,18 @@ def method(dataset: dict[str, Any], name: str) -> Method | None:
 
 
 def label(name: str) -> str:
-    """A method's name for readers."""
+    """A method's display name."""
     return _NAMES.get(name, name.replace(" gather", ", unrefined").replace("fastlane", "FastLane"))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def decimal(value: float | None) -> str:
-    """Three decimals."""
+    """A number with three decimals."""
     return "-" if value is None else f"{value:.3f}"
 
 

@@ -1,15 +1,15 @@
-"""Late-interaction engines and ours, side by side: same embeddings, same queries, one query a call.
+"""Our engine and other late-interaction engines: same embeddings, same queries, one query per call.
 
 python benchmarks/install_peers.py --into ~/.cache/fastlane-peers
 python benchmarks/peers.py ../shared/data/scifact --cache ~/.cache/fastlane-rag \
     --peers ~/.cache/fastlane-peers/peers.json --json benchmarks/results/peers-scifact.json
 
-The dataset's token embeddings come from the cache of `fastlane eval` (what it lacks is encoded) and are handed to every
-engine as files. Each engine runs in a process of its own, in its own environment, on so many processors as it may use
-threads: one process builds, others search. In a round every engine opens its index, warms up and answers all queries
-once with every setting of its own knobs; rounds are repeated, each beginning with another engine. Times are from the
-query's embeddings to the ten best, for ours to their texts; of each query the median of the rounds counts. Quality is
-judged here, by the same code for all. An engine that is not installed or fails is in the results with the reason.
+The dataset's token embeddings come from the cache of `fastlane eval` (missing ones are encoded) and are given to every
+engine as files. Each engine runs in a process and environment of its own, on as many processors as it has threads. One
+process builds, others search. In a round every engine opens its index, warms up, and answers all queries once with each
+of its settings. Rounds are repeated, each starting with another engine. Times are from the query's embeddings to the
+ten best documents, for ours to their texts. Of each query the median of the rounds counts. Quality is computed by the
+same code for all. For an engine that is not installed or fails, the results have the reason.
 """
 
 import argparse
@@ -30,7 +30,7 @@ REFERENCE = next(iter(ENGINES))
 
 
 def measure(corpus: Corpus, names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build and search with every engine.
+    """Build an index and search with every engine.
 
     Returns:
         `engines`, `settings`, `comparison`, and `missing` with reasons.
@@ -77,7 +77,7 @@ def measure(corpus: Corpus, names: list[str], arguments: argparse.Namespace) -> 
 
 
 def _engine(role: str, built: dict[str, Any], searched: list[dict[str, Any]], corpus: Corpus) -> dict[str, Any]:
-    """What is true of an engine whatever its setting."""
+    """The figures of an engine that do not depend on its setting."""
     documents, tokens = corpus.facts["documents"], corpus.facts["tokens"]
     return {
         "role": role,
@@ -97,7 +97,7 @@ def _engine(role: str, built: dict[str, Any], searched: list[dict[str, Any]], co
 
 
 def _settings(corpus: Corpus, reports: Any, roles: dict[str, str]) -> list[dict[str, Any]]:
-    """One row a setting: its times and its quality."""
+    """One row per setting: times and quality."""
     queries, qrels = [query.id for query in corpus.queries()], corpus.qrels
     if REFERENCE not in reports:
         raise SystemExit(f"{REFERENCE!r} failed, and all are judged by it")
@@ -112,7 +112,7 @@ def _settings(corpus: Corpus, reports: Any, roles: dict[str, str]) -> list[dict[
                     "role": roles[name],
                     "knobs": of_rounds[0]["knobs"],
                     **percentiles([one["seconds"] for one in of_rounds]),
-                    # Of all threads; other work on the machine adds to it less than to the times.
+                    # Of all threads. Other work on the machine changes it less than the times.
                     "processor_ms": round(min(one["processor_seconds"] for one in of_rounds) * 1e3, 4),
                     **quality(run, qrels, exact),
                     "same_answers_each_round": all(one["answers"] == of_rounds[0]["answers"] for one in of_rounds),

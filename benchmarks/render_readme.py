@@ -1,4 +1,4 @@
-"""Write the measured figures of benchmarks/results/ between the markers of README.md and the pages in docs/.
+"""Write the figures of benchmarks/results/ between the markers in README.md and the pages in docs/.
 
 python benchmarks/render_readme.py           # rewrite the tables
 python benchmarks/render_readme.py --check   # exit code 1 when a document differs from the results
@@ -22,7 +22,7 @@ def render(text: str, results: Path = RESULTS) -> str:
     """A document with every marked block replaced by its table.
 
     Raises:
-        ValueError: there is no table of a block's name.
+        ValueError: no table has the name of a block.
     """
 
     def replace(block: re.Match[str]) -> str:
@@ -35,10 +35,10 @@ def render(text: str, results: Path = RESULTS) -> str:
 
 
 def check_places(texts: list[str]) -> None:
-    """Every table has one block in the documents.
+    """Check that every table has one block in the documents.
 
     Raises:
-        ValueError: one has none, or several.
+        ValueError: a table has no block, or several.
     """
     found = Counter(block[1] for text in texts for block in BLOCK.finditer(text))
     wrong = [f"{name} ({found[name]})" for name in TABLES if found[name] != 1]

@@ -4,10 +4,10 @@ python benchmarks/reproduce.py                             # every part, into be
 python benchmarks/reproduce.py quality --limit 100         # one part, at most 100 queries a dataset
 python benchmarks/reproduce.py sweep --datasets scifact
 
-A part is measured step by step and each step is written when it is done: run again, it goes on where it was stopped,
-and steps that are there already are passed over (--again measures them anew). Results of another model or limit are
-replaced. Corpora are encoded once into --cache, which `fastlane eval` shares. `python benchmarks/render_readme.py`
-puts the results into README.md and the pages in docs/.
+A part has steps, and the result of each step is written at once. A second run continues where the first stopped; steps
+with results are skipped (--again measures them anew). Results of another model or limit are replaced. Corpora are
+encoded once into --cache, which `fastlane eval` shares. `python benchmarks/render_readme.py` puts the results into
+README.md and the pages in docs/.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the parts that are asked for."""
+    """Run the chosen parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; all when left out")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of datasets")
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"there is no part {part!r}; choose from {', '.join(PARTS)}")
     if not asked.data.is_dir():
         parser.error(f"{asked.data} is not a folder; name the one that holds the datasets with --data")
-    # Before torch is imported, which reads it once.
+    # Set before torch is imported, which reads it only then.
     os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.path[:0] = [str(Path(__file__).parent)]

@@ -1,4 +1,4 @@
-"""Tables for the documents, each made of files in benchmarks/results/ and of nothing else."""
+"""Tables for the documents, each made only from files in benchmarks/results/."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from markdown_parts import (
 
 NOT_MEASURED = "Not measured yet."
 DEFAULT = "fastlane k=16"
-"""What `FastLaneIndex.search` does when nothing is said."""
+"""The default of `FastLaneIndex.search`."""
 FULL, PAPER = "full SumMaxSim", "fastlane k=1 gather, fp16"
 MAIN = ("dense", "bm25", FULL, "fastlane k=1", "fastlane k=4", DEFAULT, "hybrid")
 METRIC = "nDCG@10"
 _KEEPS = 0.995
-"""Of exhaustive nDCG@10, for a setting to be shown."""
+"""Share of exhaustive nDCG@10 that a setting must keep to be shown."""
 _SHOWN_MS = 0.05
 TUNED = "fastlane 4 bits"
 CENTRE = {"route_k": 16, "nprobe": 4, "depth": 96}
@@ -36,7 +36,7 @@ CENTRE = {"route_k": 16, "nprobe": 4, "depth": 96}
 
 
 def main_table(results: Path) -> str:
-    """The README's one table: quality on each set and on average, latency and bytes."""
+    """The README's table: quality on each dataset and on average, latency and bytes."""
     datasets, sources = judged(results)
     if not datasets:
         return NOT_MEASURED
@@ -64,7 +64,7 @@ def main_table(results: Path) -> str:
 
 
 def quality(results: Path) -> str:
-    """Every method on every dataset, one table a measure, the worst dataset of each method named."""
+    """Every method on every dataset, one table per measure, and the worst dataset of each method."""
     datasets, sources = judged(results)
     if not datasets:
         return NOT_MEASURED
@@ -142,7 +142,7 @@ def acceptance(results: Path) -> str:
 
 
 def paper(results: Path) -> str:
-    """The paper's Table 1 beside ours, and what differs."""
+    """The paper's Table 1 beside our figures, and the differences."""
     steps = steps_of(results, "paper")
     if not steps:
         return NOT_MEASURED
@@ -217,7 +217,7 @@ def sweep(results: Path) -> str:
 
 
 def routing(results: Path) -> str:
-    """Where the router looks, whether that agrees with usefulness, and other choices of tokens."""
+    """Which positions the router picks, agreement with usefulness, and other choices of tokens."""
     steps = steps_of(results, "routing")
     if not steps:
         return NOT_MEASURED
@@ -262,7 +262,7 @@ def routing(results: Path) -> str:
 
 
 def robustness(results: Path) -> str:
-    """nDCG@10 under cut passages, short and long queries, typos."""
+    """nDCG@10 with cut passages, short and long queries, typos."""
     steps = steps_of(results, "robustness")
     if not steps:
         return NOT_MEASURED
@@ -288,7 +288,7 @@ def robustness(results: Path) -> str:
 
 
 def memory(results: Path) -> str:
-    """What of an index is resident while it is searched."""
+    """Resident memory of an index while it is searched."""
     steps = steps_of(results, "memory")
     if not steps:
         return NOT_MEASURED
@@ -314,7 +314,7 @@ def memory(results: Path) -> str:
 
 
 def adapters(results: Path) -> str:
-    """What the adapters cost above the engine, and calls one after another against together."""
+    """The overhead of the adapters over the engine, and calls one after another compared with batched ones."""
     path = results / "adapters.json"
     if not path.exists():
         return NOT_MEASURED
@@ -336,7 +336,7 @@ def adapters(results: Path) -> str:
 
 
 def peers(results: Path) -> str:
-    """Each engine at its fastest setting that keeps most of exhaustive nDCG@10, ours at its default too."""
+    """Each engine at its fastest setting that keeps most of exhaustive nDCG@10; ours also at its default."""
     parts = []
     for path in sorted(results.glob("peers-*.json")):
         report = json.loads(path.read_text())
@@ -382,7 +382,7 @@ def tuning(results: Path) -> str:
 
 
 def _asked_side_by_side(report: dict[str, Any]) -> str:
-    """Which queries engines answered side by side, over what."""
+    """The queries and documents of a comparison, as text."""
     corpus = report["corpus"]
     return (
         f"{corpus['dataset']}: {corpus['documents']:,} documents of {corpus['tokens']:,} tokens in {corpus['dim']} "
@@ -406,7 +406,7 @@ def _setting(row: dict[str, Any], facts: dict[str, Any], note: str = "") -> list
 
 
 def end_to_end(results: Path) -> str:
-    """One query from its text to ten texts, and where the time goes."""
+    """One query from its text to ten texts, and the time of each stage."""
     parts = []
     for path in sorted(results.glob("end-to-end-*.json")):
         report = json.loads(path.read_text())
@@ -430,7 +430,7 @@ def end_to_end(results: Path) -> str:
 
 
 def growth(results: Path) -> str:
-    """What opening, searching and storing take as the corpus grows."""
+    """Cost of opening, searching and storing as the corpus grows."""
     path = results / "growth.json"
     if not path.exists():
         return NOT_MEASURED
@@ -466,7 +466,7 @@ def growth(results: Path) -> str:
 
 
 def kernels(results: Path) -> str:
-    """SumMaxSim alone, by us and by others."""
+    """SumMaxSim alone, by our kernels and by others."""
     parts = []
     for path in sorted(results.glob("kernels*.json")):
         report = json.loads(path.read_text())
@@ -486,7 +486,7 @@ def kernels(results: Path) -> str:
 
 
 def training(results: Path) -> str:
-    """What a term of the loss and a width bring, as the difference that leaving it out or changing it makes."""
+    """The effect of each term of the loss and of each width: the difference without it."""
     path = results / "training.json"
     if not path.exists():
         return NOT_MEASURED
@@ -512,7 +512,7 @@ def training(results: Path) -> str:
 
 
 def of_file(report: dict[str, Any], path: Path) -> str:
-    """The command that wrote a file of figures, and where it ran."""
+    """The command that wrote a results file, and where it ran."""
     where = report["environment"]
     return f"`{where['command']}`, {hardware(where)}, {path.name}"
 

@@ -1,13 +1,13 @@
-"""What each term of the loss, and each width of the projection, is worth: short runs with one change each.
+"""The value of each term of the loss and of each width of the projection: short runs with one change each.
 
 python benchmarks/training.py BASE --data ../shared/data --work ~/.cache/fastlane-training
 
 BASE is a directory with sentence-transformers/all-MiniLM-L6-v2, as for examples/training/fit_default.py. Each run
-starts from the same fitted model, sees the same pairs in the same order and differs from `recipe`, which is
-examples/training/default.yaml made short, in one thing: a term of the loss left out, or another width. Runs are far
-shorter than that of the bundled model and cut passages sooner, so they tell what a term does and not how good a model
-becomes. Judged on dev splits: some questions of each, over a few hundred passages. A run that is in the results already
-is passed over (--again measures it anew).
+starts from the same fitted model and sees the same pairs in the same order. It differs in one thing from `recipe`, a
+short version of examples/training/default.yaml: one term of the loss is left out, or the width is another. Runs are far
+shorter than that of the bundled model and cut passages earlier, so they show the effect of a term, not the quality that
+a model can reach. They are judged on some questions of each dev split, over a few hundred passages. A run with results
+is skipped (--again measures it anew).
 """
 
 import argparse
@@ -23,10 +23,10 @@ RECIPE = ROOT / "examples" / "training" / "default.yaml"
 DIMS = (48, 64, 96, 128)
 DIM = 128
 QUERIES, PASSAGES, PAIRS = 100, 500, 600
-"""Of each dev set, of each dev set, and of each training set."""
+"""Queries and passages of each dev set, and pairs of each training set."""
 KS = (1, 4)
 SHARE = 1 / 3
-"""Of each document's tokens, for the figure of the document router."""
+"""Share of each document's tokens to keep, for the figure of the document router."""
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def settings(asked: argparse.Namespace) -> "TrainConfig":
-    """The recipe, shortened, over pairs that are mined once."""
+    """The shortened recipe, with pairs that are mined once."""
     import yaml
 
     from fastlane_rag.training import TrainConfig
@@ -57,7 +57,7 @@ def settings(asked: argparse.Namespace) -> "TrainConfig":
 
 
 def with_pairs(config: "TrainConfig", folder: Path) -> "TrainConfig":
-    """The same over files of pairs that bring their hard negatives."""
+    """The config with files of pairs that have their hard negatives."""
     from fastlane_rag.training.config import Source
     from fastlane_rag.training.data import load_pairs
 
@@ -75,7 +75,7 @@ def with_pairs(config: "TrainConfig", folder: Path) -> "TrainConfig":
 
 
 def fitted(asked: argparse.Namespace, dim: int) -> "FastLaneModel":
-    """The untrained model of a width, made once."""
+    """The untrained model of a width, created once."""
     import fit_default
 
     from fastlane_rag import FastLaneModel
@@ -92,7 +92,7 @@ def fitted(asked: argparse.Namespace, dim: int) -> "FastLaneModel":
 
 
 def variants(config: "TrainConfig") -> Iterator[tuple[str, int, "TrainConfig"]]:
-    """Name, width and config of every run: the recipe, then each term left out, then the other widths."""
+    """Name, width and config of each run: the recipe, then without each term, then the other widths."""
     yield "recipe", DIM, config
     for term, weight in config.loss:
         if weight and term in config.loss.model_fields_set:
@@ -118,7 +118,7 @@ def judge(model: "FastLaneModel", sets: list["DevSet"]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Fit, train and judge what is asked for."""
+    """Fit, train and judge the chosen runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, metavar="BASE")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of datasets")
