@@ -9,7 +9,6 @@ time too; "other" is the time that no timer covers.
 """
 
 import argparse
-import inspect
 import json
 import os
 import sys
@@ -86,15 +85,13 @@ def searching(index: "FastLaneIndex", **options: Any) -> Answer:
 
 def methods(index: "FastLaneIndex", dense: Dense) -> dict[str, Answer]:
     """All methods by name."""
-    found: dict[str, Answer] = {
+    return {
         DENSE: dense.answer,
         "fastlane default": searching(index),
         "fastlane k=1": searching(index, route_k=1),
         "fastlane k=4": searching(index, route_k=4),
+        "fastlane hybrid": searching(index, hybrid=True),
     }
-    if "hybrid" in inspect.signature(index.search).parameters:
-        found["fastlane hybrid"] = searching(index, hybrid=True)
-    return found
 
 
 def take_turns(answers: dict[str, Answer], texts: Sequence[str], repeats: int) -> dict[str, list[list[float]]]:
