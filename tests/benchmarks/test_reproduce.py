@@ -31,7 +31,7 @@ def data(passages: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all parts have written, measured with fewer settings than in earnest."""
+    """The folder of results of all parts, measured with few settings."""
     out, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "BUDGETS", (8, None))

@@ -212,7 +212,7 @@ def row(engine: str, role: str, p50: float, ndcg: float, recall: float, **knobs:
 
 
 def test_ratios_are_taken_at_equal_quality() -> None:
-    """A quick peer of low quality is no rival at the level that it does not reach."""
+    """A fast peer of low quality does not count at a quality level that it does not reach."""
     rows = [
         row("exact", "exhaustive", 100, 0.70, 1),
         row("plaid", "peer", 5, 0.60, 0.7, probes=1),

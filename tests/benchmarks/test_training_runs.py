@@ -1,4 +1,4 @@
-"""The short training runs: what they are made of, and the table they become."""
+"""The short training runs: their configs and their table."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def asked(tmp_path: Path) -> argparse.Namespace:
 
 
 def test_each_term_of_the_recipe_is_left_out_once(asked: argparse.Namespace) -> None:
-    """And nothing else changes; each other width is a run of the whole recipe."""
+    """Each run changes one term of the recipe, or only the width."""
     recipe = yaml.safe_load(training.RECIPE.read_text())["loss"]
     config = training.settings(asked)
     runs = {name: (dim, changed) for name, dim, changed in training.variants(config)}

@@ -94,7 +94,7 @@ def test_a_filter_holds_and_k_is_honoured(run: Run, index: Path) -> None:
 
 
 def test_gather_only_and_all_tokens(run: Run, index: Path) -> None:
-    """All tokens without refinement is full SumMaxSim, which refining all of these few passages gives as well."""
+    """All tokens without refinement give full SumMaxSim, as does refining all of these few passages."""
     scores = [
         [one["score"] for one in json.loads(run("search", index, "strict zip", "--json", *options).stdout)["hits"]]
         for options in ([], ["--route-k", "all", "--no-refine"], ["--route-k", "1", "--no-refine"])
@@ -297,7 +297,7 @@ def test_debug_shows_where(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_codec_is_chosen_when_an_index_is_made(run: Run, tmp_path: Path, passages: Passages) -> None:
-    """A later choice is passed over, and said so; an unknown one is refused."""
+    """A codec given for an existing index is ignored with a notice; an unknown codec is refused."""
     corpus = tmp_path / "two.jsonl"
     corpus.write_text("".join(json.dumps(p) + "\n" for p in passages[:2]))
     first = run("index", corpus, "--out", tmp_path / "index", "--codec", "fp16")

@@ -1,4 +1,4 @@
-"""What the diagnosis says of healthy indexes, and of indexes made ill on purpose."""
+"""Findings about good indexes, and about indexes that were made bad on purpose."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ QUESTIONS = [" ".join(f"word{n}" for n in numbers) for numbers in NUMBERS]
 
 
 class Words:
-    """A vector a word and a little of its context; the word of the highest number is routed first."""
+    """Each word has a vector, plus a little of its context; the word with the highest number is routed first."""
 
     name, fingerprint, dim = "words", "words", DIM
 
@@ -93,7 +93,7 @@ def test_a_router_stuck_on_one_position_has_collapsed(coded: Callable[..., FastL
 
 
 def test_documents_that_became_others_crowd_one_centroid(coded: Callable[..., FastLaneIndex]) -> None:
-    """The codec was trained on other words than those that came later, which all fall on one centroid."""
+    """The codec was trained on other words than those added later, which are all nearest to one centroid."""
     with coded(texts(120)) as index:
         assert findings(index)["centroids"].level == "ok"
         index.add(["same " * 20] * 400, [f"new{i}" for i in range(400)])

@@ -1,4 +1,4 @@
-"""Datasets by ir_datasets id: the library is stood in for, what is written is read as every dataset is."""
+"""Datasets by ir_datasets id, with a stand-in for the library; exported datasets are read like all others."""
 
 import sys
 from collections import namedtuple

@@ -1,4 +1,4 @@
-"""What the routing report says of a router that routes, and of one that does not."""
+"""The routing report of a router that depends on the query, and of one that does not."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ def test_a_router_stuck_on_one_position_is_said_to_have_collapsed(model: FastLan
 def test_usefulness_agrees_with_a_router_that_knows_it(
     model: FastLaneModel, tmp_path: Path, passages: list[dict[str, str]]
 ) -> None:
-    """Turning the router round turns its correlation round, and nothing else."""
+    """Negated router scores negate the router's correlation, and change nothing else."""
     chosen = [p for p in passages if len(p["title"].split()) > 3][:150]
     (tmp_path / "qrels").mkdir()
     with (tmp_path / "corpus.jsonl").open("w") as corpus, (tmp_path / "queries.jsonl").open("w") as queries:

@@ -47,7 +47,7 @@ def hit(index: FastLaneIndex) -> Hit:
 
 
 def check_spans(explanation: Explanation) -> None:
-    """What holds for every explanation."""
+    """Checks that hold for every explanation."""
     text = explanation.text
     for match in explanation.tokens:
         assert -1.001 <= match.similarity <= 1.001
@@ -82,7 +82,7 @@ def test_a_hit_explains_itself(hit: Hit) -> None:
 
 
 def test_each_token_has_its_best_match(hit: Hit, model: FastLaneModel) -> None:
-    """The similarities are the maxima that SumMaxSim sums, and the router's figures are those of `route`."""
+    """Similarities are the maxima that SumMaxSim adds up; router scores are those of `route`."""
     explanation = hit.explain()
     (query,) = model.encode_queries([QUERY])
     (document,) = model.encode_documents([hit.text])

@@ -1,4 +1,4 @@
-"""Routes and explanations in notebooks and terminals: what is shown, and that texts are data."""
+"""Routes and explanations in notebooks and terminals, with texts escaped."""
 
 import io
 from html import escape

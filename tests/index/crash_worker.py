@@ -85,7 +85,7 @@ if __name__ == "__main__":
     # A few documents must do to fill the pending rows, make segments, merge them, and train codecs.
     write.SMALL_BYTES, merge.PENDING_BYTES, merge.FAN = 600, 2000, 3
     recode.TRAIN_TOKENS, recode.GROWTH = 60, 1.5
-    # The children find imported and compiled what the kills are not to hit.
+    # Import before forking, so that kills hit writes and not imports.
     with FastLaneIndex.create(model=WordModel(), codec="residual8") as warm:
         warm.add([f"w{i} w{i % 7}" for i in range(200)])
         warm.search("w1 w2")

@@ -6,7 +6,7 @@ __all__ = ["before_recoding"]
 
 
 def before_recoding(patch):
-    """Have every write stop before it brings segments of an older codec into the newest."""
+    """Make every write stop before it recodes segments of an older codec to the newest."""
     patch.setattr(
         merge,
         "to_recode",

@@ -25,7 +25,7 @@ WORKER = Path(__file__).with_name("crash_worker.py")
 
 @dataclass
 class Trials:
-    """What a series of kills hit."""
+    """Counts of what a series of kills hit."""
 
     steps: int = 0
     """Operations that were committed."""
@@ -47,7 +47,7 @@ def worker():
 
 
 def interrupted(worker, path, seed, step, delay) -> tuple[list[int], list[int]]:
-    """Let a child write from this step on, kill it after `delay` seconds; the steps it began and ended."""
+    """Let a child write from this step on, and kill it after `delay` seconds. Returns the steps begun and ended."""
     worker.stdin.write(f"{path} {seed} {step}\n")
     begun, ended, child, killed = [], [], 0, False
     while (line := worker.stdout.readline().strip()) != "gone":
@@ -175,7 +175,7 @@ def die_at_the_commit(path, committed):
 
 
 def test_killed_while_creating(tmp_path):
-    """An index that is not finished is no index, and creating it again works."""
+    """An unfinished index does not open as an index, and can be created again."""
     delays = [0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.02, None]  # None: until the child has created it
     created = []
     from fastlane_rag.storage import creation  # noqa: F401  (imported before the fork, so that the delays hit the work)

@@ -109,7 +109,7 @@ def test_codecs_are_checked(coded, tmp_path):
 
 @pytest.mark.parametrize("kind", ["catalogue", "segment", "marker"])
 def test_flipped_bytes_are_named_or_harmless(sound, damaged, kind):
-    """A changed byte is reported with its file; where it is not, it must not change anything that can be read."""
+    """A changed byte is reported with its file, or changes nothing that can be read."""
     files = {
         "catalogue": [damaged / "catalogue.sqlite3"],
         "segment": sorted((damaged / "segments").iterdir()),
@@ -137,7 +137,7 @@ def test_flipped_bytes_are_named_or_harmless(sound, damaged, kind):
 
 
 def test_every_table_is_checked(damaged):
-    """Values changed by way of SQLite itself, so that its pages are sound."""
+    """Values changed through SQLite, so that its pages stay valid."""
     statements = [
         "UPDATE documents SET text = 'forged' WHERE id = 'd7'",
         "UPDATE documents SET metadata = '{\"n\":9}' WHERE id = 'd7'",
@@ -265,7 +265,7 @@ os._exit(0)
 
 
 def leave_a_log(path):
-    """Have a process die with commits that are in the write-ahead log alone."""
+    """Let a process die with commits that are only in the write-ahead log."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     subprocess.run([sys.executable, "-c", LEAVE_A_LOG, str(path)], check=True, env=environment)
     log = path / "catalogue.sqlite3-wal"
@@ -408,7 +408,7 @@ def test_every_kind_of_write_survives_a_full_disk(damaged, kind):
 
 
 def test_a_write_is_stored_though_there_is_no_room_to_merge(tmp_path, monkeypatch, small_limits, caplog):
-    """Merging comes after the commit and needs more space than the write: its failure is not the write's."""
+    """A merge runs after the commit and needs more space than the write; if it fails, the write has not failed."""
     from fastlane_rag.upkeep import merge
 
     def no_room(*_):

@@ -1,4 +1,4 @@
-"""The lexical lane and its fusion with the routed one."""
+"""BM25 and its fusion with the routed search."""
 
 import sqlite3
 import stat
@@ -29,7 +29,7 @@ def texts(passages):
 
 @pytest.fixture
 def ragged(tmp_path, texts, small_limits, monkeypatch):
-    """Those texts in segments in code and in half precision, pending ones, replaced and deleted ones between."""
+    """The texts in segments in code and in half precision, and pending, with replaced and deleted ones between."""
     monkeypatch.setattr(recode, "TRAIN_TOKENS", 1500)
     monkeypatch.setattr(write, "SMALL_BYTES", 4000)
     monkeypatch.setattr(merge, "PENDING_BYTES", 20_000)
@@ -108,7 +108,7 @@ def test_filters_and_counts_hold(ragged, texts, lane, refine):
 
 
 def test_words_find_what_tokens_do_not(texts):
-    """A code that the routed tokens pass over is found in a document far from them."""
+    """A code is found in a document that the routed tokens do not gather."""
     with FastLaneIndex.create(model=WordModel(), codec="fp16") as index:
         index.add([f"{text} extraordinarily {n}" for n, text in enumerate([*texts.values()] * 2)])
         index.add(["err 4711 , reset"], ["code"])

@@ -1,4 +1,4 @@
-"""An index object works on the directory that it opened, or says that it cannot."""
+"""An index object works on the directory that it opened, or raises an error."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ def contents(path: Path) -> list[str]:
 
 
 def put_beside(path: Path, way: str) -> None:
-    """Another index in the place of one that is open."""
+    """Replace an open index by another one at the same path."""
     if way == "rmtree":
         while path.exists():  # a reader may make a file of SQLite's in it meanwhile
             shutil.rmtree(path, ignore_errors=True)
@@ -186,7 +186,7 @@ def test_an_index_without_its_empty_folder(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this platform")
 def test_interrupts_leave_an_index_that_works(tmp_path):
-    """Ctrl-C at any instant of a read or a write; afterwards all is seen and written as before."""
+    """Ctrl-C at any instant of a read or a write. Afterwards reads and writes work as before."""
     path = tmp_path / "index"
     build(path, TEXTS)
     index = FastLaneIndex.open(path, model=WordModel())

@@ -1,4 +1,4 @@
-"""The index as a collection: what its methods promise, on disk and in memory alike."""
+"""The index as a collection: its methods, on disk and in memory."""
 
 import math
 
@@ -425,7 +425,7 @@ class Budgeted(WordModel):
 
 
 def test_an_index_keeps_to_the_document_budget_it_was_made_with(tmp_path):
-    """A model that keeps another number of tokens searches, but writes nothing."""
+    """A model with another document budget can search, but not write."""
     with FastLaneIndex.create(tmp_path / "index", model=Budgeted()) as index:
         index.add(["one two three four five"], ["a"])
         assert (index.stats().document_budget, index.stats().tokens) == (3, 3)

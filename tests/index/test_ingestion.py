@@ -1,4 +1,4 @@
-"""Streams into an index: bounded, resumable, and honest about what became of each document."""
+"""Ingestion of streams: bounded memory, resumable, correct counts."""
 
 import json
 
@@ -135,7 +135,7 @@ def test_progress_goes_to_stderr_when_asked_for(index, capsys):
 
 
 def test_what_the_reader_of_json_lines_lets_through_can_be_stored(index, tmp_path):
-    """The deepest metadata there may be, the largest numbers: a line is bad when it is read, or not at all."""
+    """Metadata at the limits of depth and size: what reading a line accepts, the index accepts too."""
     deepest = {"n": "LIST", "big": 10**4000, "float": 1e308}
     line = json.dumps({"_id": "a", "text": "", "metadata": deepest}).replace('"LIST"', "[" * 100 + "]" * 100)
     (tmp_path / "corpus.jsonl").write_text(line)

@@ -121,7 +121,7 @@ def test_the_report_counts_what_was_compared(index, queries):
     with index._storage.view() as view:
         lists = [len(part.source.codec.codebook.centroids) for part in view.snapshot.parts[:2]]
     assert result.lane == "approximate"
-    # Fifty of each codec and of those without, and what ties with the last.
+    # Fifty of each codec, fifty in half precision, and ties with the last of each.
     assert 150 <= result.candidates < 200
     plain = 80 * 40
     # More than fifty documents of each codec are gathered, then pruned by their tokens near the query's, not by all 40.
@@ -132,7 +132,7 @@ def test_the_report_counts_what_was_compared(index, queries):
 
 
 def test_fewer_to_refine_are_rescored_from_fewer(index, queries):
-    """So many for each, up to the default depth."""
+    """Re-scored documents are proportional to the depth, up to the default depth."""
     assert SearchPolicy().rescore_refined == SearchPolicy().refine_least
     policy = SearchPolicy(rescore_least=200, rescore_comparisons=200, rescore_each=3)
 
@@ -170,7 +170,7 @@ def test_without_the_compiled_kernel_all_is_exhaustive(index, queries, monkeypat
 
 
 def test_scores_without_the_compiled_kernels_are_the_same(index, queries, monkeypatch):
-    """But for the rounding of query and centroids to bytes, which may change places at the end of the list."""
+    """Equal except for the rounding of query and centroids to bytes, which may swap hits at the end of the list."""
     expected = hits(index, queries[0], lane="approximate")
     monkeypatch.setattr("fastlane_rag.scoring.codes.query.kernels", SimpleNamespace(available=lambda: False))
     found = hits(index, queries[0], lane="approximate")
@@ -254,7 +254,7 @@ def test_a_grown_index_gets_a_new_codec_and_forgets_the_old_one(tmp_path, texts,
             assert segments[:2] == [first, first]
             assert kept == [first, segments[2]]
             assert segments[2] != first
-        index.add(texts[800:801])  # the next write goes on with it
+        index.add(texts[800:801])  # the next write continues recoding
         segments, [second] = codecs(path)
         assert segments == [second] * 3
         index.compact()
@@ -294,9 +294,9 @@ def test_postings_name_each_document_once(drawn, block):
 @settings(max_examples=60, deadline=None)
 @given(rows, st.integers(1, 5), st.integers(1, 14), st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 5))
 def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered, block):
-    """Against the definition: best probed centroid a token, the best one not probed where there is none.
+    """Compare with the definition: each token's best probed centroid, or where there is none the best one not probed.
 
-    The documents are in two segments, one with wider numbers, which are walked in blocks by two threads.
+    The documents are in two segments, one with wider numbers, and two threads scan their postings in blocks.
     """
     lists, documents = drawn
     chance = np.random.default_rng(seed)
@@ -322,7 +322,7 @@ def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered, block)
             parts.append(max(mine, default=products[order[min(nprobe, lists - 1)], column]))
         if touched and (allowed is None or allowed[n]):
             expected[n] = sum(parts)
-    for threads in (1, 2):  # the second gather finds its room as the first one left it
+    for threads in (1, 2):  # the second gather reuses the buffers of the first
         set_threads(threads)
         found, scores = searched.gather(probe(products, tokens, nprobe), allowed)
         set_threads(None)
@@ -331,7 +331,7 @@ def test_gathering_is_what_it_says(drawn, tokens, nprobe, seed, filtered, block)
 
 
 def test_postings_beyond_the_documents_are_passed_over():
-    """As a damaged file may have them: nothing outside the arrays is touched."""
+    """A damaged file may have them. Nothing outside the arrays is accessed."""
     searched = Gatherer([Postings(np.array([0, 60000, 1, 9], np.uint16), np.array([0, 2, 4]), 2)], [0], 2)
     found, _ = searched.gather(probe(np.ones((2, 1), np.float32), 1, 2), None)
     assert sorted(found.tolist()) == [0, 1]

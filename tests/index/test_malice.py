@@ -1,4 +1,4 @@
-"""Ids, texts, metadata, filters and whole index directories made to do harm: they are data, or are refused."""
+"""Malicious ids, texts, metadata, filters and index directories are handled as data, or refused."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("indexed", [False, True], ids=["plain", "indexed"])
 def test_hostile_ids_keys_and_values_are_data(tmp_path, monkeypatch, indexed):
-    """Each is stored, found, filtered on by key and by value, changed and deleted, alone of all."""
+    """Each is stored, found, filtered on by key and by value, changed and deleted, without effect on others."""
     monkeypatch.chdir(tmp_path)
     keys = [f"k{text}" for text in HOSTILE]
     with FastLaneIndex.create("index", model=WordModel(), filter_keys=keys if indexed else ()) as index:
@@ -101,7 +101,7 @@ def test_a_catalogue_with_code_in_it_is_refused(foreign, statement):
 
 
 def forge(path: Path, name: str, change) -> None:
-    """Change a segment's header or one of its arrays and make every checksum agree, as only malice does."""
+    """Change a segment's header or one of its arrays, and adapt every checksum, as an attacker would."""
     file = max((path / "segments").iterdir(), key=lambda file: file.stat().st_size)
     data = bytearray(file.read_bytes())
     header = json.loads(data[8:4096])

@@ -175,7 +175,7 @@ def test_threads_may_all_write(index, small_limits):
 
 
 def test_a_text_kept_by_an_upsert_survives_its_deletion_meanwhile(index, word_model):
-    """An unchanged text is not encoded; when another thread deletes it in between, it is encoded after all."""
+    """An unchanged text is not encoded, unless another thread deletes it meanwhile."""
     index.add(["kept text"], ids=["k"])
     encode = word_model.encode_documents
 

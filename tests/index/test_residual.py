@@ -1,4 +1,4 @@
-"""The residual codec: what it loses, what it refuses, and that it is written down whole."""
+"""The residual codec: its loss, its errors, and that its bytes restore it."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -76,7 +76,7 @@ def test_threads_change_no_bit(codec, threads):
 
 
 def test_inference_mode_trains_and_encodes_the_same_in_threads():
-    """The mode belongs to a thread; those that help are in it as well."""
+    """The mode belongs to a thread; helper threads use it as well."""
     rows = draw(9000, seed=5)
     outside = ResidualCodec.train(rows, 4)
     set_threads(3)
@@ -143,7 +143,7 @@ def through(codec, rows):
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_rows_in_code_are_recoded_without_being_rounded_again(bits):
-    """With more centroids and the steps of the codec they are in they lose what lies beyond the levels, no more."""
+    """With more centroids and the same steps, recoded rows lose only what lies beyond the levels."""
     rows, sample = draw(600, seed=1), draw(6000)
     few = ResidualCodec.train(sample, bits, centroids=40)
     coded = through(few, rows)
@@ -177,7 +177,7 @@ def test_no_rows_encode_to_no_rows(codec):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rows_unlike_the_few_it_was_trained_on_are_stored_all_the_same(bits):
-    """Twenty rows, each seen many times: as many centroids would leave nothing over to learn steps from."""
+    """Twenty distinct rows, repeated: with twenty centroids all residuals would be 0, and give no steps."""
     known, new = unit_rows(20, 16, seed=1), unit_rows(50, 16, seed=2)
     codec = ResidualCodec.train(np.tile(known, (30, 1)), bits)
     decoded = codec.decode(codec.encode(new))

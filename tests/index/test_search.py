@@ -1,4 +1,4 @@
-"""The query plan from the inside: what it reports, and the queries it takes."""
+"""The query plan: its reports, and the queries it takes."""
 
 import math
 from time import perf_counter

@@ -1,4 +1,4 @@
-"""STORE_FORMAT.md is enough: an index is read here with the standard library and numpy, by that page alone."""
+"""STORE_FORMAT.md is complete: this reader uses only that page, the standard library and numpy."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from fastlane_rag import FastLaneIndex
 
 
 def read_index(path):
-    """Yield (id, text, metadata, token rows) in the order of insertion, checking everything on the way."""
+    """Yield (id, text, metadata, token rows) in the order of insertion, and check everything read."""
     digits, checksum = (path / "commits").read_bytes().split()
     assert len(digits) == 20
     assert checksum == b"%08x" % zlib.crc32(digits)
@@ -111,7 +111,7 @@ def read_segment(file, documents, tokens, size, header_digest, dim, codec):
 
 
 def word_reader(array, documents):
-    """What says how often document r has which words, and how many it has."""
+    """A function that returns the counts of document r's words, and how many words it has."""
     offsets, words, lengths = array("word_offsets", "<i8"), array("words", "<u4"), array("word_lengths", "<u4")
     owners, counts = array("word_documents", "<u2"), array("word_counts", "u1")
     assert (np.diff(words.astype(np.int64)) > 0).all()

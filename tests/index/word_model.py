@@ -59,7 +59,7 @@ class RoutedWords:
 
 
 class WordModel:
-    """What an index asks of a model, and how often it was asked to encode documents."""
+    """The interface of a model that an index needs; counts the calls that encode documents."""
 
     name = "words"
     dim = DIM
@@ -99,7 +99,7 @@ def bm25_scores(query: str, documents: dict[str, str]) -> dict[str, float]:
 
 
 def hybrid_scores(query: str, documents: dict[str, str]) -> dict[str, float]:
-    """What a hybrid search over all query tokens gives each document."""
+    """The score of each document in a hybrid search with all query tokens."""
     of_words = bm25_scores(query, documents)
     unit = 0.15 * len(words(query)) / (max(of_words.values(), default=0) or 1)
     return {id_: exact_score(query, text) + unit * of_words[id_] for id_, text in documents.items()}

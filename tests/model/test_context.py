@@ -1,4 +1,4 @@
-"""Routed tokens in context: their views, what is compared, and what search makes of it."""
+"""Routed tokens in context: their views, the rows to compare, and the effect on searches."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ QUESTIONS = [
 
 
 def drawn_router(**options: int) -> QueryRouter:
-    """A small router with a prior; every parameter of its context is drawn."""
+    """A small router with a prior and random parameters of its context."""
     torch.manual_seed(1)
     router = QueryRouter(hidden_size=24, inner_size=8, num_heads=2, vocabulary_size=30, **options)
     router.set_prior(torch.rand(30) * 5)
@@ -37,7 +37,7 @@ def routed(router: QueryRouter, states: Tensor, mask: Tensor, ids: Tensor) -> di
 
 
 def test_views_equal_a_reference_in_double_precision() -> None:
-    """Weights, shifts and views written out token by token; all of unit length."""
+    """Weights, shifts and views, compared with loops over tokens; all views have unit length."""
     router = drawn_router(context_dim=16, context_rank=6)
     states, ids = torch.randn(1, 7, 24), torch.randint(0, 30, (1, 7))
     embeddings = torch.nn.functional.normalize(torch.randn(1, 7, 16), dim=-1)
@@ -67,7 +67,7 @@ def test_views_equal_a_reference_in_double_precision() -> None:
 
 
 def test_padding_leaks_into_no_view() -> None:
-    """Rows of whatever values behind the mask change neither weights nor shifts, and no view."""
+    """The values of masked rows change no weight, shift or view."""
     router = drawn_router(context_dim=16, context_rank=6)
     states, ids = torch.randn(1, 5, 24), torch.randint(0, 30, (1, 5))
     alone = routed(router, states, torch.ones(1, 5, dtype=torch.bool), ids)
@@ -104,7 +104,7 @@ def test_the_bundled_model_views_a_query_alike_alone_and_in_a_batch() -> None:
 
 
 def test_without_a_context_tokens_are_compared_as_they_are(checkpoints: dict[str, Path]) -> None:
-    """Checkpoints of other makers have none; nor do their features."""
+    """Checkpoints without a context add no features for it."""
     model = FastLaneModel.from_pretrained(checkpoints["multi-vector"])
     assert model.encoder.query_router.context is None
     (query,) = model.encode_routed(["what is the capital of france"])
@@ -118,7 +118,7 @@ def test_without_a_context_tokens_are_compared_as_they_are(checkpoints: dict[str
 
 @pytest.mark.parametrize("k", [1, 2, CONTEXT_MOST, CONTEXT_MOST + 1])
 def test_each_of_k_tokens_takes_a_kth_of_the_rest(model: FastLaneModel, k: int) -> None:
-    """The view itself alone, halfway with two, its own embedding with too many."""
+    """One token is compared by its view, two by the middle of view and embedding, too many by their embeddings."""
     (query,) = model.encode_routed(QUESTIONS[2:3])
     selected = query.select(k)
     assert len(selected) == k
@@ -129,7 +129,7 @@ def test_each_of_k_tokens_takes_a_kth_of_the_rest(model: FastLaneModel, k: int) 
 
 
 def test_views_are_made_when_they_are_asked_for_and_once(model: FastLaneModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many routed tokens are compared as they are, and nothing is computed for them."""
+    """Many routed tokens are compared by their embeddings, and no view is computed."""
     router, made = model.encoder.query_router, []
     views = router.views
     monkeypatch.setattr(router, "views", lambda *args: made.append(1) or views(*args))
@@ -143,7 +143,7 @@ def test_views_are_made_when_they_are_asked_for_and_once(model: FastLaneModel, m
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_views_are_made_wherever_the_model_has_moved() -> None:
-    """Computed where the router is, and given where the query is."""
+    """Views are computed on the router's device, and returned on the query's."""
     model = FastLaneModel.from_pretrained(device="cuda", dtype="float32")
     query, other = (model.encode_routed(QUESTIONS[:1])[0] for _ in range(2))
     expected = other.views
@@ -218,7 +218,7 @@ def brute_force(rows: Tensor, documents: list[Tensor]) -> dict[str, float]:
 def test_unrefined_search_ranks_by_what_is_compared(
     index: FastLaneIndex, documents: list[Tensor], queries: list[RoutedQuery], k: int
 ) -> None:
-    """Scores of every passage against brute force over compared(); a query routed whole is scored whole, as it is."""
+    """Scores of every passage equal brute force over compared(); with all tokens routed, over the embeddings."""
     results = index.search_batch_detailed(queries, len(documents), route_k=k, refine=False)
     for query, result in zip(queries, results, strict=True):
         whole = len(query.tokens) <= k
@@ -230,7 +230,7 @@ def test_unrefined_search_ranks_by_what_is_compared(
 def test_refined_scores_are_of_the_plain_embeddings(
     index: FastLaneIndex, documents: list[Tensor], queries: list[RoutedQuery]
 ) -> None:
-    """The context finds candidates and leaves no trace in full SumMaxSim."""
+    """The context changes candidates, but not full SumMaxSim."""
     for query, result in zip(queries, index.search_batch_detailed(queries, len(documents), route_k=1), strict=True):
         wanted = brute_force(query.embeddings, documents)
         assert [hit.score for hit in result.hits] == pytest.approx([wanted[hit.id] for hit in result.hits], abs=3e-2)

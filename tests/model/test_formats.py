@@ -23,7 +23,7 @@ def opened(path: Path) -> FastLaneModel:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_opens_and_gives_unit_vectors(checkpoints: dict[str, Path], kind: str) -> None:
-    """Shapes, norms and at least one token a text, also for texts of nothing but skipped tokens."""
+    """Shapes, norms and at least one token per text, also for texts of only skipped tokens."""
     model = opened(checkpoints[kind])
     assert model.dim == (16 if kind in LATE_INTERACTION else 32)
     for embeddings in model.encode_queries(QUERIES) + model.encode_documents(DOCUMENTS):
@@ -82,7 +82,7 @@ def test_a_saved_model_is_the_same_here_and_in_sentence_transformers(
 
 
 def test_an_encoder_object_is_wrapped_and_shares_its_weights(checkpoints: dict[str, Path]) -> None:
-    """A MultiVectorEncoder in hand needs no second load."""
+    """A loaded MultiVectorEncoder is used without loading it again."""
     encoder = MultiVectorEncoder(str(checkpoints["multi-vector"]), device="cpu")
     model = FastLaneModel.from_pretrained(encoder)
     assert model.encoder[0] is encoder[0]
@@ -91,7 +91,7 @@ def test_an_encoder_object_is_wrapped_and_shares_its_weights(checkpoints: dict[s
 
 
 def test_a_new_router_keeps_the_fingerprint_and_new_weights_change_it(checkpoints: dict[str, Path]) -> None:
-    """An index survives router training; it must not survive another encoder."""
+    """An index accepts a model with retrained routers, but not another encoder."""
     base, routed, changed = (opened(checkpoints["multi-vector"]) for _ in range(3))
     torch.nn.init.normal_(routed.encoder.query_router.score.weight)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_a_new_router_keeps_the_fingerprint_and_new_weights_change_it(checkpoint
 
 
 def test_a_path_that_is_no_model_says_so(tmp_path: Path) -> None:
-    """The message names the path and what may be given."""
+    """The message names the path and the valid kinds of models."""
     with pytest.raises(ModelError, match="nowhere"):
         FastLaneModel.from_pretrained(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

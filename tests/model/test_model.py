@@ -1,4 +1,4 @@
-"""The bundled default model through its public face."""
+"""The bundled default model through its public interface."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def test_the_default_model_finds_the_passage(model: FastLaneModel, passages: lis
 
 
 def test_order_and_batching_do_not_change_embeddings(model: FastLaneModel, passages: list[dict[str, str]]) -> None:
-    """A text's vectors stand in its own place whatever it was batched with."""
+    """Results are in the order of the texts, however they were batched."""
     texts = [p["text"] for p in passages[:7]]
     together = model.encode_documents(texts, batch_size=3)
     for text, embeddings in zip(texts, together, strict=True):
@@ -72,7 +72,7 @@ def test_select_takes_k_auto_and_none(model: FastLaneModel) -> None:
 def test_a_query_alone_asks_no_router_where_there_is_nothing_to_choose(
     model: FastLaneModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks for scores still gets those of a batch, and may change them."""
+    """Scores computed on demand equal those of a batch, and may be changed."""
     together, _ = model.encode_routed([QUESTION, "short"])
     (alone,) = model.encode_routed([QUESTION])
     routable = together.select(None).tolist()
@@ -89,7 +89,7 @@ def test_a_query_alone_asks_no_router_where_there_is_nothing_to_choose(
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_auto_takes_more_tokens_the_more_alike_their_scores_are(scale: float) -> None:
-    """Whatever the scale of a router's scores; one token is one token."""
+    """The choice of k="auto" does not depend on the scale of the router's scores; a single token is taken."""
 
     def taken(scores: list[float]) -> int:
         rows = torch.nn.functional.normalize(torch.ones(len(scores), 4), dim=1)
@@ -116,7 +116,7 @@ def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
 
 
 def test_dense_baseline_is_unit_length(model: FastLaneModel) -> None:
-    """One vector a text, of the encoder's own width."""
+    """One vector per text, of the encoder's own width."""
     vectors = model.encode_dense_documents(["a passage", "a much longer passage about retrieval"])
     assert vectors.shape == (2, model.encoder.transformer.get_embedding_dimension())
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)

@@ -21,7 +21,7 @@ NEVER = float("-inf")
 def test_a_choice_is_exactly_k_ones_among_the_candidates(
     rows: list[list[float]], k: int, temperature: float, noise: bool
 ) -> None:
-    """Hard in the forward pass whatever the scores, noise and padding."""
+    """The forward pass gives exact zeros and ones for any scores, noise and padding."""
     width = max(map(len, rows))
     scores = torch.tensor([row + [NEVER] * (width - len(row)) for row in rows])
     z = gumbel_top_k(scores, k, temperature, noise=noise)
@@ -55,7 +55,7 @@ def test_noise_explores() -> None:
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    """Dividing by it would be NaN."""
+    """A temperature of 0 would divide by zero."""
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         gumbel_top_k(torch.zeros(1, 2), 1, 0)
 
@@ -101,7 +101,7 @@ def test_an_untrained_router_ranks_by_rarity(model: FastLaneModel) -> None:
 
 
 def test_vocabulary_prior_grows_with_rank_and_ignores_marks() -> None:
-    """Frequent words first, single characters and reserved entries nothing."""
+    """The prior grows with the rank; single characters and reserved entries have 0."""
     prior = vocabulary_prior(["[PAD]", "!", "a", "the", "##ing", "zygote", "<s>", "Ġrare"])
     assert prior[[0, 1, 2, 6]].tolist() == [0.0] * 4
     assert prior[[3, 4, 5, 7]].diff().min() > 0
@@ -115,7 +115,7 @@ def test_a_senseless_budget_is_refused(budget: object) -> None:
 
 
 def test_document_routing_shrinks_documents(model: FastLaneModel, passages: list[dict[str, str]]) -> None:
-    """Eight rows a document, which stand for all of its tokens, as eight in a row do not."""
+    """Eight rows per document cover its tokens better than its first eight tokens do."""
     texts = [p["text"] for p in passages[:4]]
     whole = model.encode_documents(texts)
     router = model.encoder.document_router

@@ -1,4 +1,4 @@
-"""The tokens that a document budget keeps, and what they stand for."""
+"""The tokens that a document budget keeps, and the rows that stand for all tokens."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_the_greedy_choice_and_its_groups(compiled: bool, length: int, count: in
 
 @pytest.mark.parametrize(("budget", "kept"), [(1, 1), (3, 3), (0.5, 5), (1 / 3, 3), (50, 9)])
 def test_counts_shares_and_budgets_above_the_length(budget: float, kept: int) -> None:
-    """Shares are rounded up, and what may not be picked neither counts nor is picked."""
+    """Shares are rounded up. Tokens that may not be picked neither count nor are picked."""
     rows = unit(torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(1)))
     scores = torch.arange(10.0).masked_fill(torch.arange(10) == 9, NEVER).expand(2, 10)
     picked, stored = stand_ins(rows, scores, budget)

@@ -1,4 +1,4 @@
-"""README.md, ARCHITECTURE.md and the pages in docs/ say what is so."""
+"""README.md, ARCHITECTURE.md and the pages in docs/ agree with code and results."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""A query that meets documents in code several times, with the compiled kernels and without."""
+"""`CodedQuery`, with the compiled kernels and without."""
 
 import itertools
 
@@ -79,12 +79,12 @@ def test_scores_are_sums_of_maxima(compiled, packs, bits, dim, centroids, tokens
 @settings(max_examples=25, deadline=None)
 @given(**drawn)
 def test_near_scores_are_what_they_say(compiled, packs, bits, dim, centroids, tokens, seed):
-    """Against the definition: each token's best near row, or the least where that is more."""
+    """Compare with the definition: each token's best near row, but at least its `least`."""
     chance = np.random.default_rng(seed)
     several = Several(chance, packs, bits, dim, centroids, tokens + 2, compiled)
     near = chance.random(centroids) < 0.3
     asked, query = several.asked, several.query
-    least = asked.products[:, :tokens].min(axis=0)  # in the kernels' terms, which differ from the product
+    least = asked.products[:, :tokens].min(axis=0)  # on the kernels' scale: minus a constant of the token
     found, met = asked.near_scores(several.documents, several.selection, tokens, near, least)
 
     true_least = (several.documents.codebook.centroids @ query.T).numpy()[:, :tokens].min(axis=0)
@@ -98,7 +98,7 @@ def test_near_scores_are_what_they_say(compiled, packs, bits, dim, centroids, to
 
 
 def test_documents_know_their_numbers():
-    """Between packs there are numbers of documents elsewhere."""
+    """Numbers between packs belong to other documents."""
     several = Several(np.random.default_rng(0), [[1, 2], [3], [1, 0, 2]], 4, 16, 8, 3, compiled=False)
     numbers = np.arange(-1, max(several.rows) + 4)
     assert several.documents.has(numbers).tolist() == [int(number) in several.rows for number in numbers]

@@ -1,4 +1,4 @@
-"""Scoring documents in code against scoring what they decode to."""
+"""Scores of documents in code, compared with scores of their decoded rows."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def test_threads_change_no_bit(bits, monkeypatch, draw_codes):
 
 
 def test_many_queries_are_scored_in_parts(bits, monkeypatch, draw_codes):
-    """The tables of query tokens and centroids stay within their budget."""
+    """The tables of products of query tokens and centroids stay within their budget."""
     codes, queries = draw_codes(40, 16, bits), torch.randn(12, 5, 16, generator=torch.Generator().manual_seed(1))
     offsets = torch.tensor([0, 10, 40])
     whole = maxsim(queries, codes, document_offsets=offsets)

@@ -171,7 +171,7 @@ def test_small_blocks_change_nothing(case, monkeypatch, assert_close):
 
 @pytest.mark.parametrize("spoilt", ["query", "document"])
 def test_nan_is_never_hidden(spoilt):
-    """A NaN embedding makes the scores it takes part in NaN and leaves the others alone."""
+    """A NaN embedding makes its own scores NaN, and no others."""
     query, documents = torch.rand(2, 3, 8), torch.rand(2, 5, 8)
     (query if spoilt == "query" else documents)[1, 2, 3] = torch.nan
     bad = maxsim(query, documents).isnan()

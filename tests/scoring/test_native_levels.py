@@ -119,7 +119,7 @@ def test_near_rows(level, bits, tolerance):
     @given(documents=lengths, dim=shapes["dim"], seed=shapes["seed"], count=st.integers(1, 40), more=st.integers(0, 9))
     def check(documents, dim, seed, count, more):
         chance = np.random.default_rng(seed)
-        codes = draw(chance, sum(documents) + 1, dim, bits, 12)  # the last row is nobody's
+        codes = draw(chance, sum(documents) + 1, dim, bits, 12)  # the last row belongs to no document
         query = tokens(chance, count + more, dim).float()
         near = chance.random(12) < 0.4
         offsets = np.cumsum([0, *documents])
@@ -176,7 +176,7 @@ def test_all_levels_give_the_same():
 
 
 def test_nan_and_infinity(level):
-    """A NaN in a row or in the query reaches the score; of equal rows the first one is told."""
+    """A NaN in a row or in the query makes the score NaN; of equal rows the first is returned."""
     for bad in (torch.nan, torch.inf):
         rows = torch.rand(40, 20)
         rows[33, 7] = bad
@@ -192,7 +192,7 @@ def test_nan_and_infinity(level):
 
 
 def test_codes_of_a_damaged_file(level):
-    """A centroid that does not exist makes its document NaN, wherever it stands, and no other."""
+    """A row with a centroid that does not exist makes the score of its document NaN, and no other."""
     codes = draw(np.random.default_rng(0), 200, 20, 4, 5)
     offsets = torch.arange(0, 201, 20)
     for row in range(0, 200, 7):
@@ -209,7 +209,7 @@ def test_codes_of_a_damaged_file(level):
 
 
 def test_bounds_of_posting_lists_that_lie(level):
-    """What a damaged file says is at most not found; nothing outside its arrays is read."""
+    """With a damaged file, documents may be missed, but nothing outside its arrays is read."""
     documents = np.arange(10, dtype=np.uint16)
     for lists in ([0, 5, 10], [-4, 5, 10], [0, 1 << 40, 10], [3, -(1 << 50), 1 << 62]):
         bounds = np.array(lists, np.int64)

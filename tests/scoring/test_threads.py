@@ -64,7 +64,7 @@ def test_threads_of_our_own_stand_in_for_openmps(problem, threads):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
 def test_callers_share_the_threads_that_one_of_them_asked_for():
-    """Sixteen callers of eight threads make seven beside themselves, not a hundred."""
+    """Sixteen callers with eight threads each share seven helper threads, instead of making a hundred."""
     program = (
         "import threading, torch\n"
         "from concurrent.futures import ThreadPoolExecutor\n"

@@ -45,7 +45,7 @@ def test_in_the_interpreter(selection):
 @pytest.mark.parametrize("capability", [80, 90], ids=["sm80", "sm90"])
 @pytest.mark.parametrize("dtypes", ["fp32-fp16", "fp32-fp32", "bf16-bf16", "fp32-u8"])
 def test_compiles_without_a_device(dtypes, capability, draw_codes):
-    """The interpreter forgives what the compiler does not: layouts, shared memory, unsupported operations."""
+    """The interpreter does not check what the compiler does: layouts, shared memory, unsupported operations."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("interpreted kernels do not compile")
     import torch

@@ -62,7 +62,7 @@ def only(*names: str) -> LossWeights:
 @pytest.mark.parametrize("term", ["routed", "distill", "expected"])
 @pytest.mark.parametrize("k", [1, 2])
 def test_routed_terms_reach_a_fresh_context(encoder_path: Path, term: str, k: int) -> None:
-    """All of it that zero shifts let a gradient through to."""
+    """All parameters that get a gradient while shifts are zero."""
     model = in_context(encoder_path, trained=False)
     terms = RoutedTerms(only(term), RoutingConfig(k={k: 1.0}), 20.0, seed=3)
     RoutedLoss(model.encoder, terms)(batch(model)).backward()
@@ -72,7 +72,7 @@ def test_routed_terms_reach_a_fresh_context(encoder_path: Path, term: str, k: in
 
 
 def test_full_scores_stay_out_of_context(encoder_path: Path) -> None:
-    """SumMaxSim of all tokens is over the plain embeddings."""
+    """SumMaxSim of all tokens uses the plain embeddings."""
     model = in_context(encoder_path, trained=True)
     RoutedLoss(model.encoder, RoutedTerms(only("full"), RoutingConfig(), 20.0, seed=3))(batch(model)).backward()
     grads = [p.grad for p in model.encoder.query_router.context.parameters()]
@@ -100,7 +100,7 @@ def test_the_loss_scores_what_search_compares(encoder_path: Path, k: int) -> Non
 
 
 def test_the_expected_term_is_of_views_whatever_k_is_drawn(encoder_path: Path) -> None:
-    """It is the loss of routing one token, and one token is compared by its view."""
+    """The term is the loss of routing one token, which is compared by its view."""
     model = in_context(encoder_path, trained=True)
     loss = RoutedLoss(model.encoder, RoutedTerms(only("expected"), RoutingConfig(k={3: 1.0}), 20.0, seed=3)).eval()
     model.encoder.document_router.train()
@@ -170,7 +170,7 @@ def test_a_run_gives_the_router_a_context_that_opens_again(
 
 
 def test_a_context_of_another_rank_is_not_replaced(encoder_path: Path) -> None:
-    """It is trained already; the same rank and 0 keep it."""
+    """The context is trained already; the same rank, or 0, keeps it."""
     model = in_context(encoder_path, trained=True)
     kept = model.encoder.query_router.context
     add_context(model.encoder, 8)

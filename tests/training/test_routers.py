@@ -1,4 +1,4 @@
-"""Routers learned for a checkpoint that stays as it is, from real passages without labels."""
+"""Training routers for a frozen checkpoint, on real passages without labels."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ def test_routers_move_and_embeddings_stay(model: FastLaneModel, corpus: list[Pas
 def test_remembered_states_change_nothing_but_the_time(
     model: FastLaneModel, corpus: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Room for all states, for a few and for none: the same routers, and the more room the fewer texts are encoded."""
+    """A cache for all states, for a few or for none gives the same routers; a larger cache encodes fewer texts."""
     trained, encoded = [], []
     compute = Transformer.forward
 

@@ -109,7 +109,7 @@ def test_an_earlier_run_is_not_overwritten(encoder_path: Path, dataset: Path, tm
 
 
 def test_checkpoints_of_another_run_are_refused(encoder_path: Path, dataset: Path, tmp_path: Path) -> None:
-    """A changed setting, another start and a lost record are named; what decides no result may change."""
+    """A changed setting, another start and a lost record are named; settings without effect on results may change."""
     run = tmp_path / "run"
     train(settings(encoder_path, dataset, run, max_steps=3))
     with pytest.raises(ModelError, match=r"another run: config\.learning_rate 5e-05 -> 0\.001"):
@@ -184,7 +184,7 @@ def test_caching_gradients_changes_neither_loss_nor_gradients(encoder_path: Path
 
 @pytest.mark.parametrize("term", list(LossWeights.model_fields))
 def test_every_term_alone_has_a_gradient(encoder_path: Path, term: str) -> None:
-    """No weight in the config is without effect, and each reaches the part it is meant for."""
+    """Every weight of the config has an effect, on the part it is meant for."""
     model = FastLaneModel.from_pretrained(encoder_path, dtype="float32")
     torch.nn.init.normal_(model.encoder.query_router.score.weight)
     torch.nn.init.normal_(model.encoder.document_router.score.weight)
@@ -260,7 +260,7 @@ def test_bad_teacher_scores_are_named(tmp_path: Path, scores: Any) -> None:
 
 
 def test_teacher_scores_are_in_all_lines_or_none(tmp_path: Path) -> None:
-    """Half a teacher is a mistake in the file."""
+    """Scores in only some lines are an error of the file."""
     rows: list[dict[str, Any]] = [{"query": f"q{i}", "pos": f"p{i}", "neg": ["n"]} for i in range(3)]
     rows[0]["scores"] = [1, 0]
     file = tmp_path / "pairs.jsonl"
@@ -272,7 +272,7 @@ def test_teacher_scores_are_in_all_lines_or_none(tmp_path: Path) -> None:
 def test_a_model_trained_in_bfloat16_computes_as_the_saved_one(
     encoder_path: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    """Mixed precision ends with the run, and does not trouble a document budget."""
+    """Mixed precision ends with the run, and works with a document budget."""
     start = FastLaneModel.from_pretrained(encoder_path, dtype="float32", document_budget=0.4)
     config = settings(encoder_path, dataset, tmp_path / "run", precision="bfloat16", max_steps=2, evaluate_every=1)
     trained = train_from(start, config)
