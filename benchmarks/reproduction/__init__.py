@@ -1,1 +1,1 @@
-"""The measurements behind every figure of README.md and docs/figures.md, one module a part."""
+"""The measurements behind every figure of README.md and docs/figures.md, one module per part."""

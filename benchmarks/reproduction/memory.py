@@ -1,4 +1,4 @@
-"""What searching a mapped index keeps in memory: how much of the files is resident, and what is held beside them."""
+"""Memory of searching a mapped index: resident bytes of its files, and other memory of the process."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def run(run: Run, datasets: tuple[str, ...] = DATASETS) -> None:
 
 
 def measure(run: Run, name: str, codec: str, mode: str) -> dict[str, Any]:
-    """One process: opens the index with no page of it in memory, answers, and says what is resident."""
+    """Run a process that opens the index with a cold cache, answers queries, and reports its memory."""
     dataset = run.dataset(name, limit=QUERIES)
     with run.corpus(dataset).coded(codec) as index:
         stats, path = index.stats(), index.path

@@ -1,4 +1,4 @@
-"""The paper's Table 1 on our data: single vector, FastLane, full SumMaxSim, beside what was published."""
+"""The paper's Table 1 on our data: single vector, FastLane and full SumMaxSim, with the published figures."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def run(run: Run, datasets: tuple[str, ...] = (DATASET,)) -> None:
 
 
 def measure(judged: dict[str, Any]) -> dict[str, Any]:
-    """The rows of the table. Nothing is measured here that the part quality has not measured."""
+    """The rows of the table, taken from the part quality."""
     methods = {method["method"]: method for method in judged["methods"]}
     rows = []
     for name in ROWS:

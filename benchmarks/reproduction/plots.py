@@ -1,4 +1,4 @@
-"""The plots, drawn from the steps of results files: readable in print, without colour too."""
+"""The plots, drawn from the steps of results files; readable in print and without colour."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,10 @@ _RC = {
 
 
 def figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float = 2.8) -> "tuple[Figure, list[Axes]]":
-    """Axes in a grid, in our style.
+    """Axes in a grid, in the common style.
 
     Raises:
-        SystemExit: matplotlib is not installed; says how to get it.
+        SystemExit: matplotlib is not installed.
     """
     try:
         import matplotlib as mpl
@@ -61,7 +61,7 @@ def line(ax: "Axes", number: int, xs: list[float], ys: list[float], label: str) 
 
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of (cost, quality) that nothing cheaper is as good as, by cost."""
+    """The Pareto front of (cost, quality) points, by cost."""
     best, front = -np.inf, []
     for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if quality > best:
@@ -205,7 +205,7 @@ def _positions(found: dict[str, Any], path: Path) -> None:
 
 
 def robustness(steps: dict[str, Any], out: Path) -> None:
-    """One panel a kind of trouble and dataset."""
+    """One panel per kind of disturbance and dataset."""
     found = [step["results"] for step in steps.values()]
     labels = {"passages": "tokens a passage", "queries": "tokens a query", "typos": "share of words misspelt"}
     panels = list(dict.fromkeys((f["kind"], f["dataset"]) for f in found))

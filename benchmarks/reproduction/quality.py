@@ -24,11 +24,11 @@ ROUTE_KS = (1, 2, 4, 16)
 THIRD = 1 / 3
 FULL = "full SumMaxSim"
 PAPER = "fastlane k=1 gather, fp16"
-"""One routed token compared with every token of every document, nothing approximate: what the paper measured."""
+"""One routed token compared with all tokens of all documents, exactly, as in the paper."""
 
 
 def run(run: Run, datasets: tuple[str, ...] = DATASETS) -> None:
-    """Measure what is not measured yet."""
+    """Measure the datasets that have no results yet."""
     for name in datasets:
         step(run, name)
 
@@ -53,14 +53,14 @@ def measure(run: Run, name: str) -> dict[str, Any]:
     with run.corpus(dataset).coded("auto") as index:
         findings = list(diagnose(index, list(dataset.queries.values())))
     report = of_dataset(dataset, results, findings)
-    # Of the hundred pairs those that somebody asks about: against full SumMaxSim, and against the single vector.
+    # Of the hundred pairs keep those of interest: against full SumMaxSim, and against the single vector.
     pairs = report["significance"]["pairs"]
     report["significance"]["pairs"] = [pair for pair in pairs if {FULL, "dense"} & set(pair["methods"])]
     return report
 
 
 def methods(dataset: "Dataset", corpus: "CorpusCache", stack: ExitStack) -> Iterator["Method"]:
-    """The methods of `fastlane eval`, FastLane as the paper has it, and both on a third of the document tokens."""
+    """The methods of `fastlane eval`, FastLane as in the paper, and both with a third of the document tokens."""
     from fastlane_rag.evaluation.method import METHODS
     from fastlane_rag.evaluation.methods import FastLane, Full
     from fastlane_rag.evaluation.suite import build

@@ -1,4 +1,4 @@
-"""How quality holds when passages are long or cut, queries short or long, and words misspelt."""
+"""Quality with cut passages, short and long queries, and misspelt words."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def step(results: Any, label: str, measure: Callable[..., dict[str, Any]], *argu
 
 
 def cut_passages(run: Run, name: str, cut: int) -> dict[str, Any]:
-    """Passages that end after some tokens of the model, for every method alike; each length is encoded by itself."""
+    """Judge all methods on passages cut after `cut` tokens of the model; each length is encoded separately."""
     dataset = run.dataset(name, limit=QUERIES)
     if cut >= run.model.max_document_length:
         return judged(run, dataset, {"kind": "passages", "value": cut})
@@ -69,7 +69,7 @@ def write_cut(dataset: "Dataset", path: Path, cut: int, tokenizer: Any) -> None:
 
 
 def misspelt(run: Run, name: str, share: float) -> dict[str, Any]:
-    """The same queries, with one edit in that share of their words of four letters and more."""
+    """Judge the queries with one edit in a share of their words of four letters and more."""
     dataset = run.dataset(name, limit=QUERIES)
     generator = random.Random(SEED)
     queries = {one: with_typos(text, share, generator) for one, text in dataset.queries.items()}
@@ -98,9 +98,9 @@ def with_typos(text: str, share: float, generator: random.Random) -> str:
 
 
 def query_length(run: Run, name: str, length: int) -> dict[str, Any]:
-    """Questions about one passage, joined and cut to a number of tokens; the same passages for every length.
+    """Judge queries that join the questions about one passage, cut to a number of tokens.
 
-    Only passages whose questions together reach the greatest length take part, one query each.
+    All lengths use the same passages, those whose joined questions reach the greatest length, with one query each.
     """
     dataset = run.dataset(name, limit=None)
     joined = joined_questions(run, name)
@@ -117,7 +117,7 @@ def query_length(run: Run, name: str, length: int) -> dict[str, Any]:
 
 
 def joined_questions(run: Run, name: str) -> dict[str, str]:
-    """By passage, its questions in a row, where they have enough tokens."""
+    """For each passage, its joined questions, if they have enough tokens."""
     from fastlane_rag.evaluation.dataset import load_dataset
 
     dataset = load_dataset(run.data / name, "test")

@@ -1,4 +1,4 @@
-"""What the query router does: where it looks, whether that is useful, and what another choice of tokens would give."""
+"""The query router: which positions it picks, whether they are useful, and other choices of tokens."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def run(run: Run, datasets: tuple[str, ...] = DATASETS) -> None:
 
 
 def measure(run: Run, name: str) -> dict[str, Any]:
-    """The report of `fastlane_rag.evaluation.routing`, ablations, and what pictures need."""
+    """The report of `fastlane_rag.evaluation.routing`, ablations, and the data of the pictures."""
     from fastlane_rag.evaluation.routing import routing_report
 
     dataset = run.dataset(name, limit=QUERIES)
@@ -44,10 +44,10 @@ def measure(run: Run, name: str) -> dict[str, Any]:
 
 
 def ablations(index: "FastLaneIndex", dataset: "Dataset") -> dict[str, Any]:
-    """nDCG@10 of ranking by k tokens alone, chosen by the router and in other ways; exhaustive, half precision.
+    """nDCG@10 of rankings by k tokens alone, chosen by the router or otherwise; exhaustive, in half precision.
 
     `chosen_by` takes the k best by the router, by rarity (the vocabulary prior), from the front, by the norm of the
-    token state, at random, and by an oracle that knows which tokens rank the judged passage best by themselves.
+    token state, at random, and by an oracle that knows which tokens alone rank the judged passage best.
     `temperature` draws k tokens from softmax(scores / t) without replacement (Gumbel top-k), a few times.
     """
     from fastlane_rag.evaluation.metrics import mean_scores, score_run
@@ -112,7 +112,7 @@ def orders(
     gold: list[int],
     generator: np.random.Generator,
 ) -> dict[str, NDArray[np.int64]]:
-    """Orders in which tokens could be routed; those that the router may not pick come last in all of them."""
+    """Possible orders of routing tokens; tokens that may not be routed are last in all of them."""
     routable = np.isfinite(query.scores.numpy())
     rank = [min(np.count_nonzero(row > row[number]) for number in gold) if gold else 0 for row in alone]
     values = {
@@ -142,7 +142,7 @@ def top(alone: NDArray[np.float32], chosen: NDArray[np.int64], ids: dict[int, st
 
 
 def pictures(model: "FastLaneModel", texts: list[str]) -> dict[str, Any]:
-    """The router's softmax over the tokens of some queries, and of a few its own self-attention, mean over heads."""
+    """The router's softmax over the tokens of some queries; of a few also its self-attention, mean over heads."""
     import torch
 
     shown = []

@@ -1,4 +1,4 @@
-"""What the parts share: where things are, and a file of results that is filled step by step."""
+"""Shared by the parts: paths, and a results file that is filled step by step."""
 
 import json
 import os
@@ -28,12 +28,12 @@ class Run:
 
     Attributes:
         data: folder of datasets in BEIR's layout.
-        cache: where encoded corpora are kept.
-        out: where results go.
-        limit: at most this many queries a dataset; None for all, except where `QUERIES` says otherwise.
-        again: measure steps that are in the results already.
-        model_name: what `FastLaneModel.from_pretrained` takes; None is the bundled model.
-        chosen: datasets that were asked for by name, for the command in the results.
+        cache: folder of encoded corpora.
+        out: folder of results.
+        limit: at most this many queries per dataset; None for all, except where `QUERIES` says otherwise.
+        again: also measure steps that have results.
+        model_name: what `FastLaneModel.from_pretrained` takes; None for the bundled model.
+        chosen: datasets chosen by name, for the command in the results.
     """
 
     data: Path
@@ -52,20 +52,20 @@ class Run:
 
     @cached_property
     def model(self) -> "FastLaneModel":
-        """The model that is measured."""
+        """The model to measure."""
         from fastlane_rag import FastLaneModel
 
         return FastLaneModel.from_pretrained(self.model_name)
 
     def dataset(self, name: str, split: str = "test", limit: int | None = None) -> "Dataset":
-        """A dataset with as many queries as this run asks."""
+        """A dataset with at most as many queries as this run may use."""
         from fastlane_rag.evaluation.dataset import load_dataset
 
         limits = [one for one in (self.limit, limit, QUERIES.get(name)) if one is not None]
         return load_dataset(self.data / name, split, limit=min(limits) if limits else None)
 
     def corpus(self, dataset: "Dataset") -> "CorpusCache":
-        """What the model makes of a dataset's corpus."""
+        """The encoded corpus of a dataset."""
         from fastlane_rag.evaluation.cache import CorpusCache
 
         return CorpusCache(self.cache, dataset, self.model, progress)
@@ -94,10 +94,10 @@ class Run:
 
 
 class Results:
-    """A JSON file of a header and named steps, each with the environment it was measured in.
+    """A JSON file with a header and named steps, each with the environment it was measured in.
 
-    Steps that another model, limit or version measured are dropped; what is measured is written at once, so that a
-    run that was stopped goes on.
+    Steps of another model, limit or version are dropped. Each step is written at once, so that an interrupted run can
+    continue.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], command: str, *, again: bool) -> None:
@@ -110,7 +110,7 @@ class Results:
         self.steps: dict[str, Any] = known["steps"] if same else {}
 
     def step(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was measured under this name, now or before."""
+        """The result of this name; measures it if there is none."""
         from fastlane_rag.evaluation.environment import environment
 
         if name in self.steps and not self._again:
@@ -133,7 +133,7 @@ class Results:
 
 
 def progress(items: Iterable[Any], doing: str) -> Iterable[Any]:
-    """Passes items through and says now and then how far it is, for logs."""
+    """Passes items on, and prints the progress now and then, for logs."""
     start = said = time.perf_counter()
     count = 0
     for count, item in enumerate(items, 1):
@@ -145,7 +145,7 @@ def progress(items: Iterable[Any], doing: str) -> Iterable[Any]:
 
 
 def rounded(value: Any) -> Any:
-    """The same with floats of six significant digits, more is noise and makes files long; NaN is null."""
+    """The value with floats rounded to six significant digits, as more are noise; NaN becomes null."""
     if isinstance(value, float):
         return None if value != value else float(f"{value:.6g}")
     if isinstance(value, dict):

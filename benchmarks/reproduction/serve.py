@@ -24,7 +24,7 @@ _K = 10
 
 
 def write_queries(path: Path, queries: "Sequence[RoutedQuery]") -> None:
-    """Encoded queries as a numpy archive."""
+    """Write encoded queries to a numpy archive."""
     views = None
     if all(query.views is not None for query in queries):
         views = np.concatenate([query.views.cpu().numpy() for query in queries if query.views is not None])
@@ -39,7 +39,7 @@ def write_queries(path: Path, queries: "Sequence[RoutedQuery]") -> None:
 
 
 def read_queries(path: Path) -> "list[RoutedQuery]":
-    """What `write_queries` wrote; token strings are left out."""
+    """Read what `write_queries` wrote, without token strings."""
     import torch
 
     from fastlane_rag.model import RoutedQuery
@@ -53,7 +53,7 @@ def read_queries(path: Path) -> "list[RoutedQuery]":
 
 
 def resident(index: Path) -> dict[str, float]:
-    """MiB of this process: all that is resident, what no file backs, and what is resident of the index's files.
+    """MiB of this process: resident in all, not backed by a file, and resident of the index's files.
 
     Raises:
         OSError: the system has no /proc/self/smaps (Linux has).
@@ -76,7 +76,7 @@ def resident(index: Path) -> dict[str, float]:
 
 
 def forget(index: Path) -> None:
-    """Ask the system to drop the index's pages from its cache, so that reading starts at the disk."""
+    """Ask the system to drop the index's pages from its cache, so that reads go to disk."""
     for path in index.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
@@ -88,7 +88,7 @@ def forget(index: Path) -> None:
 
 
 def serve(index_path: Path, queries_path: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Search every query alone, first with a cold cache, then again."""
+    """Search for every query in a call of its own, first with a cold cache, then once more."""
     from fastlane_rag import FastLaneIndex
 
     index_path = index_path.resolve()  # as the system names what is mapped

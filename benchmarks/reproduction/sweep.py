@@ -1,4 +1,4 @@
-"""Quality, latency, bytes and comparisons against routed query tokens, document tokens kept, and bits a dimension."""
+"""Quality, latency, bytes and comparisons by routed query tokens, kept document tokens, and bits per dimension."""
 
 import statistics
 import time
@@ -37,7 +37,7 @@ def run(run: Run, datasets: tuple[str, ...] = DATASETS) -> None:
 def index_curve(
     run: Run, dataset: "Dataset", queries: dict[str, "RoutedQuery"], budget: int | None, bits: int
 ) -> dict[str, Any]:
-    """What one index takes, and how it answers at each k, gathered only and refined.
+    """The size of one index, and its curve over k, with and without refinement.
 
     Every k is measured at 4 bits and in half precision; other bits at the default of `FastLaneIndex.search`.
     """
@@ -74,7 +74,7 @@ def index_curve(
 def point(
     index: "FastLaneIndex", dataset: "Dataset", queries: dict[str, "RoutedQuery"], route_k: Any, refine: bool
 ) -> dict[str, Any]:
-    """One point of a curve: queries come encoded, one a call; of each the least of some repeats counts."""
+    """One point of a curve: encoded queries, one per call; of each query the fastest repeat counts."""
     from fastlane_rag.evaluation.metrics import mean_scores, score_run
 
     run, seconds, comparisons, lanes = {}, [], [], set()

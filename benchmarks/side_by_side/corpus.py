@@ -1,4 +1,4 @@
-"""What every engine is given: token embeddings of documents and queries, as files that numpy alone reads."""
+"""The input of every engine: token embeddings of documents and queries, in files that need only numpy."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Query:
 
     Attributes:
         id: its id.
-        text: what was asked, for engines that look at words.
+        text: text of the query, for engines that use words.
         tokens: the L token strings.
         rows: (L, d) float32.
         views: (L, d) float32, the same tokens in the context of the query, see `QueryRouter.views`.
@@ -40,7 +40,7 @@ class Corpus:
     """An exported dataset of N documents and T tokens.
 
     Args:
-        folder: as `write_documents` and `write_queries` made it.
+        folder: written by `write_documents` and `write_queries`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ class Corpus:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the export is of."""
+        """Facts about the exported dataset."""
         return dict(json.loads((self.folder / "facts.json").read_text()))
 
     @cached_property
@@ -79,12 +79,12 @@ class Corpus:
 
     @cached_property
     def token_scores(self) -> npt.NDArray[np.float32]:
-        """(T,) float32, what the document router says of each row."""
+        """(T,) float32 document router score of each row."""
         return np.load(self.folder / "token-scores.npy")
 
     @cached_property
     def qrels(self) -> dict[str, dict[str, int]]:
-        """Relevance by document id by query id."""
+        """For each query id, the relevance by document id."""
         return dict(json.loads((self.folder / "qrels.json").read_text()))
 
     def documents(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -109,13 +109,13 @@ def write_documents(folder: Path, documents: Iterator[tuple[str, str, Rows]], to
     """Write documents' ids, texts and rows.
 
     Args:
-        folder: where to.
-        documents: id, text and (L, dim) rows of each.
-        tokens: rows of all documents together.
-        dim: of a row.
+        folder: the folder to write to.
+        documents: id, text and (L, dim) rows of each document.
+        tokens: total number of rows.
+        dim: dimension of a row.
 
     Raises:
-        ValueError: the rows are more or fewer than `tokens`.
+        ValueError: the number of rows is not `tokens`.
     """
     ids, offsets = [], [0]
     packed = np.lib.format.open_memmap(folder / "rows.npy", mode="w+", dtype=np.float16, shape=(tokens, dim))

@@ -1,4 +1,4 @@
-"""What an engine must offer, and the list of those there are."""
+"""The interface of an engine, and the list of engines."""
 
 import importlib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from side_by_side.corpus import Corpus, Query
 
 K = 10
-"""Documents every query asks for."""
+"""Documents to return for every query."""
 
 Knobs = dict[str, Any]
 
@@ -17,22 +17,22 @@ class Engine(Protocol):
     """One engine over one corpus. `build` and `open` happen in different processes."""
 
     packages: Sequence[str]
-    """Distributions whose versions matter."""
+    """Distributions whose versions are reported."""
 
     def build(self, corpus: Corpus, folder: Path) -> None:
-        """Make the index of the corpus in an empty folder; the whole of it is timed."""
+        """Build the index of the corpus in an empty folder; timed."""
         ...
 
     def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
-        """Be ready to search what `build` made, with so many threads."""
+        """Open the index that `build` made, to search with this many threads."""
         ...
 
     def settings(self) -> list[Knobs]:
-        """The points of this engine's curve: knobs that `search` takes."""
+        """The settings to measure, as `search` takes them."""
         ...
 
     def prepare(self, query: Query) -> Any:
-        """The query as `search` takes it; not timed."""
+        """Convert a query for `search`; not timed."""
         ...
 
     def search(self, query: Any, knobs: Knobs) -> Any:
@@ -44,7 +44,7 @@ class Engine(Protocol):
         ...
 
     def index_bytes(self, folder: Path) -> dict[str, int]:
-        """Bytes on disk that searching needs, under "index", and any others worth telling."""
+        """Bytes on disk that searching needs, as "index", and other sizes worth reporting."""
         ...
 
 
@@ -63,14 +63,14 @@ ENGINES: dict[str, tuple[str, str | None, Role]] = {
     "fastlane 2 bits": ("fastlane_two_bits", None, "ours"),
     "fastlane 4 bits, third": ("fastlane_third", None, "ours"),
 }
-"""The first is the reference that all are judged by."""
+"""The first engine is the reference for all others."""
 
 
 def load(module: str) -> Engine:
     """The engine of a module of side_by_side.engines, or of another module that defines `engine`.
 
     Raises:
-        ImportError: it, or what it stands on, is not installed.
+        ImportError: the module, or a package that it needs, is not installed.
     """
     name = module if "." in module else f"side_by_side.engines.{module}"
     engine: Engine = importlib.import_module(name).engine()

@@ -1,4 +1,4 @@
-"""From a dataset to an exported corpus, by way of the cache of encoded corpora."""
+"""Exports a dataset's corpus, encoded with the help of the cache of encoded corpora."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ SEED = 0
 
 
 def choose(ids: list[str], qrels: dict[str, dict[str, int]], count: int | None, seed: int = SEED) -> set[str]:
-    """All judged documents, and others drawn until there are `count`; everything for None.
+    """Choose all judged documents, and random others up to `count`; all documents if `count` is None.
 
     Raises:
         ValueError: more than `count` documents are judged.
@@ -49,18 +49,18 @@ def export(
     documents: int | None = None,
     dense: bool = True,
 ) -> Corpus:
-    """Write a dataset's encoded documents and queries, encoding what the cache does not hold.
+    """Write a dataset's encoded documents and queries; encode those that the cache does not have.
 
     Args:
-        dataset: the queries to ask and the corpus.
-        model: encodes.
-        cache: folder of encoded corpora, as `fastlane eval --cache` has it.
-        work: where to; an export of the same is used again.
+        dataset: queries and corpus.
+        model: encodes both.
+        cache: folder of encoded corpora, as of `fastlane eval --cache`.
+        work: folder of exports; an equal export is reused.
         documents: how many, judged ones first (see `choose`); None for all.
         dense: export pooled vectors of the documents too, which are encoded separately.
 
     Returns:
-        What was written.
+        The exported corpus.
     """
     chosen = choose([passage.id for passage in dataset.passages()], dataset.qrels, documents)
     chosen_by = json.dumps([dataset.split, list(dataset.queries), sorted(chosen), model.fingerprint, _routers(model)])
@@ -104,11 +104,11 @@ def _write(
         "model": model.name,
         "fingerprint": model.fingerprint,
     }
-    (folder / "facts.json").write_text(json.dumps(facts, indent=1))  # last: its presence says that all is there
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1))  # last: it marks the export as complete
 
 
 def encode_queries(model: "FastLaneModel", queries: dict[str, str]) -> list[Query]:
-    """Every query's rows, router scores and pooled vector."""
+    """Encode queries: rows, router scores and pooled vector of each."""
     texts = list(queries.values())
     dense = model.encode_dense_queries(texts)
     return [
@@ -139,11 +139,11 @@ def _tokens(index: "FastLaneIndex", ids: set[str]) -> int:
 
 
 def _part(dataset: "Dataset", chosen: set[str], folder: Path) -> "Dataset":
-    """The dataset with the chosen documents alone, as a corpus file of its own."""
+    """The dataset with only the chosen documents, in a corpus file of its own."""
     if len(chosen) == sum(1 for _ in dataset.passages()):
         return dataset
     path = folder / "corpus.jsonl.gz"
-    with gzip.GzipFile(path, "wb", mtime=0) as file:  # the same bytes each time, so that the cache knows it
+    with gzip.GzipFile(path, "wb", mtime=0) as file:  # equal bytes each time, because the cache is keyed by them
         for passage in dataset.passages():
             if passage.id in chosen:
                 line: dict[str, Any] = {"_id": passage.id, "title": passage.title, "text": passage.text}
@@ -157,13 +157,13 @@ def _index(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: P
 
 
 def _cache(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path) -> "CorpusCache":
-    """That of the whole corpus, where it is encoded, else the part's own."""
+    """The cache of the whole corpus if it is encoded, else that of the part."""
     whole, own = _caches(dataset, part, model, cache)
     return whole if (whole.folder / "index-is-complete").exists() else own
 
 
 def _dense(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: Path) -> np.ndarray:
-    """The part's pooled vectors: those of the whole corpus, where they are encoded."""
+    """The pooled vectors of the part, from the cache of the whole corpus if it has them."""
     whole, own = _caches(dataset, part, model, cache)
     # Since it encodes a corpus once, the cache has pooled vectors in its side records.
     if not (whole.folder / "dense.npy").exists() and not any(whole.folder.glob("side-*")):
@@ -180,7 +180,7 @@ def _caches(dataset: "Dataset", part: "Dataset", model: "FastLaneModel", cache: 
 
 
 def _routers(model: "FastLaneModel") -> str:
-    """What the model's fingerprint leaves out, and the queries' router scores depend on."""
+    """Digest of the routers, which router scores depend on and the model's fingerprint leaves out."""
     digest = hashlib.sha256()
     for name, value in sorted(model.encoder.state_dict().items()):
         if "router" in name.lower() or value.numel() < 1 << 18:

@@ -1,4 +1,4 @@
-"""A corpus of any size, made from an exported one: fewer of its documents, or more than it has, made from them."""
+"""A corpus of any size, made from an exported one: some of its documents, or all of them and synthetic copies."""
 
 import json
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ import numpy.typing as npt
 from side_by_side.corpus import Corpus, Query
 
 _AHEAD = 256
-"""Documents whose perturbations are drawn together."""
+"""Documents whose random vectors are drawn together."""
 
 
 def write_grown(
     folder: Path, source: Corpus, size: int, *, tokens: int | None = None, noise: float = 0.1, seed: int = 0
 ) -> "Grown":
-    """Say in a folder how a corpus is grown; its rows are made when they are read, so it takes no room.
+    """Write to a folder how a corpus is grown. Its rows are computed when they are read, so it takes no disk.
 
     Args:
-        folder: where to.
-        source: real documents.
-        size: documents to have. Those beyond the source's are its documents again, each row moved by a random vector
-            of about the length `noise` and normalised, under ids of their own.
+        folder: gets the description.
+        source: the real documents.
+        size: number of documents. Beyond the size of the source they are copies under other ids, with each row moved by
+            a random vector of about the length `noise`, and normalised.
         tokens: rows to keep of a document, evenly spaced; None for all.
-        noise: how far rows are moved.
-        seed: of the order of the documents, so that a smaller corpus is the beginning of a larger one, and of noise.
+        noise: length of the random vectors.
+        seed: of the noise, and of the order of documents: a smaller corpus is the beginning of a larger one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"source": str(source.folder), "size": size, "tokens": tokens, "noise": noise, "seed": seed}
@@ -36,7 +36,7 @@ def write_grown(
 
 
 class Grown(Corpus):
-    """What `write_grown` says."""
+    """A corpus that `write_grown` described."""
 
     @cached_property
     def _plan(self) -> dict[str, Any]:
@@ -48,14 +48,14 @@ class Grown(Corpus):
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
-        """(size,): which document of the source each is, copies after all originals."""
+        """(size,): number of each document in the source; copies follow all originals."""
         real = len(self._source.offsets) - 1
         order = np.random.default_rng(self._plan["seed"]).permutation(real)
         return np.resize(order, self._plan["size"])
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Those of the source, with the size this one has."""
+        """The facts of the source, with the size of this corpus."""
         source = self._source.facts
         made = max(0, self._plan["size"] - source["documents"])
         return {
@@ -77,7 +77,7 @@ class Grown(Corpus):
 
     @property
     def rows(self) -> npt.NDArray[np.float16]:
-        """There is no such file."""
+        """Not available, because there is no such file."""
         raise NotImplementedError("a grown corpus makes its rows as they are read: use documents()")
 
     @cached_property
@@ -121,12 +121,12 @@ class Grown(Corpus):
         rows[which] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
     def queries(self) -> list[Query]:
-        """The source's."""
+        """The queries of the source."""
         return self._source.queries()
 
     @property
     def qrels(self) -> dict[str, dict[str, int]]:
-        """None: quality means nothing among copies."""
+        """Empty, because quality means nothing among copies."""
         return {}
 
 

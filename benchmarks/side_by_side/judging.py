@@ -1,4 +1,4 @@
-"""What the answers and times of all engines say: one code for everybody."""
+"""Quality and times of all engines, computed by the same code."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ ENGINES_OF = {"peer": ("peer",), "baseline": ("baseline",), "ours": ("ours",), "
 
 
 def named(answers: Sequence[Sequence[str | int]], queries: Sequence[str], ids: Sequence[str]) -> Run:
-    """Answers by query, numbers turned into ids.
+    """Answers by query, with document numbers replaced by ids.
 
     Raises:
         ValueError: a query has no answer, or an answer repeats a document or has more than K.
@@ -31,9 +31,9 @@ def named(answers: Sequence[Sequence[str | int]], queries: Sequence[str], ids: S
 
 
 def percentiles(repeats: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Milliseconds of a query, from the seconds of every query in every repeat.
+    """Percentiles of milliseconds per query, from the seconds of every query in every repeat.
 
-    Of each query the median of its repeats counts; "of_repeats" has each repeat's own p50, to show the spread.
+    Of each query the median of its repeats counts. "of_repeats" has the p50 of each repeat, to show the spread.
     """
     seconds = np.array(repeats)
     p50, p95 = np.percentile(np.median(seconds, axis=0) * 1e3, [50, 95])
@@ -46,7 +46,7 @@ def percentiles(repeats: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def shared(run: Run, exact: Run) -> float:
-    """Recall at K against another ranking: the mean share of its documents that were found."""
+    """Recall at K against another ranking: mean share of its documents that were found."""
     return float(np.mean([len(set(run[query]) & set(ids)) / max(1, len(ids)) for query, ids in exact.items()]))
 
 
@@ -65,7 +65,7 @@ def quality(run: Run, qrels: Mapping[str, Mapping[str, int]], exact: Run) -> dic
 
 
 def fastest(rows: Sequence[Row], passes: Callable[[Row], bool]) -> Row | None:
-    """The setting with the least median among those that pass."""
+    """The setting with the least median time among those that pass."""
     return min((row for row in rows if passes(row)), key=lambda row: row["p50_ms"], default=None)
 
 
@@ -79,7 +79,7 @@ def _ratio(above: float, below: float) -> float | None:
 
 
 def at_equal_quality(rows: Sequence[Row], measure: str, floors: Sequence[float]) -> list[Row]:
-    """For each floor of a measure, the fastest setting of each kind of engine that reaches it, and ours over theirs."""
+    """For each floor of a measure, the fastest setting of each kind of engine that reaches it, and the ratios."""
     levels = []
     for floor in floors:
         level: Row = {"measure": measure, "at_least": round(floor, 5)}
@@ -96,7 +96,7 @@ def at_equal_quality(rows: Sequence[Row], measure: str, floors: Sequence[float])
 
 
 def of_default(rows: Sequence[Row], engines: Mapping[str, Row]) -> Row | None:
-    """Our default beside each target of the comparison with the peers; None where it was not run."""
+    """Our default compared with each target; None if the default was not run."""
     ours = next((row for row in rows if row["role"] == "ours" and not row["knobs"]), None)
     exact = next((row for row in rows if row["role"] == "exhaustive"), None)
     if ours is None or exact is None:
@@ -124,10 +124,10 @@ def of_default(rows: Sequence[Row], engines: Mapping[str, Row]) -> Row | None:
 
 
 def compare(rows: Sequence[Row], engines: Mapping[str, Row]) -> Row:
-    """Every ratio that the comparison is about.
+    """All ratios of the comparison.
 
     Args:
-        rows: one a setting, with engine, role, knobs, the times of `percentiles` and the values of `quality`.
+        rows: one per setting, with engine, role, knobs, the times of `percentiles` and the values of `quality`.
         engines: `bytes` and `build_seconds` by engine.
     """
     exact = next((row for row in rows if row["role"] == "exhaustive"), None)

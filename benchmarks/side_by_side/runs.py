@@ -1,4 +1,4 @@
-"""Worker processes: which interpreter runs an engine, one build, and rounds of searches."""
+"""Worker processes: the interpreter of each engine, builds, and rounds of searches."""
 
 import json
 import os
@@ -22,10 +22,10 @@ class WorkerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """How one engine is run.
+    """Runs one engine.
 
     Attributes:
-        name: the engine's.
+        name: name of the engine.
         module: see `engine.load`.
         role: see `engine.ENGINES`.
         python: interpreter of its environment.
@@ -37,10 +37,10 @@ class Runner:
     python: str
 
     def run(self, task: str, corpus: Corpus, folder: Path, threads: int, timeout: float) -> dict[str, Any]:
-        """One worker, from start to reply.
+        """Run one worker, and return its reply.
 
         Raises:
-            WorkerFailed: it failed, died or took longer than `timeout` seconds.
+            WorkerFailed: the worker failed, died, or took longer than `timeout` seconds.
         """
         folder.mkdir(parents=True, exist_ok=True)
         reply = folder.parent / f"{folder.name}.{task}.json"
@@ -66,10 +66,10 @@ class Runner:
 
 
 def runners(names: Sequence[str], record: Path | None) -> Iterator[Runner | tuple[str, str]]:
-    """For each engine how it is run, or its name and why it cannot be.
+    """For each engine, its runner, or its name and the reason why it cannot run.
 
     Args:
-        names: of `ENGINES`.
+        names: names in `ENGINES`.
         record: peers.json of install_peers.py.
     """
     installed = json.loads(record.read_text()) if record else {}
@@ -92,7 +92,7 @@ def slug(name: str) -> str:
 
 
 def build_once(runner: Runner, corpus: Corpus, indexes: Path, threads: int, timeout: float) -> dict[str, Any]:
-    """Build an index, or take the one that an earlier run built with as many threads."""
+    """Build an index, or reuse one that was built with the same number of threads."""
     folder = indexes / slug(runner.name)
     done = indexes / f"{slug(runner.name)}.built.json"
     if done.is_file():
@@ -115,16 +115,16 @@ def rounds(
     repeats: int,
     failed: Callable[[Runner, str], None],
 ) -> Mapping[str, list[dict[str, Any]]]:
-    """Let every engine search once a round, each round beginning with another one.
+    """Run every engine's searches once per round; each round starts with another engine.
 
     Args:
         ready: the engines.
-        search: runs one.
-        repeats: rounds.
-        failed: told of an engine that fails; it is not run again, and what it has done is dropped.
+        search: runs the searches of one engine.
+        repeats: number of rounds.
+        failed: called for an engine that fails; it is not run again, and its reports are dropped.
 
     Returns:
-        Each engine's reports, one a round.
+        Each engine's reports, one per round.
     """
     reports: dict[str, list[dict[str, Any]]] = {runner.name: [] for runner in ready}
     for number in range(repeats):

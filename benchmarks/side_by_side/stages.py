@@ -1,4 +1,4 @@
-"""Where the time of one query goes: timers around the functions that do its parts, put in place from outside."""
+"""The time of each stage of a query, by timers that are put around its functions from outside."""
 
 import functools
 import importlib
@@ -9,14 +9,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 Target = tuple[Any, str]
-"""An object and the name of its attribute that is a function."""
+"""An object, and the name of its attribute that is a function."""
 
 
 def target(path: str) -> Target:
     """What "module:name.name" names.
 
     Raises:
-        ImportError, AttributeError: there is no such thing (any more).
+        ImportError, AttributeError: it does not exist (any more).
     """
     module, _, names = path.partition(":")
     owner: Any = importlib.import_module(module)
@@ -28,14 +28,14 @@ def target(path: str) -> Target:
 
 
 class Stages:
-    """Seconds by stage. A stage inside another one counts for itself alone."""
+    """Seconds by stage. The time of a stage inside another one does not count for the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._inside: list[float] = []
 
     def timed(self, stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, counted."""
+        """The same function with a timer."""
 
         @functools.wraps(work)
         def run(*arguments: Any, **options: Any) -> Any:
@@ -52,7 +52,7 @@ class Stages:
         return run
 
     def take(self) -> dict[str, float]:
-        """What was counted since the last call."""
+        """The seconds by stage since the last call."""
         taken = dict(self.seconds)
         self.seconds.clear()
         return taken
@@ -60,7 +60,7 @@ class Stages:
 
 @contextmanager
 def counted(stages: Sequence[tuple[str, Target]]) -> Iterator[Stages]:
-    """Count what these functions take, as long as the context lasts."""
+    """Time these functions within the context."""
     counter = Stages()
     with ExitStack() as stack:
         for stage, (owner, name) in stages:

@@ -3,8 +3,8 @@
 python -m side_by_side.worker build MODULE CORPUS INDEX THREADS REPLY
 python -m side_by_side.worker search MODULE CORPUS INDEX THREADS REPLY
 
-MODULE names the engine (see `engine.load`), CORPUS an exported corpus, INDEX the engine's own folder; the reply is
-JSON in the file REPLY, because engines print what they like. One query a call, each setting warmed up first.
+MODULE names the engine (see `engine.load`), CORPUS an exported corpus, INDEX the engine's own folder. The reply is JSON
+in the file REPLY, because engines may print. It runs one query per call, after a warm-up of each setting.
 """
 
 import json
@@ -19,7 +19,7 @@ WARM_UP = 10
 
 
 def limit_threads(threads: int) -> None:
-    """Tell every library how many threads it has, and leave it no more processors than that."""
+    """Set the number of threads of every library, and limit the process to as many processors."""
     for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON", "NUMBA"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity"):
@@ -27,7 +27,7 @@ def limit_threads(threads: int) -> None:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: the most there were, and now, of them those that no file backs; zeros if unknown."""
+    """Bytes of this process: the peak, the current bytes, and those that no file backs; zeros if unknown."""
     status = Path("/proc/self/status")
     found: dict[str, int] = {}
     for line in status.read_text().splitlines() if status.is_file() else []:
@@ -38,7 +38,7 @@ def memory() -> dict[str, int]:
 
 
 def forget_peak() -> None:
-    """Let the peak of `memory` be counted from now on, where the system can."""
+    """Reset the peak of `memory`, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -51,7 +51,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def versions(packages: Any) -> dict[str, str]:
-    """Installed versions, those of torch and numpy among them."""
+    """Installed versions of the packages, and of torch and numpy."""
     found = {}
     for name in sorted({*packages, "numpy", "torch"}):
         try:
@@ -62,7 +62,7 @@ def versions(packages: Any) -> dict[str, str]:
 
 
 def build(engine: Any, corpus: Any, folder: Path) -> dict[str, Any]:
-    """Build, and say what it took."""
+    """Build an index, and report time, memory and size."""
     before = memory()["now"]
     forget_peak()
     start, processor = time.perf_counter(), time.process_time()
@@ -77,7 +77,7 @@ def build(engine: Any, corpus: Any, folder: Path) -> dict[str, Any]:
 
 
 def search(engine: Any, corpus: Any, folder: Path, threads: int) -> dict[str, Any]:
-    """Open, answer everything, and say what it took."""
+    """Open the index, run all queries with all settings, and report answers, times and memory."""
     before = memory()["now"]
     forget_peak()
     start = time.perf_counter()
@@ -112,7 +112,7 @@ def search(engine: Any, corpus: Any, folder: Path, threads: int) -> dict[str, An
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     task, module, corpus_folder, folder, threads, reply = sys.argv[1:]
     limit_threads(int(threads))
     from side_by_side.engine import load

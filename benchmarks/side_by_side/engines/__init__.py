@@ -1,1 +1,1 @@
-"""One module an engine; each has `engine()`, which gives one."""
+"""One module per engine; each has a function `engine()` that returns it."""

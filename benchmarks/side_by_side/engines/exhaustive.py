@@ -1,4 +1,4 @@
-"""Every query token with every document token: GEMM by torch, maxima by numpy. The reference of quality."""
+"""SumMaxSim of all query tokens with all documents: GEMM by torch, maxima by numpy. The reference for quality."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +12,10 @@ from side_by_side.engine import K, Knobs
 from side_by_side.engines.packed import best, keep_rows, packed_bytes
 
 BLOCK = 16_384
-"""Rows multiplied at once: their products stay in the cache until their maxima are taken."""
+"""Rows to multiply at once, so that their products stay in the cache until the maxima are computed."""
 
 FLOAT32_BYTES = 3 << 30
-"""Rows are kept in float32 up to this much, and beyond it in half precision, converted a block at a time."""
+"""Rows are kept in float32 up to this size, larger ones in half precision and converted block by block."""
 
 
 def engine() -> "Exhaustive":

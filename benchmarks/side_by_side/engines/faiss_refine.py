@@ -1,7 +1,7 @@
-"""Forty lines of a vector library: IVF-PQ fast-scan over all tokens by faiss, refined from the rows by torch.
+"""A baseline in forty lines: faiss IVF-PQ fast-scan over all tokens, refined from the rows by torch.
 
-What a team without a late-interaction engine would write, and so the floor. Missing token scores are imputed by the
-worst that was found, as XTR does.
+A team without a late-interaction engine would write this. Missing token scores are imputed by the worst score that was
+found, as in XTR.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ PROBES = (1, 4, 8, 16)
 DEPTHS = (64, 256)
 REFINED = (50, 200)
 _SAMPLE = 64
-"""Tokens a list that k-means is given."""
+"""Training tokens per list for k-means."""
 
 
 def engine() -> "FaissRefine":
@@ -33,7 +33,7 @@ def lists(tokens: int) -> int:
 
 
 class FaissRefine:
-    """All query tokens gather; knobs are lists probed, tokens each brings and documents refined."""
+    """All query tokens gather. Settings: lists to probe, tokens to retrieve per query token, documents to refine."""
 
     packages = ("faiss-cpu", "torch")
 
@@ -87,7 +87,7 @@ class FaissRefine:
     def _refine(self, query: np.ndarray, documents: np.ndarray) -> np.ndarray:
         asked = torch.from_numpy(query)
         spans = (self._rows[self._offsets[n] : self._offsets[n + 1]] for n in documents)
-        # One product a document reads its rows where they are: half the time of joining them first.
+        # One product per document reads its rows in place, in half the time of concatenating them first.
         scores = [float((asked @ rows.float().T).amax(dim=1).sum()) for rows in spans]
         return documents[best(np.array(scores), K)]
 

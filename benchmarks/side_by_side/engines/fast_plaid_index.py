@@ -20,7 +20,7 @@ def engine() -> "Plaid":
 
 
 class Plaid:
-    """Four bits a dimension, on the CPU; the curve goes over the lists probed and the documents scored in full."""
+    """Four bits per dimension, on the CPU; settings vary the lists to probe and the documents to score in full."""
 
     packages = ("fast-plaid", "fastkmeans")
 

@@ -1,4 +1,4 @@
-"""fastlane-rag as it comes, and with one routed token: what is followed as a corpus grows."""
+"""fastlane-rag with default settings, and with one routed token, as measured for growing corpora."""
 
 from side_by_side.engine import Knobs
 from side_by_side.engines.fastlane import FastLane

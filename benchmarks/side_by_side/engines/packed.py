@@ -1,4 +1,4 @@
-"""What engines share that keep token rows as they are. Needs numpy alone."""
+"""Shared by engines that keep the token rows unchanged. Needs only numpy."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from side_by_side.corpus import Corpus
 
 
 def best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of the highest scores, best first, equals in their order."""
+    """Numbers of the highest scores, best first, ties by number."""
     count = min(count, len(scores))
     threshold = np.partition(scores, -count)[-count]
     chosen = np.flatnonzero(scores >= threshold)
@@ -18,7 +18,7 @@ def best(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def keep_rows(corpus: Corpus, folder: Path) -> None:
-    """Half-precision rows, which is all the index there is; a link, where the file system has links."""
+    """Keep the half-precision rows as the index; by a link, where the file system has links."""
     try:
         os.link(corpus.folder / "rows.npy", folder / "rows.npy")
     except OSError:
@@ -27,5 +27,5 @@ def keep_rows(corpus: Corpus, folder: Path) -> None:
 
 
 def packed_bytes(folder: Path) -> dict[str, int]:
-    """What `keep_rows` keeps."""
+    """Bytes of what `keep_rows` keeps."""
     return {"index": sum((folder / name).stat().st_size for name in ("rows.npy", "offsets.npy"))}

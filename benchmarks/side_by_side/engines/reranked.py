@@ -1,6 +1,6 @@
-"""A first stage over whole documents, and SumMaxSim over our codes for what it finds.
+"""A first stage over whole documents, and SumMaxSim over our codes for the documents it finds.
 
-The strongest argument against gathering by tokens: "A Reproducibility Study of PLAID" (arXiv 2404.14989) with BM25,
+The strongest alternative to gathering by tokens: "A Reproducibility Study of PLAID" (arXiv 2404.14989) with BM25,
 "Multivector Reranking in the Era of Strong First-Stage Retrievers" (arXiv 2601.05200) with learned first stages.
 """
 
@@ -20,14 +20,14 @@ DEPTHS = (50, 100, 200, 400)
 
 
 class Reranked(ABC):
-    """Our index in code beside the first stage, which finds document numbers."""
+    """Our index in code, and a first stage that finds document numbers."""
 
     def __init__(self) -> None:
         self._late = FastLane("residual4")
 
     @abstractmethod
     def build_first(self, corpus: Corpus, folder: Path) -> None:
-        """Make the first stage's index in an empty folder."""
+        """Build the first stage's index in an empty folder."""
 
     @abstractmethod
     def open_first(self, corpus: Corpus, folder: Path, threads: int) -> None:
@@ -45,7 +45,7 @@ class Reranked(ABC):
         self._late.build(corpus, folder / "late")
 
     def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
-        """Both indexes; our documents' places in the order of the corpus."""
+        """Open both indexes, and map corpus order to our document numbers."""
         self.open_first(corpus, folder / "first", threads)
         self._late.open(corpus, folder / "late", threads)
         with self._late._index._storage.view() as view:
@@ -57,7 +57,7 @@ class Reranked(ABC):
         self._back = np.argsort(self._places)
 
     def settings(self) -> list[Knobs]:
-        """How many documents are scored."""
+        """The numbers of documents to score."""
         return [{"depth": depth} for depth in DEPTHS]
 
     def search(self, query: Any, knobs: Knobs) -> np.ndarray:

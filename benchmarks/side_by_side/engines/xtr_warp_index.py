@@ -19,7 +19,7 @@ def engine() -> "Warp":
 
 
 class Warp:
-    """Four bits a dimension, on the CPU; the curve goes over the clusters a query token probes, None its own choice."""
+    """Four bits per dimension, on the CPU; settings vary the clusters to probe per query token (None: its default)."""
 
     packages = ("xtr-warp-rs",)
 
@@ -29,7 +29,7 @@ class Warp:
         XTRWarp(str(folder)).create(documents, device="cpu", nbits=4, seed=42, show_progress=False)
 
     def open(self, corpus: Corpus, folder: Path, threads: int) -> None:
-        """Load the index, which it wants before a search."""
+        """Load the index."""
         torch.set_num_threads(threads)
         self._threads = threads
         self._index = XTRWarp(str(folder)).load("cpu")
