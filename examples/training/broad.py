@@ -1,11 +1,11 @@
-"""A broad sample of passages and queries, and what a transformer makes of them.
+"""A broad sample of passages and queries, and a transformer's token states of them.
 
 What the recipe of the default model learns from, in eight domains: five question sets, titles with abstracts, Python
 Enhancement Proposals, and functions of Python's standard library. Queries are labelled (questions, titles, headings,
 the first sentence of a docstring) or drawn (a sentence of the passage). Only train splits are read, no passage that a
 dev or test split judges, and nothing of the collections that judge the model zero-shot.
 
-States and look-alikes are kept in files, so that a stopped run encodes no text twice.
+States and similar passages are kept in files, so that a stopped run encodes no text twice.
 """
 
 import ast
@@ -48,12 +48,12 @@ class Domain:
     """Passages and queries of one kind.
 
     Attributes:
-        name: of the domain.
-        texts: the passages.
-        queries: their texts.
-        gold: of each query, the passages that answer it.
-        labelled: of each query, whether a person wrote it for its passage; else it is a sentence of it.
-        near: of each query, look-alikes by one mean vector and by BM25, without its gold.
+        name: name of the domain.
+        texts: texts of the passages.
+        queries: texts of the queries.
+        gold: for each query, the passages that answer it.
+        labelled: for each query, whether a person wrote it for its passage; else it is a sentence of the passage.
+        near: for each query, similar passages by mean vector and by BM25, without its gold.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Domain:
 
 
 def domains(data: Path) -> list[Domain]:
-    """The whole sample, the same at every call."""
+    """The whole sample; equal at every call."""
     draw = random.Random(SEED)
     made = [_judged(data / name, split, passages, questions, draw) for name, split, passages, questions in JUDGED]
     return [*made, _abstracts(data, draw), _proposals(data, draw), _functions(draw)]
@@ -124,7 +124,7 @@ def _proposals(data: Path, draw: random.Random) -> Domain:
     passages = [p for p in read_passages(data / "peps" / "corpus.jsonl.gz") if len(p.text) > 150]
     draw.shuffle(passages)
     passages = passages[:3000]
-    # A passage whose heading is a query goes without it.
+    # A passage whose heading is a query is used without the heading.
     made = Domain("peps", [p.text if i < 1300 else p.content for i, p in enumerate(passages)])
     for i, passage in enumerate(passages):
         if i < 1300 and len(passage.title.split()) > 2:
@@ -170,7 +170,7 @@ def _sentences(text: str) -> list[str]:
 
 
 class Encoder:
-    """A transformer's token states in bfloat16, batches of like length.
+    """A transformer's token states in bfloat16, in batches of similar length.
 
     Args:
         folder: a Hugging Face model directory.
@@ -199,7 +199,7 @@ class Encoder:
 
 
 def kept(file: Path, make: Callable[[], Any]) -> Any:
-    """What ``make`` returns, from the file if an earlier run got so far."""
+    """The result of ``make``, read from the file if an earlier run wrote it."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(make(), part := file.with_suffix(".part"))
@@ -218,7 +218,7 @@ def encoded(encoder: Callable[[], Encoder], sample: Sequence[Domain], cache: Pat
 
 
 def mine(sample: Sequence[Domain], states: dict[str, tuple[States, States]], cache: Path) -> None:
-    """Give every query its look-alikes, by the mean of token states and by BM25."""
+    """Find similar passages for every query, by the mean of token states and by BM25."""
     for domain in sample:
         queries, documents = states[domain.name]
 

@@ -1,4 +1,4 @@
-"""Train the query router and its context on token embeddings that stay as they are.
+"""Train the query router and its context on frozen token embeddings.
 
     python examples/training/fit_context.py MODEL DATA OUT
 
@@ -8,7 +8,7 @@ the texts (OUT/cache; delete it when DATA changes), so that a run that was stopp
 index of MODEL stays valid.
 
 One token of a query is routed and compared by its contextual view. The loss is the cross-entropy of its answer among
-the answers and look-alikes of the batch, averaged exactly over the router's choice of the token. The bundled router was
+the answers and similar passages of the batch, averaged exactly over the router's distribution. The bundled router was
 trained with the defaults; context-log.csv is that run's log. Only train splits are trained on; the dev figures are
 nDCG@10 of 1 and 4 routed tokens without refinement, over the first 100 questions of four dev collections.
 """
@@ -49,7 +49,7 @@ DEV = {"squad": "squad_dev", "fairytaleqa": "fairytaleqa", "scifact": "scifact",
 
 
 def encode(model: FastLaneModel, texts: list[str], task: str) -> list[dict[str, Tensor]]:
-    """Of each text: unit token embeddings and ids, the mean of its states, and of a query the states themselves."""
+    """For each text: unit token embeddings, ids, and the mean of its states; for a query also the states."""
 
     def keep(_module: Any, _inputs: Any, features: dict[str, Any]) -> None:
         states, mask = features["token_embeddings"].float(), features["attention_mask"].bool()
@@ -75,7 +75,7 @@ def encode(model: FastLaneModel, texts: list[str], task: str) -> list[dict[str, 
 
 
 def cached(file: Path, make: Callable[[], Any]) -> Any:
-    """What ``make`` returns, from the file if an earlier run got so far."""
+    """The result of ``make``, read from the file if an earlier run wrote it."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(make(), part := file.with_suffix(".part"))
@@ -102,7 +102,7 @@ def encode_documents(model: FastLaneModel, texts: list[str], cache: Path) -> dic
 
 
 def load_train(model: FastLaneModel, data: Path, cache: Path, limit: int | None) -> dict[str, dict[str, Any]]:
-    """The train sets: encoded questions and documents, gold and look-alike documents of each question."""
+    """The train sets: encoded questions and documents, and for each question its gold and similar documents."""
     draw, sets = random.Random(SEED), {}
     for name, (split, most, _) in TRAIN.items():
         dataset = load_dataset(data / name, split)
@@ -188,7 +188,7 @@ def judge(router: QueryRouter, sets: dict[str, dict[str, Any]]) -> dict[str, flo
 
 
 def batch_loss(router: QueryRouter, train: dict[str, Any], draw: random.Random) -> Tensor:
-    """Of questions drawn from one set: the expected cross-entropy of the answer, one token routed."""
+    """The expected cross-entropy of the answer with one routed token, for questions drawn from one set."""
     chosen = draw.sample(train["questions"], min(BATCH, len(train["questions"])))
     column: dict[int, int] = {}
     positives = []
@@ -205,7 +205,7 @@ def batch_loss(router: QueryRouter, train: dict[str, Any], draw: random.Random) 
     tokens = views[mask]
     _, best = token_maxima(tokens.detach(), rows, F.pad(lengths.cumsum(0), (1, 0)))
     similarity = torch.einsum("td,tnd->tn", tokens, rows[best.T])
-    # A question's other right answers are not wrong ones.
+    # Other right answers of a question do not count as wrong.
     right = torch.zeros(len(chosen), len(column), dtype=torch.bool)
     for row, (_, gold, _) in enumerate(chosen):
         right[row, [column[g] for g in gold if g in column and column[g] != positives[row]]] = True
@@ -216,7 +216,7 @@ def batch_loss(router: QueryRouter, train: dict[str, Any], draw: random.Random) 
 
 
 def main(options: argparse.Namespace) -> None:
-    """Encode what is not encoded yet, train, save."""
+    """Encode the texts that are not encoded yet, train, save."""
     source = None if options.model == "default" else options.model
     frozen = FastLaneModel.from_pretrained(source, device="cpu")
     cache = options.out / "cache" / f"{frozen.fingerprint[:12]}-{options.limit or 'all'}"

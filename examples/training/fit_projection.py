@@ -3,7 +3,7 @@
     python examples/training/fit_projection.py BASE DATA OUT [--dim 128]
 
 BASE is a directory with sentence-transformers/all-MiniLM-L6-v2 (model.safetensors sha256 53aa5117...d9db), DATA the
-folder of BEIR datasets, OUT gets the model (OUT/model), what the transformer made of the texts (OUT/cache; delete it
+folder of BEIR datasets, OUT gets the model (OUT/model), the transformer's states of the texts (OUT/cache; delete it
 when DATA changes) and the log (OUT/log.csv: step, name, value). Only train splits are read; see broad.py.
 
 - All tokens are scored, [CLS], [SEP] and punctuation as well.
@@ -30,7 +30,7 @@ DOCUMENT_LENGTH, SEED = 512, 17
 def main(
     base: Path, data: Path, out: Path, dim: int = 128, steps: int = 400, weights: ProjectionLoss | None = None
 ) -> None:
-    """Encode, learn, save."""
+    """Encode, train, save."""
     torch.manual_seed(SEED)
     sample = domains(data)
     states = encoded(cache(partial(Encoder, base)), sample, out / "cache")

@@ -1,12 +1,12 @@
-"""Lists of look-alikes with an outside teacher's scores, for `fastlane train examples/training/distill.yaml`.
+"""Lists of hard negatives with an outside teacher's scores, for `fastlane train examples/training/distill.yaml`.
 
     python examples/training/teach.py TEACHER BASE DATA OUT
 
 TEACHER is a directory with sentence-transformers/all-mpnet-base-v2 (model.safetensors sha256 78c0197b...5658), which
 teaches and is never shipped; BASE, DATA and OUT as for fit_projection.py, so that nothing is encoded twice.
-OUT/pairs gets a JSONL file a domain, {query, pos, neg, scores}: eight look-alikes a query, drawn from
-what the base's mean vector, BM25 and the teacher find, and the teacher's cosines times SCALE. Passages that answer the
-query are no look-alikes of it. A stopped run goes on with the domain it was at.
+OUT/pairs gets one JSONL file per domain, {query, pos, neg, scores}: eight negatives per query, drawn from what the
+base's mean vector, BM25 and the teacher find, and the teacher's cosines times SCALE. Passages that answer the query are
+no negatives. A stopped run continues with the domain it was at.
 """
 
 import json
