@@ -67,6 +67,9 @@ class Catalogue:
     def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> Catalogue:
         """Make an empty catalogue; on disk, where there is none or an unfinished one."""
         catalogue = cls(path)
+        if path is not None:
+            # SQLite would make it without the group's right to write; its other files get the rights of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
         with catalogue._translated(), inside_sqlite():
             connection = catalogue._connect("rwc")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

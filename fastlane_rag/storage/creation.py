@@ -7,7 +7,7 @@ from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoun
 from fastlane_rag.storage.catalogue import Catalogue
 from fastlane_rag.storage.files import DirectoryStore
 from fastlane_rag.storage.folder import Folder, sync_directory
-from fastlane_rag.storage.layout import CATALOGUE, MARKER, OURS, SEGMENTS
+from fastlane_rag.storage.layout import CATALOGUE, MARKER, OURS, SEGMENTS, SYSTEM
 from fastlane_rag.storage.lock import WriterLock
 from fastlane_rag.storage.marker import write_marker
 from fastlane_rag.storage.records import Reader, Writer
@@ -73,7 +73,7 @@ def open_segments(folder: Folder) -> Folder:
 def _check_free(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise IndexExistsError(f"{path} is a file; an index is a directory")
-    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in OURS) if path.exists() else []
+    strangers = sorted({entry.name for entry in path.iterdir()} - OURS - SYSTEM) if path.exists() else []
     if strangers:
         raise IndexExistsError(
             f"{path} holds other files ({', '.join(strangers[:3])}); choose a new or empty directory"
