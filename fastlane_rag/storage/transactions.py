@@ -198,7 +198,8 @@ class Storage:
     @property
     def document_budget(self) -> float | None:
         """Tokens that are kept of a document, or their share; None for all, and in an index that does not say."""
-        return float(self.meta["document_budget"]) if self.meta.get("document_budget") else None
+        budget = float(self.meta.get("document_budget") or 0)
+        return int(budget) if budget >= 1 else budget or None
 
     def stats(self) -> IndexStats:
         """What the index holds and takes."""

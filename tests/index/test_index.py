@@ -442,7 +442,7 @@ def test_an_index_keeps_to_the_document_budget_it_was_made_with(tmp_path):
         assert (index.stats().document_budget, index.stats().tokens) == (3, 3)
     with FastLaneIndex.open(tmp_path / "index", model=WordModel()) as index:
         assert index.search("two", 1)[0].id == "a"
-        with pytest.raises(ModelMismatchError, match=r"made with document_budget=3\.0, .* given has None; open"):
+        with pytest.raises(ModelMismatchError, match=r"made with document_budget=3, .* given has None; open"):
             index.add(["six seven eight nine"], ["b"])
         assert index.ids() == ["a"]
         index.add(["one two three four five"], ["a"])  # nothing to encode
@@ -450,6 +450,15 @@ def test_an_index_keeps_to_the_document_budget_it_was_made_with(tmp_path):
     with FastLaneIndex.open(tmp_path / "index", model=Budgeted()) as index:
         index.add(["six seven eight nine"], ["b"])
         assert index.stats().tokens == 3
+
+
+def test_the_bundled_model_is_loaded_with_a_count_of_tokens(tmp_path):
+    from fastlane_rag import FastLaneModel
+
+    with FastLaneIndex.create(tmp_path / "index", model=FastLaneModel.from_pretrained(document_budget=3)) as index:
+        index.add(["cats purr when they are content and dogs bark at night"])
+    with FastLaneIndex.open(tmp_path / "index") as index:
+        assert (index.model.document_budget, index.stats().document_budget) == (3, 3)
 
 
 def test_the_bundled_model_is_loaded_with_the_budget_of_the_index(tmp_path):
