@@ -24,12 +24,22 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.storage.folder import check_regular
 from fastlane_rag.storage.fork import inside_sqlite
+from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.schema import check_schema, create_tables, fill_tables, meta_checksum
 
 __all__ = ["Catalogue"]
 
 # Steps of SQLite's machine between two moments in which Python may handle a signal: some milliseconds.
 _BREATH = 200_000
+# FULL: a commit is on the disk when it returns (fullfsync: on macOS too). trusted_schema: a foreign file may not run
+# functions. temp_store: the system's temporary folder may be full or missing.
+_SETTINGS = (
+    "synchronous = FULL",
+    "fullfsync = ON",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "temp_store = MEMORY",
+)
 # A commit of another process holds readers up for milliseconds; half a minute means something is stuck.
 _TIMEOUT_SECONDS = 30.0
 
@@ -69,7 +79,8 @@ class Catalogue:
         catalogue = cls(path)
         if path is not None:
             # SQLite would make it without the group's right to write; its other files get the rights of this one.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
+            with refusals(f"cannot create {path}"):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
         with catalogue._translated(), inside_sqlite():
             connection = catalogue._connect("rwc")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -88,7 +99,9 @@ class Catalogue:
             IndexNotFoundError: there is none, or its creation was interrupted.
             IndexFormatError: it is damaged, not ours, or newer.
         """
-        if not path.is_file():
+        with refusals(f"cannot open {path}"):
+            found = path.is_file()
+        if not found:
             raise IndexNotFoundError(f"{path.parent} holds no FastLane index (there is no {path.name} in it)")
         catalogue = cls(path, read_only=read_only)
         try:
@@ -226,6 +239,10 @@ class Catalogue:
             )
 
     def _connect(self, mode: str) -> _Connection:
+        with refusals(f"cannot open {self.where}"):
+            return self._connected(mode)
+
+    def _connected(self, mode: str) -> _Connection:
         target = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={mode}"
         frozen = None
         if self.path is not None:
@@ -243,10 +260,8 @@ class Catalogue:
         connection.frozen = frozen
         # Statements give Python the floor now and then, so that a signal ends a long one.
         connection.set_progress_handler(_breathe, _BREATH)
-        # FULL: a commit is on the disk when it returns (fullfsync: on macOS too). trusted_schema: a foreign
-        # file may not run functions.
         try:
-            for setting in ("synchronous = FULL", "fullfsync = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+            for setting in _SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
         except UnicodeDecodeError as error:  # raised over the message about a damaged schema
             connection.close()
@@ -286,6 +301,9 @@ class Catalogue:
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
             if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise StorageError(f"cannot use {self.where}: {error}; nothing of this write is stored") from error
+            if self.path is not None and code == sqlite3.SQLITE_CANTOPEN:
+                with refusals(f"cannot open {self.where}"):  # which SQLite does not say why
+                    os.close(os.open(self.path, os.O_RDONLY))
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
                 raise IndexReadOnlyError(
                     f"cannot use {self.where}: {error}. A directory that cannot be written needs "
@@ -293,6 +311,8 @@ class Catalogue:
                 ) from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise IndexLockedError(f"{self.where} stayed locked for {_TIMEOUT_SECONDS:.0f} s") from error
+            if code == sqlite3.SQLITE_PROTOCOL:
+                raise StorageError(f"cannot use {self.where}: {error}. Put the index on a local disk") from error
             raise
 
 

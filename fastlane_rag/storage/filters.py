@@ -237,8 +237,11 @@ def _ordered(operator: str, key: str, value: Any) -> Compiled:
     if isinstance(value, str):
         return Compiled(f"e.type = 'text' AND e.value {_ORDER[operator]} ?", (_plain(operator, key, value),))
     if _is_number(value):
+        condition = f"{_NUMBER} AND e.value {_ORDER[operator]} ?"
         number = _plain(operator, key, value)
-        return Compiled(f"{_NUMBER} AND e.value {_ORDER[operator]} ? AND ({_EXACT} OR e.value <> ?)", (number, number))
+        if -_BEYOND < value < _BEYOND:
+            return Compiled(condition, (number,))
+        return Compiled(f"{condition} AND ({_EXACT} OR e.value <> ?)", (number, number))
     raise FilterError(f"{operator} on {key!r} compares numbers or texts, not {value!r}")
 
 

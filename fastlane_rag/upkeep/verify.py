@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from fastlane_rag.errors import FastLaneError, IndexFormatError
 from fastlane_rag.storage.catalogue import Catalogue
+from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.layout import CATALOGUE, MARKER
 from fastlane_rag.storage.lexicon import build_lexicon, count_document, merge_lexicons
 from fastlane_rag.storage.marker import read_marker
@@ -37,7 +37,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         IndexNotFoundError: there is no index at `path`.
     """
     try:
-        storage = Storage.open(Path(path).absolute(), read_only=True)
+        storage = Storage.open(index_path(path), read_only=True)
     except IndexFormatError as error:
         return [str(error)]
     try:
@@ -55,7 +55,7 @@ def export(path: str | os.PathLike[str]) -> Iterator[Document]:
         IndexNotFoundError: there is no index at `path`.
         IndexFormatError: the catalogue is damaged.
     """
-    catalogue = Catalogue.open(Path(path).absolute() / CATALOGUE, read_only=True)
+    catalogue = Catalogue.open(index_path(path) / CATALOGUE, read_only=True)
     try:
         with catalogue.reading() as connection:
             yield from Reader(connection, catalogue.where).documents()
