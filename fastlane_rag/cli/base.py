@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _PLAIN_WIDTH = 100
+_INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
 class Commands(click.Group):
@@ -25,6 +26,8 @@ class Commands(click.Group):
         """Run the command, turning errors into messages for the user."""
         try:
             return super().invoke(context)
+        except KeyboardInterrupt as error:
+            raise click.exceptions.Exit(_INTERRUPTED) from error
         except FastLaneError as error:
             if context.params.get("debug"):
                 raise

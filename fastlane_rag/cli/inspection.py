@@ -1,7 +1,6 @@
 """`fastlane verify`, `stats` and `export`, which need no model."""
 
 import gzip
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import console
-from fastlane_rag.rendering.terminal import printable
+from fastlane_rag.rendering.terminal import json_text, printable
 
 if TYPE_CHECKING:
     from fastlane_rag.types import Document, IndexStats
@@ -48,14 +47,14 @@ def stats(index: Path, as_json: bool) -> None:
         found = opened.stats()
     if as_json:
         record = asdict(found) | {"path": str(found.path), "bytes_per_document": found.bytes_per_document}
-        click.echo(json.dumps(record, ensure_ascii=False, indent=2))
+        click.echo(json_text(record, indent=2))
         return
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     for name, value in _rows(found):
-        table.add_row(Text(name, "dim"), Text(value))
+        table.add_row(Text(name, "dim"), Text(printable(value)))
     console().print(table)
 
 
@@ -97,7 +96,7 @@ def _write(documents: "Iterable[Document]", write: Callable[[bytes], Any]) -> in
     count = 0
     for document in documents:
         record = {"_id": document.id, "text": document.text, "metadata": document.metadata}
-        write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        write(json_text(record).encode() + b"\n")
         count += 1
     return count
 

@@ -1,6 +1,5 @@
 """`fastlane search`: prints the passages for a query, and the query tokens that gathered them."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill, indent
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlane_rag.cli.base import console, quiet_libraries, search_options
-from fastlane_rag.rendering.terminal import printable
+from fastlane_rag.rendering.terminal import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +35,7 @@ def search(index: Path, query: str, k: int, model: str | None, as_json: bool, **
     with FastLaneIndex.open(index, model=model, read_only=True) as opened:
         result = opened.search_detailed(query, k, **options)
     if as_json:
-        click.echo(json.dumps(_as_json(query, result), ensure_ascii=False, indent=2))
+        click.echo(json_text(_as_json(query, result), indent=2))
         return
     out = console()
     show_route(out, result.routed.tokens, result.selected)

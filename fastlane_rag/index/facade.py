@@ -30,6 +30,7 @@ from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, remember
 from fastlane_rag.search.state import SearchStates
+from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.fork import reset_after_fork
 from fastlane_rag.storage.metadata import catalogue_text, metadata_json
 from fastlane_rag.storage.transactions import Storage
@@ -113,7 +114,7 @@ class FastLaneIndex:
             "codec": stored,
             "document_budget": str(_budget(opened) or ""),
         }
-        directory = None if path is None else Path(path).absolute()
+        directory = None if path is None else index_path(path)
         storage = Storage.create(directory, meta, keys, overwrite=overwrite)
         index = cls(storage, model, read_only=False, policy=policy)
         index._model = opened
@@ -143,7 +144,7 @@ class FastLaneIndex:
             IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
             ModelMismatchError: the index was made with another model.
         """
-        storage = Storage.open(Path(path).absolute(), read_only=read_only)
+        storage = Storage.open(index_path(path), read_only=read_only)
         index = cls(storage, model, read_only=read_only, policy=policy)
         try:
             with index._storage.view():  # opens the segments, so that what is broken is told now
@@ -474,8 +475,8 @@ class FastLaneIndex:
             StorageError: the disk is full, or failed.
         """
         stored = self._storage.meta["codec"] if codec is None else check_codec(codec)
-        directory = Path(path).absolute()
-        if self.path is not None and directory.resolve() == self.path.resolve():
+        directory = index_path(path)
+        if self.path is not None and os.path.realpath(directory) == os.path.realpath(self.path):
             now = self._storage.meta["codec"]
             if stored != now:
                 raise InvalidInputError(

@@ -16,7 +16,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from fastlane_rag.errors import ModelError
+from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.route import Route
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
@@ -61,16 +61,28 @@ class FastLaneModel:
             model: None for the bundled default; a model directory; a Hugging Face hub id; or an object already
                 loaded. Multi-vector models, PyLate and Stanford ColBERT checkpoints and plain encoders all open.
             device: where to run; None takes CUDA or MPS when there is one, else the CPU.
-            dtype: number format of the encoder. "auto" is bfloat16 where the processor multiplies it natively (CPUs
-                with AVX512-BF16 or AMX, CUDA from Ampere on), else float32. bfloat16 is nearly twice as fast, and its
-                token embeddings have a cosine of 0.9999 with those of float32.
-            trust_remote_code: run code that comes with a checkpoint. Set it only if you trust its source.
-            document_budget: tokens to keep per document (see :class:`DocumentRouter`); None keeps the saved value.
+            dtype: number format of the encoder. "auto" is float32, except bfloat16 where the processor multiplies
+                it natively (CPUs with AVX512-BF16 or AMX, CUDA from Ampere on): nearly twice as fast, with token
+                embeddings at cosine 0.9999 of float32's.
+            trust_remote_code: run code that comes with a checkpoint. Off unless you trust its source.
+            document_budget: tokens to keep per document (see :class:`DocumentRouter`); None leaves it as saved. Of
+                these options a loaded ``MultiVectorEncoder`` takes this one alone, and a ``FastLaneModel`` none.
             **options: passed to ``MultiVectorEncoder`` (``revision``, ``token``, ``prompts``, ...).
 
         Raises:
             ModelError: the model cannot be opened; the message says why.
+            InvalidInputError: options are given with a model that is loaded already.
         """
+        if isinstance(model, FastLaneModel | MultiVectorEncoder):
+            asked: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code or None, **options}
+            asked["dtype"] = None if dtype == "auto" else dtype
+            if isinstance(model, FastLaneModel) and document_budget != model.document_budget:
+                asked["document_budget"] = document_budget
+            if ignored := [name for name, value in asked.items() if value is not None]:
+                raise InvalidInputError(
+                    f"{', '.join(ignored)}: no option of a model that is loaded already, such as this "
+                    f"{type(model).__name__}; give them with its folder or name"
+                )
         if isinstance(model, FastLaneModel):
             return model
         if isinstance(model, MultiVectorEncoder):

@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.model.stand_ins import stand_ins
 
 __all__ = [
@@ -424,13 +426,14 @@ class DocumentRouter(TokenRouter):
 
     @budget.setter
     def budget(self, value: float | None) -> None:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        share = isinstance(value, float) and 0.0 < value < 1.0
+        # Numbers of numpy are numbers; 1.0 is no budget, for it may mean one token or all of them.
+        whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+        share = isinstance(value, Real) and not isinstance(value, Integral) and 0 < value < 1
         if not (value is None or whole or share):
-            raise ValueError(
+            raise InvalidInputError(
                 f"document budget must be None, a count of tokens >= 1 or a share in (0, 1), got {value!r}"
             )
-        self._budget = value
+        self._budget = None if value is None else int(value) if whole else float(value)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Add ``routing_scores`` to documents, where a budget or training needs them."""

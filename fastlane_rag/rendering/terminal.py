@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.rendering.weights import shares
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["printable", "route_table"]
+__all__ = ["json_text", "printable", "route_table"]
 
 _BAR = 30
 _HARMLESS = "\n\t"
-_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in _HARMLESS}
+# Control characters, marks that change the direction of writing, separators of lines, halves of surrogate pairs,
+# characters that only annotate, and invisible tags.
+_RANGES = [(0, 31), (127, 159), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E), (0x2066, 0x206F), (0xD800, 0xDFFF)]
+_RANGES += [(0xFFF9, 0xFFFB), (0xE0000, 0xE007F)]
+_CODES = [code for first, last in _RANGES for code in range(first, last + 1) if chr(code) not in _HARMLESS]
+_CONTROL = dict.fromkeys(_CODES, "\N{REPLACEMENT CHARACTER}")
+_ESCAPES = {code: json.dumps(chr(code))[1:-1] for code in _CODES if code > 31}
 
 
 def printable(text: str) -> str:
-    """The text with control characters replaced one for one, as they could move the cursor or set colours."""
+    """The text without characters that could move the cursor, set colours, or show other ones in another order."""
     return text.translate(_CONTROL)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that a terminal may show: the characters that `printable` replaces are escaped."""
+    return json.dumps(value, ensure_ascii=False, indent=indent).translate(_ESCAPES)
 
 
 def route_table(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[int]) -> Table:

@@ -14,10 +14,10 @@ from typing import Any, Literal, Self, TypedDict, cast
 
 from fastlane_rag.errors import InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
-from fastlane_rag.storage.filters import Filter
+from fastlane_rag.storage.filters import Filter, all_of
 from fastlane_rag.types import Lane, RouteK
 
-__all__ = ["SearchKeywords", "SearchOptions", "about", "check_count", "check_flag", "parse_route_k"]
+__all__ = ["SearchKeywords", "SearchOptions", "about", "call_filter", "check_count", "check_flag", "parse_route_k"]
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -68,6 +68,24 @@ def check_flag(value: Any, name: str) -> bool:
     if value in (True, False):
         return bool(value)
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
+
+
+def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> Filter | None:
+    """The filter of one call to what has a filter of its own, which may keep tenants apart: both are applied.
+
+    Args:
+        own: of the retriever.
+        given: with the call.
+        override: `override_filter=True`: the given one alone.
+
+    Raises:
+        InvalidInputError: there is none to replace the own one with.
+    """
+    if not check_flag(override, "override_filter"):
+        return all_of(own, given)
+    if given is None:
+        raise InvalidInputError("override_filter=True needs the filter to use instead; filter={} passes all documents")
+    return given
 
 
 def _check_lane(value: Any, name: str) -> Any:

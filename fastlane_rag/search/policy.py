@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.types import DEFAULT_ROUTE_K, RouteK
@@ -83,10 +84,13 @@ class SearchPolicy:
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            kind, least = (int | float, 0) if isinstance(one.default, float) else (int, 1)
-            named = one.name == "route_k" and value in ("auto", "all")
-            if not named and (isinstance(value, bool) or not isinstance(value, kind) or not value >= least):
+            if one.name == "route_k" and isinstance(value, str) and value in ("auto", "all"):
+                continue
+            # Numbers of numpy are numbers.
+            kind, least = (Real, 0) if isinstance(one.default, float) else (Integral, 1)
+            if isinstance(value, bool) or not isinstance(value, kind) or not float(value) >= least:
                 raise InvalidInputError(f"{one.name} of a SearchPolicy must be a number from {least}, not {value!r}")
+            object.__setattr__(self, one.name, int(value) if isinstance(value, Integral) else float(value))
 
     def candidates(self, k: int, depth: int | None) -> int:
         """Candidates that the exhaustive lane refines for k hits; `depth` is what the search asks for."""

@@ -72,7 +72,7 @@ class SearchState:
         condition = reader.compiled(filter_)
         if condition is None:
             return self.snapshot.live
-        if not isinstance(condition, Compiled):
+        if condition.tests:  # functions may answer otherwise the next time
             return self.snapshot.mask(reader.places(condition))
         mask = self._masks.get(condition)
         if mask is None:

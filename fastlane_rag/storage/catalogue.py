@@ -24,13 +24,23 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.storage.folder import check_regular
 from fastlane_rag.storage.fork import inside_sqlite
+from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.schema import check_schema, create_tables, fill_tables, meta_checksum
 
 __all__ = ["Catalogue"]
 
 # Instructions of SQLite's virtual machine, some milliseconds, after which Python may handle a signal.
 _BREATH = 200_000
-# A commit of another process blocks readers for milliseconds. After half a minute, something is stuck.
+# FULL: a commit is on the disk when it returns (fullfsync: on macOS too). trusted_schema: a foreign file may not run
+# functions. temp_store: the system's temporary folder may be full or missing.
+_SETTINGS = (
+    "synchronous = FULL",
+    "fullfsync = ON",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "temp_store = MEMORY",
+)
+# A commit of another process holds readers up for milliseconds; half a minute means something is stuck.
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -67,6 +77,10 @@ class Catalogue:
     def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> Catalogue:
         """Create an empty catalogue. On disk, the file must be missing or unfinished."""
         catalogue = cls(path)
+        if path is not None:
+            # SQLite would make it without the group's right to write; its other files get the rights of this one.
+            with refusals(f"cannot create {path}"):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
         with catalogue._translated(), inside_sqlite():
             connection = catalogue._connect("rwc")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -85,7 +99,9 @@ class Catalogue:
             IndexNotFoundError: there is no catalogue, or its creation was interrupted.
             IndexFormatError: it is damaged, no FastLane catalogue, or of another format version.
         """
-        if not path.is_file():
+        with refusals(f"cannot open {path}"):
+            found = path.is_file()
+        if not found:
             raise IndexNotFoundError(f"{path.parent} holds no FastLane index (there is no {path.name} in it)")
         catalogue = cls(path, read_only=read_only)
         try:
@@ -223,6 +239,10 @@ class Catalogue:
             )
 
     def _connect(self, mode: str) -> _Connection:
+        with refusals(f"cannot open {self.where}"):
+            return self._connected(mode)
+
+    def _connected(self, mode: str) -> _Connection:
         target = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={mode}"
         frozen = None
         if self.path is not None:
@@ -240,10 +260,8 @@ class Catalogue:
         connection.frozen = frozen
         # Interrupt long statements now and then, so that Python can handle a signal.
         connection.set_progress_handler(_breathe, _BREATH)
-        # synchronous = FULL: a commit is on disk when it returns; fullfsync: on macOS too. trusted_schema = OFF: a file
-        # from a stranger may not call functions.
         try:
-            for setting in ("synchronous = FULL", "fullfsync = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+            for setting in _SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
         except UnicodeDecodeError as error:  # raised while sqlite3 decodes its message about a damaged schema
             connection.close()
@@ -283,6 +301,9 @@ class Catalogue:
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
             if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise StorageError(f"cannot use {self.where}: {error}; nothing of this write is stored") from error
+            if self.path is not None and code == sqlite3.SQLITE_CANTOPEN:
+                with refusals(f"cannot open {self.where}"):  # which SQLite does not say why
+                    os.close(os.open(self.path, os.O_RDONLY))
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
                 raise IndexReadOnlyError(
                     f"cannot use {self.where}: {error}. A directory that cannot be written needs "
@@ -290,6 +311,8 @@ class Catalogue:
                 ) from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise IndexLockedError(f"{self.where} stayed locked for {_TIMEOUT_SECONDS:.0f} s") from error
+            if code == sqlite3.SQLITE_PROTOCOL:
+                raise StorageError(f"cannot use {self.where}: {error}. Put the index on a local disk") from error
             raise
 
 

@@ -3,14 +3,15 @@
 from contextlib import suppress
 from pathlib import Path
 
-from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoundError, IndexReadOnlyError
+from fastlane_rag.errors import IndexExistsError, IndexFormatError, IndexNotFoundError
 from fastlane_rag.storage.catalogue import Catalogue
 from fastlane_rag.storage.files import DirectoryStore
 from fastlane_rag.storage.folder import Folder, sync_directory
-from fastlane_rag.storage.layout import CATALOGUE, MARKER, OURS, SEGMENTS
+from fastlane_rag.storage.layout import CATALOGUE, MARKER, OURS, SEGMENTS, SYSTEM
 from fastlane_rag.storage.lock import WriterLock
 from fastlane_rag.storage.marker import write_marker
 from fastlane_rag.storage.records import Reader, Writer
+from fastlane_rag.storage.refusals import refusals
 
 __all__ = ["create_directory", "open_segments"]
 
@@ -27,11 +28,15 @@ def create_directory(
         IndexLockedError: another writer holds the index.
         IndexReadOnlyError: the directory cannot be created or written.
     """
-    _check_free(path)
-    try:
+    with refusals(f"cannot create an index in {path}"):
+        _check_free(path)
         (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
-    except PermissionError as error:
-        raise IndexReadOnlyError(f"cannot create an index in {path}: {error}") from error
+        return _create_in(path, meta, filter_keys, overwrite=overwrite)
+
+
+def _create_in(
+    path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+) -> tuple[Catalogue, DirectoryStore, WriterLock, Folder]:
     folder = Folder(path)
     lock = WriterLock(folder)
     try:
@@ -73,7 +78,7 @@ def open_segments(folder: Folder) -> Folder:
 def _check_free(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise IndexExistsError(f"{path} is a file; an index is a directory")
-    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in OURS) if path.exists() else []
+    strangers = sorted({entry.name for entry in path.iterdir()} - OURS - SYSTEM) if path.exists() else []
     if strangers:
         raise IndexExistsError(
             f"{path} holds other files ({', '.join(strangers[:3])}); choose a new or empty directory"

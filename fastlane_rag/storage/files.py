@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.storage.folder import Folder, sync_file
 from fastlane_rag.storage.layout import DRAFT_SUFFIX, SEGMENT_SUFFIX
+from fastlane_rag.storage.refusals import refusal, refusals
 
 __all__ = ["DirectoryStore", "Draft", "MemoryStore", "Store"]
 
@@ -45,6 +46,10 @@ class Store(Protocol):
 
     def draft(self) -> Draft:
         """Begin a file."""
+        ...
+
+    def scratch(self) -> IO[bytes]:
+        """An empty file without a name, gone when it is closed."""
         ...
 
     def map(self, name: str, size: int) -> NDArray[np.uint8]:
@@ -90,6 +95,14 @@ class DirectoryStore:
         """Begin a file under a temporary name."""
         return _FileDraft(self._folder)
 
+    def scratch(self) -> IO[bytes]:
+        """A file on the same disk, where there is room for an index; the system's temporary folder may be full."""
+        name = f"{uuid.uuid4().hex}{DRAFT_SUFFIX}"
+        fd = self._folder.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_TEMPORARY", 0))
+        if not hasattr(os, "O_TEMPORARY"):
+            self._folder.unlink(name)
+        return os.fdopen(fd, "rb+", buffering=1 << 20)
+
     def map(self, name: str, size: int) -> NDArray[np.uint8]:
         """Map a file; pages are read when touched."""
         path = self._path(name)
@@ -97,7 +110,9 @@ class DirectoryStore:
             fd = self._folder.open(path.name, os.O_RDONLY)
         except FileNotFoundError as error:
             raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-        with os.fdopen(fd, "rb") as file:
+        except OSError as error:
+            raise refusal(f"cannot read {path}", error) from error
+        with refusals(f"cannot read {path}"), os.fdopen(fd, "rb") as file:
             found = os.fstat(fd).st_size
             if found != size:
                 raise IndexFormatError(f"{path} is damaged: it has {found} bytes instead of {size}")
@@ -108,16 +123,18 @@ class DirectoryStore:
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; on Windows, one that is still mapped stays until a later sweep."""
         for name in names:
-            _unlink(self._folder, self._path(name).name)
+            with refusals(f"cannot remove {self._path(name)}"):
+                _unlink(self._folder, self._path(name).name)
 
     def sweep(self, keep: Iterable[str]) -> None:
         """Delete drafts and segments that no catalogue entry names."""
         kept = {f"{name}{SEGMENT_SUFFIX}" for name in keep}
-        for name in self._folder.names():
-            stem, dot, suffix = name.partition(".")
-            ours = dot + suffix in (SEGMENT_SUFFIX, DRAFT_SUFFIX) and _NAME.fullmatch(stem)
-            if ours and name not in kept:
-                _unlink(self._folder, name)
+        with refusals(f"cannot tidy up {self}"):
+            for name in self._folder.names():
+                stem, dot, suffix = name.partition(".")
+                ours = dot + suffix in (SEGMENT_SUFFIX, DRAFT_SUFFIX) and _NAME.fullmatch(stem)
+                if ours and name not in kept:
+                    _unlink(self._folder, name)
 
     def describe(self, name: str) -> str:
         """The file's path."""
@@ -155,14 +172,15 @@ class _FileDraft:
         return self._name
 
     def discard(self) -> None:
-        # Closing flushes the buffer, which fails again on a full disk. The file is removed either way.
-        try:
-            self.file.close()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-        finally:
-            _unlink(self._folder, self._file_name)
+        # Closing writes out the buffer, which fails again where the disk is full; the file goes either way.
+        with refusals(f"cannot remove {self._folder.path / self._file_name}"):
+            try:
+                self.file.close()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+            finally:
+                _unlink(self._folder, self._file_name)
 
 
 class MemoryStore:
@@ -177,6 +195,10 @@ class MemoryStore:
     def draft(self) -> Draft:
         """Begin a buffer."""
         return _MemoryDraft(self._files)
+
+    def scratch(self) -> IO[bytes]:
+        """A buffer."""
+        return io.BytesIO()
 
     def map(self, name: str, size: int) -> NDArray[np.uint8]:
         """The buffer itself."""

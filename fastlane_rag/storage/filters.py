@@ -8,6 +8,9 @@ A plain value means $eq. Values compare as JSON values of one type: numbers with
 matches $ne, $nin and {"$exists": false}, and nothing else. $contains finds a substring of a text, or an
 element of a list. A key is a top-level key of the metadata, taken literally.
 
+A whole number of 2**63 or more, or below -2**63, may stand in metadata, but in no filter: SQLite would compare it as
+a float. There it equals no number, and orders with those that it does not round to.
+
 Every key and value travels as an SQL parameter.
 """
 
@@ -16,15 +19,23 @@ Every key and value travels as an SQL parameter.
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastlane_rag.errors import FilterError, InvalidInputError
 from fastlane_rag.storage.metadata import catalogue_text, check_text
 
-__all__ = ["Compiled", "Filter", "compile_filter"]
+__all__ = ["AllOf", "Compiled", "Filter", "all_of", "compile_filter"]
 
-Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Filters that a document passes all of, whatever their forms; made by `all_of`."""
+
+    filters: tuple[Mapping[str, Any] | Callable[[dict[str, Any]], bool], ...]
+
+
+Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool] | AllOf
 """A filter as users write it: the language above, or a function of a document's metadata."""
 
 # SQLite's parser stack holds 100 symbols, and its expressions are at most 1,000 terms deep.
@@ -34,6 +45,9 @@ _MOST_VALUES = 30_000
 _OPERATORS = "$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not, and between filters $and $or $not"
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _NUMBER = "e.type IN ('integer', 'real')"
+# Not so of a whole number beyond 64 bits: a float to SQLite, of type 'integer'.
+_EXACT = "typeof(e.value) = e.type"
+_BEYOND = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +58,36 @@ class Compiled:
         sql: the condition.
         parameters: the values.
         field: the same condition on the table `fields` (as e), where one indexed key decides it alone.
+        tests: functions that the metadata of a document must pass besides.
     """
 
     sql: str
     parameters: tuple[Any, ...] = ()
     field: str | None = None
+    tests: tuple[Callable[[dict[str, Any]], bool], ...] = ()
 
 
-def compile_filter(filter: Mapping[str, Any], indexed: Collection[str] = ()) -> Compiled:
+def all_of(*filters: Filter | None) -> Filter | None:
+    """The filter that passes what passes all of these; None where all of them are None."""
+    given: list[Any] = []
+    for one in filters:
+        given += one.filters if isinstance(one, AllOf) else [] if one is None else [one]
+    return AllOf(tuple(given)) if len(given) > 1 else given[0] if given else None
+
+
+def compile_filter(filter: Filter, indexed: Collection[str] = ()) -> Compiled:
     """Compile a filter.
 
     Args:
-        filter: the language of this module; {} matches everything.
+        filter: the language of this module, in which {} matches everything, or a function.
         indexed: the keys that the catalogue keeps in its table `fields`.
 
     Raises:
         FilterError: a part of the filter is not valid; the message names it.
     """
-    compiled = _all_of(filter, frozenset(indexed), 0)
+    filters = filter.filters if isinstance(filter, AllOf) else (filter,)
+    parts = [_all_of(one, frozenset(indexed), 0) for one in filters if not callable(one)]
+    compiled = replace(_join(parts, " AND ", empty="1"), tests=tuple(one for one in filters if callable(one)))
     if len(compiled.parameters) > _MOST_VALUES:
         raise FilterError(
             f"the filter has {len(compiled.parameters)} keys and values, above {_MOST_VALUES}; "
@@ -188,7 +214,7 @@ def _equal(operator: str, key: str, value: Any) -> Compiled:
     if isinstance(value, str):
         return Compiled("(e.type = 'text' AND e.value = ?)", (_plain(operator, key, value),))
     if isinstance(value, int | float):
-        return Compiled(f"({_NUMBER} AND e.value = ?)", (_plain(operator, key, value),))
+        return Compiled(f"({_EXACT} AND e.value = ?)", (_plain(operator, key, value),))
     raise FilterError(f"{operator} on {key!r} takes a text, number, bool or None, not {value!r}")
 
 
@@ -203,7 +229,7 @@ def _one_of(operator: str, key: str, values: Any) -> Compiled:
     if texts:
         parts.append(Compiled(f"(e.type = 'text' AND {among})", (json.dumps(texts),)))
     if numbers:
-        parts.append(Compiled(f"({_NUMBER} AND {among})", (json.dumps(numbers),)))
+        parts.append(Compiled(f"({_EXACT} AND {among})", (json.dumps(numbers),)))
     return _join(parts, " OR ", empty="0")
 
 
@@ -211,7 +237,11 @@ def _ordered(operator: str, key: str, value: Any) -> Compiled:
     if isinstance(value, str):
         return Compiled(f"e.type = 'text' AND e.value {_ORDER[operator]} ?", (_plain(operator, key, value),))
     if _is_number(value):
-        return Compiled(f"{_NUMBER} AND e.value {_ORDER[operator]} ?", (_plain(operator, key, value),))
+        condition = f"{_NUMBER} AND e.value {_ORDER[operator]} ?"
+        number = _plain(operator, key, value)
+        if -_BEYOND < value < _BEYOND:
+            return Compiled(condition, (number,))
+        return Compiled(f"{condition} AND ({_EXACT} OR e.value <> ?)", (number, number))
     raise FilterError(f"{operator} on {key!r} compares numbers or texts, not {value!r}")
 
 
@@ -279,9 +309,9 @@ def _plain(operator: str, key: str, value: Any) -> str | int | float:
             raise FilterError(f"{operator} on {key!r} takes a finite number, not {value!r}")
         return float(value)
     number = int(value)
-    if -(2**63) <= number < 2**63:
-        return number
-    try:
-        return float(number)
-    except OverflowError as error:
-        raise FilterError(f"{operator} on {key!r}: the number is beyond 1e308") from error
+    if not -_BEYOND <= number < _BEYOND:
+        raise FilterError(
+            f"{operator} on {key!r} takes a number of 64 bits, not one of {number.bit_length()} bits, which could not "
+            "be compared exactly; store such numbers as text, and compare texts"
+        )
+    return number

@@ -12,10 +12,13 @@ import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.errors import IndexFormatError, InvalidInputError
+from fastlane_rag.storage.metadata import kind
+from fastlane_rag.storage.refusals import refusals
 
-__all__ = ["Folder", "check_regular", "sync_directory", "sync_file"]
+__all__ = ["Folder", "check_regular", "index_path", "sync_directory", "sync_file"]
 
 # Used where the platform has them: directory handles, no following of links, no blocking on pipes.
 _HANDLES = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd
@@ -143,3 +146,20 @@ def check_regular(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise IndexFormatError(f"{path} is not a regular file; an index holds no links, pipes or devices")
+
+
+def index_path(path: Any) -> Path:
+    """An index's directory as an absolute path.
+
+    Raises:
+        InvalidInputError: it is no path.
+        StorageError: it is relative to a directory that is gone.
+    """
+    try:
+        text = os.fsdecode(path)
+    except TypeError as error:
+        raise InvalidInputError(f"the path of an index is a str or a Path, not {kind(path)}") from error
+    if "\0" in text:
+        raise InvalidInputError(f"the path of an index holds no NUL character, as {text!r} does")
+    with refusals(f"cannot use the path {text}"):
+        return Path(text).absolute()

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 
 from fastlane_rag.errors import IndexLockedError, IndexReadOnlyError
 from fastlane_rag.storage.folder import Folder
@@ -68,7 +69,12 @@ class WriterLock:
             fd = self._folder.open(LOCK, os.O_RDWR | os.O_CREAT)
         except PermissionError as error:
             raise IndexReadOnlyError(f"{self._folder.path} cannot be written: {error}") from error
-        if not _try_lock(fd):
+        try:
+            free = _try_lock(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if not free:
             holder = self._holder(fd)
             os.close(fd)
             raise IndexLockedError(
@@ -85,7 +91,8 @@ class WriterLock:
         """Free the lock; does nothing where it is not held."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            _unlock(fd)
+            with suppress(OSError):  # closing gives it back as well
+                _unlock(fd)
             os.close(fd)
 
     def forget(self) -> None:

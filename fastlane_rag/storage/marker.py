@@ -10,6 +10,7 @@ import zlib
 
 from fastlane_rag.storage.folder import Folder
 from fastlane_rag.storage.layout import MARKER
+from fastlane_rag.storage.refusals import refusal
 
 __all__ = ["read_marker", "write_marker"]
 
@@ -38,6 +39,8 @@ def read_marker(folder: Folder) -> int | None:
         text = folder.read(MARKER, 4096)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise refusal(f"cannot read {folder.path / MARKER}", error) from error
     number, _, checksum = text.removesuffix(b"\n").partition(b" ")
     if len(text) != _BYTES or checksum != f"{zlib.crc32(number):08x}".encode():
         raise ValueError(f"{folder.path / MARKER} is damaged: it is not a count of commits with its checksum")

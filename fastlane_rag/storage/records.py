@@ -3,7 +3,7 @@
 # ruff: noqa: S608 -- statements are put together from constants of this module alone
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from sqlite3 import Connection
 from typing import Any, TypeVar
@@ -21,8 +21,8 @@ from fastlane_rag.types import Document
 
 __all__ = ["Condition", "Reader", "Writer", "intact"]
 
-Condition = Compiled | Callable[[dict[str, Any]], bool] | None
-"""Selects documents: by a compiled filter, by a callable on the metadata, or all of them."""
+Condition = Compiled | None
+"""Selects documents: by a compiled filter, or all of them."""
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
@@ -115,20 +115,20 @@ class Reader:
         Raises:
             FilterError: the filter is not valid.
         """
-        if filter_ is None or callable(filter_):
-            return filter_
-        return compile_filter(filter_, self.filter_keys())
+        return None if filter_ is None else compile_filter(filter_, self.filter_keys())
 
     def places(self, condition: Condition) -> NDArray[np.int64]:
-        """(N, 2) int64 segment and row of the documents that meet a condition, in no particular order."""
-        # Read the places from the index `documents_doc` where indexed keys decide: that reads no page with texts.
-        if isinstance(condition, Compiled) and condition.field is not None:
+        """(N, 2): segment and row of the documents that meet a condition, in no particular order."""
+        # Where indexed keys decide, the index on places serves, and no page with texts is read.
+        if condition is None or condition.tests:
+            found: Iterable[Any] = self._select("segment, row", condition, "")
+        elif condition.field is not None:
             query = (
                 "SELECT d.segment, d.row FROM fields AS e CROSS JOIN documents AS d INDEXED BY documents_doc "
                 f"ON d.doc = e.doc WHERE {condition.field}"
             )
-            found: Iterable[Any] = self.connection.execute(query, condition.parameters)
-        elif isinstance(condition, Compiled) and "metadata" not in condition.sql:
+            found = self.connection.execute(query, condition.parameters)
+        elif "metadata" not in condition.sql:
             query = f"SELECT segment, row FROM documents INDEXED BY documents_doc WHERE {condition.sql}"
             found = self.connection.execute(query, condition.parameters)
         else:
@@ -189,11 +189,16 @@ class Reader:
     def _select(self, columns: str, condition: Condition, order: str) -> list[Any]:
         if condition is None:
             return self.connection.execute(f"SELECT {columns} FROM documents{order}").fetchall()
-        if isinstance(condition, Compiled):
+        if not condition.tests:
             query = f"SELECT {columns} FROM documents WHERE {condition.sql}{order}"
             return self.connection.execute(query, condition.parameters).fetchall()
-        rows = self.connection.execute(f"SELECT metadata, {columns} FROM documents{order}")
-        return [rest for metadata, *rest in rows if condition(metadata_from_json(metadata))]
+        query = f"SELECT metadata, {columns} FROM documents WHERE {condition.sql}{order}"
+        found = []
+        for metadata, *rest in self.connection.execute(query, condition.parameters):
+            value = metadata_from_json(metadata)
+            if all(test(value) for test in condition.tests):
+                found.append(rest)
+        return found
 
     def _for_ids(self, query: str, ids: Sequence[str]) -> Iterator[Any]:
         for chunk in _chunks(ids):

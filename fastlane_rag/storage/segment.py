@@ -8,10 +8,9 @@ documents, and `checksums` (the CRC-32 of each 64 KiB before them).
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -20,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.codecs.base import Codec
-from fastlane_rag.errors import IndexFormatError, IndexReadOnlyError, StorageError
+from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.storage.files import Store
 from fastlane_rag.storage.lexicon import ARRAYS as LEXICON_ARRAYS
 from fastlane_rag.storage.lexicon import Lexicon
 from fastlane_rag.storage.postings import Postings, build_postings
+from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import SegmentInfo
 
 if TYPE_CHECKING:
@@ -58,13 +58,18 @@ class SegmentWriter:
         self.codec = codec
         self._dim = dim
         self.lengths: list[int] = []
-        with _refusals(store):
+        with self._refusals():
             self._draft = store.draft()
         self._draft.file.write(b"\0" * HEADER_BYTES)
         # The first array is written into the segment; each other array waits in a temporary file until `finish`.
         names = list(codec.layout(dim))
         self._streams: dict[str, IO[bytes]] = {names[0]: self._draft.file}
-        self._streams |= {name: tempfile.TemporaryFile() for name in names[1:]}  # noqa: SIM115
+        try:
+            with self._refusals():
+                self._streams |= {name: store.scratch() for name in names[1:]}
+        except BaseException:
+            self._draft.discard()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +86,8 @@ class SegmentWriter:
         self.append_encoded(self.codec.encode(tokens), [len(tokens)])
 
     def append_encoded(self, arrays: Mapping[str, NDArray[np.generic]], lengths: list[int]) -> None:
-        """Add documents whose rows are encoded already: the codec's arrays, of sum(lengths) rows each."""
-        with _refusals(self._store):
+        """Add documents as the codec encoded them: arrays of sum(lengths) rows."""
+        with self._refusals():
             for name, stream in self._streams.items():
                 stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
         self.lengths += lengths
@@ -93,8 +98,11 @@ class SegmentWriter:
         Args:
             lexicon: the words of the documents.
         """
-        with _refusals(self._store):
+        with self._refusals():
             return self._finish(lexicon)
+
+    def _refusals(self) -> AbstractContextManager[None]:
+        return refusals(f"cannot write to {self._store}, nothing of this write is stored")
 
     def _finish(self, lexicon: Lexicon) -> SegmentInfo:
         file = self._draft.file
@@ -266,17 +274,6 @@ class Segment:
     def _view(self, entry: Mapping[str, Any]) -> NDArray[np.generic]:
         first, last = entry["data_offsets"]
         return self._body[first:last].view(_NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
-
-
-@contextmanager
-def _refusals(store: Store) -> Iterator[None]:
-    """Translate errors of the operating system to `fastlane_rag.errors`."""
-    try:
-        yield
-    except PermissionError as error:
-        raise IndexReadOnlyError(f"cannot write {store}: {error}") from error
-    except OSError as error:
-        raise StorageError(f"cannot write to {store}: {error}; nothing of this write is stored") from error
 
 
 def _block_checksums(data: NDArray[np.uint8]) -> Iterator[int]:

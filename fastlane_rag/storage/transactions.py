@@ -24,6 +24,7 @@ from fastlane_rag.storage.layout import CATALOGUE, MARKER
 from fastlane_rag.storage.lock import WriterLock
 from fastlane_rag.storage.marker import read_marker, write_marker
 from fastlane_rag.storage.records import Reader, Writer
+from fastlane_rag.storage.refusals import refusal, refusals
 from fastlane_rag.storage.snapshot import Snapshot, load_snapshot
 from fastlane_rag.storage.tables import PENDING
 from fastlane_rag.types import IndexStats
@@ -102,12 +103,13 @@ class Storage:
             folder = Folder(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise IndexNotFoundError(f"{path} holds no FastLane index (there is no {CATALOGUE} in it)") from error
-        except PermissionError as error:
-            raise IndexReadOnlyError(f"{path} cannot be opened: {error}") from error
+        except OSError as error:
+            raise refusal(f"cannot open the index {path}", error) from error
         catalogue = None
         try:
             # Before the catalogue: commits made between the two readings must not look like a loss.
-            expected = _marked_commits(folder)
+            with refusals(f"cannot open the index {path}"):
+                expected = _marked_commits(folder)
             catalogue = Catalogue.open(path / CATALOGUE, read_only=read_only)
             with catalogue.reading() as connection:
                 commits = Reader(connection, catalogue.where).commits()
@@ -117,7 +119,8 @@ class Storage:
                     "damaged or removed, or an older copy was put in its place. Restore the directory from a "
                     f"backup; to go on without the lost writes, delete {path / MARKER}"
                 )
-            return cls(path, catalogue, DirectoryStore(open_segments(folder)), WriterLock(folder), folder)
+            with refusals(f"cannot open the index {path}"):
+                return cls(path, catalogue, DirectoryStore(open_segments(folder)), WriterLock(folder), folder)
         except BaseException:
             if catalogue is not None:
                 catalogue.close()
@@ -190,7 +193,8 @@ class Storage:
             self.catalogue.check_place()
             if self._lock is None or self._lock.held:
                 return
-            self._lock.acquire()
+            with refusals(f"cannot write to the index {self.path}"):
+                self._lock.acquire()
             with self.catalogue.reading() as connection:
                 infos = Reader(connection, self.catalogue.where).segments().values()
             self.store.sweep(info.name for info in infos)
@@ -198,7 +202,8 @@ class Storage:
     @property
     def document_budget(self) -> float | None:
         """Tokens that are kept of a document, or their share; None for all, and in an index that does not say."""
-        return float(self.meta["document_budget"]) if self.meta.get("document_budget") else None
+        budget = float(self.meta.get("document_budget") or 0)
+        return int(budget) if budget >= 1 else budget or None
 
     def stats(self) -> IndexStats:
         """What the index holds and takes."""

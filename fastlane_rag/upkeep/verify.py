@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 
 from fastlane_rag.errors import FastLaneError, IndexFormatError
 from fastlane_rag.storage.catalogue import Catalogue
+from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.layout import CATALOGUE, MARKER
 from fastlane_rag.storage.lexicon import build_lexicon, count_document, merge_lexicons
 from fastlane_rag.storage.marker import read_marker
@@ -18,6 +19,12 @@ from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.types import Document
 
 __all__ = ["export", "problems", "verify"]
+
+# Commits that may overtake `verify` before it has opened all segments of one.
+_ATTEMPTS = 20
+
+_Opened = Segment | FileNotFoundError | IndexFormatError
+"""A segment, or why it cannot be opened."""
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
@@ -30,7 +37,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         IndexNotFoundError: there is no index at `path`.
     """
     try:
-        storage = Storage.open(Path(path).absolute(), read_only=True)
+        storage = Storage.open(index_path(path), read_only=True)
     except IndexFormatError as error:
         return [str(error)]
     try:
@@ -48,7 +55,7 @@ def export(path: str | os.PathLike[str]) -> Iterator[Document]:
         IndexNotFoundError: there is no index at `path`.
         IndexFormatError: the catalogue is damaged.
     """
-    catalogue = Catalogue.open(Path(path).absolute() / CATALOGUE, read_only=True)
+    catalogue = Catalogue.open(index_path(path) / CATALOGUE, read_only=True)
     try:
         with catalogue.reading() as connection:
             yield from Reader(connection, catalogue.where).documents()
@@ -60,8 +67,8 @@ def problems(storage: Storage) -> Iterator[str]:
     """What is wrong with an open index, at its latest commit."""
     where = storage.catalogue.where
     try:
-        with storage.catalogue.reading() as connection:
-            reader = Reader(connection, where)
+        with _opened(storage) as (reader, segments):
+            connection = reader.connection
             yield from _marker_problems(storage, reader)
             broken = [row[0] for row in connection.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
             yield from (f"{where} is damaged: {problem}" for problem in broken)
@@ -70,12 +77,42 @@ def problems(storage: Storage) -> Iterator[str]:
                 yield from _field_problems(reader)
                 yield from _pending_problems(reader, storage.dim)
                 yield from _codec_problems(reader)
-            for number, info in reader.segments().items():
-                yield from _segment_problems(storage, reader, number, info)
+            for number, segment in segments.items():
+                yield from _segment_problems(reader, number, segment)
     except FastLaneError as error:
         yield str(error)
     except (TypeError, ValueError, LookupError) as error:  # a value of another type than was written
         yield f"{where} is damaged: {error!r}"
+
+
+@contextmanager
+def _opened(storage: Storage) -> Iterator[tuple[Reader, dict[int, _Opened]]]:
+    """A commit and its segments.
+
+    A later commit may remove a segment before it is opened here: then that commit is the one to look at.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        with storage.catalogue.reading() as connection:
+            reader = Reader(connection, storage.catalogue.where)
+            infos = reader.segments()
+            segments = {number: _segment(storage, reader, info) for number, info in infos.items()}
+            gone = {infos[number].name for number, one in segments.items() if isinstance(one, FileNotFoundError)}
+            if attempt == _ATTEMPTS or gone <= _named(storage):
+                yield reader, segments
+                return
+
+
+def _segment(storage: Storage, reader: Reader, info: SegmentInfo) -> _Opened:
+    try:
+        return Segment(storage.store, info, reader.codec(info.codec), storage.dim)
+    except (FileNotFoundError, IndexFormatError) as error:
+        return error
+
+
+def _named(storage: Storage) -> set[str]:
+    """The segments that the newest commit names."""
+    with storage.catalogue.reading() as connection:
+        return {info.name for info in Reader(connection, storage.catalogue.where).segments().values()}
 
 
 def _marker_problems(storage: Storage, reader: Reader) -> Iterator[str]:
@@ -155,14 +192,12 @@ def _word_problems(reader: Reader, number: int, segment: Segment) -> Iterator[st
         yield f"{segment.where} is inconsistent: its words are not those of the texts in {reader.where}"
 
 
-def _segment_problems(storage: Storage, reader: Reader, number: int, info: SegmentInfo) -> Iterator[str]:
-    try:
-        segment = Segment(storage.store, info, reader.codec(info.codec), storage.dim)
-    except FileNotFoundError as error:
-        yield f"the segment {error.filename}, recorded in {reader.where}, is missing"
+def _segment_problems(reader: Reader, number: int, segment: _Opened) -> Iterator[str]:
+    if isinstance(segment, FileNotFoundError):
+        yield f"the segment {segment.filename}, recorded in {reader.where}, is missing"
         return
-    except IndexFormatError as error:
-        yield f"{error} (recorded in {reader.where})"
+    if isinstance(segment, IndexFormatError):
+        yield f"{segment} (recorded in {reader.where})"
         return
     found = list(segment.problems())
     yield from found

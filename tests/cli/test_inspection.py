@@ -164,3 +164,32 @@ def test_a_reader_that_stops_early_is_no_error(sound: Path) -> None:
         assert done.stderr is not None
         done.stdout.close()
         assert "Traceback" not in done.stderr.read()
+
+
+def test_foreign_text_cannot_turn_the_line_around(tmp_path: Path, model: FastLaneModel) -> None:
+    """U+202E shows what follows from right to left, U+009B starts a colour or moves the cursor."""
+    text = "cats \u202eevil\u2066 \x9b31m \u2028purr \U000e0041"
+    with FastLaneIndex.create(tmp_path / "index", model=model, filter_keys=["\u202ekey"]) as index:
+        index.add([text], ids=["\u202eid"], metadatas=[{"title": "\u200fevil"}])
+    shown = [run("search", tmp_path / "index", "cats"), run("search", tmp_path / "index", "cats", "--json")]
+    shown += [
+        run("stats", tmp_path / "index"),
+        run("stats", tmp_path / "index", "--json"),
+        run("export", tmp_path / "index"),
+    ]
+    shown += [
+        run("search", tmp_path / "\u202eindex", "cats"),
+        run("explain", "\u202ecats", "--index", tmp_path / "index"),
+    ]
+    for result in shown:
+        assert not set("\u202e\u2066\x9b\u2028\u200f\U000e0041") & set(result.output), result.output
+    assert json.loads(shown[1].stdout)["hits"][0]["text"] == json.loads(shown[4].stdout)["text"] == text
+
+
+def test_ctrl_c_ends_with_the_code_that_shells_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastlane_rag.upkeep.verify.verify", interrupted)
+    result = run("verify", tmp_path)
+    assert (result.exit_code, result.output) == (130, "")

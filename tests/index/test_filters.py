@@ -1,5 +1,7 @@
 """The filter language, compared with a plain Python evaluator, with and without indexed keys."""
 
+import math
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FilterError
-from fastlane_rag.storage.filters import compile_filter
+from fastlane_rag.storage.filters import all_of, compile_filter
 
 DOCUMENTS = {
     "en20": {"lang": "en", "year": 2020, "tags": ["a", "b"], "draft": False},
@@ -99,7 +101,11 @@ def test_what_a_filter_matches(filtered, filter, expected):
         ({"year": {"$exists": 1}}, r"\$exists on 'year' takes True or False"),
         ({"year": [1, 2]}, r"\$eq on 'year' takes"),
         ({"year": float("nan")}, "finite"),
-        ({"year": 10**400}, "beyond"),
+        ({"year": 10**400}, r"\$eq on 'year' takes a number of 64 bits, not one of 1329 bits"),
+        ({"year": 2**63}, "store such numbers as text"),
+        ({"year": {"$in": [1, 2**64]}}, r"\$in on 'year'"),
+        ({"year": {"$lt": -(2**63) - 1}}, r"\$lt on 'year'"),
+        ({"tags": {"$contains": 2**63}}, r"\$contains on 'tags'"),
         ({"tags": {"$contains": ["a"]}}, r"\$contains on 'tags'"),
         ({"$and": {"lang": "en"}}, r"\$and takes a list"),
         ({"$or": [3]}, "a filter is a dict"),
@@ -156,6 +162,30 @@ def test_nested_filters(filtered):
         filtered.ids(negated)
 
 
+@pytest.mark.parametrize("keys", [(), ("n",)], ids=["plain", "indexed"])
+def test_numbers_beyond_64_bits_are_equal_to_no_other(keys):
+    """SQLite has no such whole numbers, and compares them as floats: a document of another tenant would match."""
+    with FastLaneIndex.create(model=WordModel(), filter_keys=keys) as index:
+        numbers = [2**63 - 1, 2**63, 2**63 + 1, float(2**63)]
+        index.add(["x"] * 4, ids=["most", "beyond", "more", "float"], metadatas=[{"n": n, "in": [n]} for n in numbers])
+        assert index.get(["more"])[0].metadata["n"] == 2**63 + 1
+        assert index.ids({"n": 2**63 - 1}) == ["most"]
+        assert index.ids({"n": float(2**63)}) == index.ids({"n": {"$in": [float(2**63)]}}) == ["float"]
+        assert index.ids({"in": {"$contains": float(2**63)}}) == ["float"]
+        assert index.ids({"n": {"$gt": 2**63 - 1}}) == ["beyond", "more", "float"]
+
+
+def test_filters_of_all_forms_join(filtered):
+    early = lambda metadata: not isinstance(metadata.get("year"), str)  # noqa: E731
+    english, both = {"lang": "en"}, all_of({"lang": {"$ne": "de"}}, None, early)
+    assert filtered.ids(both) == ["en20", "en19", "none"]
+    assert filtered.ids(all_of(english, {"year": 2020})) == ["en20"]
+    assert filtered.ids(all_of(both, all_of(early, english))) == ["en20", "en19"]
+    assert [hit.id for hit in filtered.search("words", filter=all_of(english, both))] == ["en19", "en20"]
+    assert all_of(None, english) is english
+    assert all_of(None, None) is all_of() is None
+
+
 def test_a_callable_is_applied_before_ranking(filtered):
     hits = filtered.search("words", k=9, filter=lambda metadata: metadata.get("year", 0) == 2020)
     assert [hit.id for hit in hits] == ["en20"]
@@ -202,12 +232,15 @@ scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 3),
-    st.sampled_from([0.5, -1.0, 2.0, 1e300, 2**60, 2**70]),
+    st.sampled_from([0.5, -1.0, 2.0, 1e300, 2**60, 2**63 - 1, 2.0**63, 2.0**70]),
     st.text(alphabet='ab"\\\0é\ufdd0%', max_size=2),
 )
 keys = st.sampled_from(["k", "a.b", 'q"', "\\", "n\0", ""])
-values = st.one_of(scalars, st.lists(scalars, max_size=3))
-ordered = st.one_of(st.integers(-3, 3), st.sampled_from([0.5, 2.0]), st.text(alphabet="abé", max_size=2))
+stored = st.one_of(scalars, st.sampled_from([2**63, 2**63 + 1, -(2**63) - 1, 2**70, 10**400]))
+values = st.one_of(stored, st.lists(stored, max_size=3))
+ordered = st.one_of(
+    st.integers(-3, 3), st.sampled_from([0.5, 2.0, 2**63 - 1, 2.0**63, -(2.0**63)]), st.text(alphabet="abé", max_size=2)
+)
 conditions = st.one_of(
     scalars,
     st.builds(lambda v: {"$eq": v}, scalars),
@@ -233,13 +266,22 @@ filters = st.recursive(
 
 def same(a, b):
     numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b)]
-    return (all(numbers) or type(a) is type(b)) and a == b
+    return (all(numbers) or type(a) is type(b)) and a == b and not beyond(a)
+
+
+def beyond(value):
+    """Whole numbers of more than 64 bits, which filters know as floats: they are equal to nothing."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def orders(value, operand, operator):
     number = [isinstance(v, int | float) and not isinstance(v, bool) for v in (value, operand)]
     if not (all(number) or (isinstance(value, str) and isinstance(operand, str))):
         return False
+    if beyond(value):
+        value = float(value) if abs(value) < 2**1000 else math.inf
+        if value == operand:
+            return False
     return {"$gt": value > operand, "$gte": value >= operand, "$lt": value < operand, "$lte": value <= operand}[
         operator
     ]

@@ -271,7 +271,7 @@ def test_odd_but_legal_documents_come_back_unchanged(index):
     assert index.ids() == ids
     for metadata, id_ in zip(metadatas, ids, strict=True):
         for key, value in metadata.items():
-            if not isinstance(value, list | dict) and not key.startswith("$"):
+            if not isinstance(value, list | dict) and not key.startswith("$") and value != 10**30:
                 assert id_ in index.ids({key: value}), (key, value)
     assert index.verify() == []
 
@@ -285,6 +285,17 @@ def test_inputs_are_not_changed(index):
 def test_generators_are_taken(index):
     assert len(index.add((t for t in TEXTS), ids=(i for i in IDS), metadatas=({} for _ in IDS))) == 5
     assert index.delete(i for i in ["sea"]) == 1
+
+
+@pytest.mark.parametrize("name", ["lost+found", ".DS_Store"])
+def test_what_the_system_puts_into_an_empty_directory_is_in_nobodys_way(tmp_path, word_model, name):
+    """A freshly formatted disk has a lost+found."""
+    (tmp_path / name).mkdir()
+    with FastLaneIndex.create(tmp_path, model=word_model) as index:
+        index.add(["a"], ids=["a"])
+    with FastLaneIndex.open(tmp_path, model=word_model) as index:
+        assert index.ids() == ["a"]
+        assert index.verify() == []
 
 
 def test_stats(index):
@@ -431,7 +442,7 @@ def test_an_index_keeps_to_the_document_budget_it_was_made_with(tmp_path):
         assert (index.stats().document_budget, index.stats().tokens) == (3, 3)
     with FastLaneIndex.open(tmp_path / "index", model=WordModel()) as index:
         assert index.search("two", 1)[0].id == "a"
-        with pytest.raises(ModelMismatchError, match=r"made with document_budget=3\.0, .* given has None; open"):
+        with pytest.raises(ModelMismatchError, match=r"made with document_budget=3, .* given has None; open"):
             index.add(["six seven eight nine"], ["b"])
         assert index.ids() == ["a"]
         index.add(["one two three four five"], ["a"])  # nothing to encode
@@ -439,6 +450,15 @@ def test_an_index_keeps_to_the_document_budget_it_was_made_with(tmp_path):
     with FastLaneIndex.open(tmp_path / "index", model=Budgeted()) as index:
         index.add(["six seven eight nine"], ["b"])
         assert index.stats().tokens == 3
+
+
+def test_the_bundled_model_is_loaded_with_a_count_of_tokens(tmp_path):
+    from fastlane_rag import FastLaneModel
+
+    with FastLaneIndex.create(tmp_path / "index", model=FastLaneModel.from_pretrained(document_budget=3)) as index:
+        index.add(["cats purr when they are content and dogs bark at night"])
+    with FastLaneIndex.open(tmp_path / "index") as index:
+        assert (index.model.document_budget, index.stats().document_budget) == (3, 3)
 
 
 def test_the_bundled_model_is_loaded_with_the_budget_of_the_index(tmp_path):

@@ -368,3 +368,41 @@ def test_a_reader_that_is_overtaken_for_ever_says_so(tmp_path, monkeypatch):
         monkeypatch.setattr(type(index._storage), "_current", lambda *_, **__: None)
         with pytest.raises(IndexLockedError, match="overtook this reader"):
             index.search("words")
+
+
+def test_verify_goes_on_with_a_later_commit_that_removed_a_segment_before_it_was_opened(
+    tmp_path, word_model, monkeypatch, small_limits
+):
+    from fastlane_rag.upkeep import verify as module
+
+    opened = []
+
+    def overtaken(*arguments):
+        if not opened:
+            writer.compact()
+        opened.append(arguments)
+        return segment(*arguments)
+
+    segment = module.Segment
+    with FastLaneIndex.create(tmp_path / "index", model=word_model) as writer:
+        for start in (0, 100, 200):
+            writer.add([f"word{start + i} of many" for i in range(100)])
+        monkeypatch.setattr(module, "Segment", overtaken)
+        assert module.verify(tmp_path / "index") == []
+        assert len(opened) > writer.stats().segments == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of a POSIX file system")
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o027, 0o077])
+def test_all_files_have_the_rights_that_the_umask_leaves(tmp_path, word_model, small_limits, mask):
+    before = os.umask(mask)
+    try:
+        with FastLaneIndex.create(tmp_path / "index", model=word_model) as index:
+            index.add([f"word{i} of many" for i in range(100)])
+            files = [*tmp_path.rglob("*")]
+            modes = {path.name: path.stat().st_mode & 0o777 for path in files}
+    finally:
+        os.umask(before)
+    assert len(files) >= 7
+    for path in files:
+        assert modes[path.name] == (0o777 if path.is_dir() else 0o666) & ~mask, path

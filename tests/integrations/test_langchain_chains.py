@@ -163,6 +163,19 @@ async def test_self_query_reaches_the_filter(index, directive, peps):
     assert await retriever.ainvoke("anything") == found
 
 
+@pytest.mark.parametrize("asked", [None, Comparison(comparator=Comparator.GT, attribute="pep", value=300)])
+def test_self_query_stays_within_the_translators_filter(index, asked):
+    """SelfQueryRetriever lets the language model's filter replace the one in `search_kwargs`."""
+    retriever = SelfQueryRetriever(
+        query_constructor=RunnableLambda(lambda _: StructuredQuery(query="python", filter=asked, limit=12)),
+        vectorstore=FastLaneVectorStore(index),
+        structured_query_translator=FastLaneTranslator({"pep": {"$lt": 400}}),
+        use_original_query=True,
+    )
+    found = {document.metadata["pep"] for document in retriever.invoke(QUERY)}
+    assert found == ({8, 255, 279, 318, 343, 371} if asked is None else {318, 343, 371})
+
+
 def test_self_query_without_a_filter_and_with_a_limit(index):
     retriever = SelfQueryRetriever(
         vectorstore=FastLaneVectorStore(index),

@@ -18,6 +18,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import ValidationError
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.errors import InvalidInputError
 
 QUERY = "how do I add an enumeration type?"
 
@@ -100,7 +101,35 @@ def test_fields_are_the_defaults_of_each_call(index):
     found = retriever.invoke(QUERY)
     assert len(found) == 3
     assert all(document.metadata["pep"] > 400 for document in found)
-    assert len(retriever.invoke(QUERY, k=12, filter={})) == 12
+    assert len(retriever.invoke(QUERY, k=12, filter={}, override_filter=True)) == 12
+
+
+EARLY = {"pep": {"$lt": 400}}
+
+
+@pytest.mark.parametrize("own", [EARLY, lambda metadata: metadata["pep"] < 400], ids=["dict", "function"])
+@pytest.mark.parametrize("given", [{"pep": {"$gt": 300}}, lambda metadata: metadata["pep"] > 300])
+async def test_a_filter_of_a_call_narrows_the_own_one_in_whatever_forms(index, own, given):
+    """The own filter may be what keeps tenants apart: no call may widen it unless it says so."""
+    retriever = FastLaneRetriever(index=index, k=12, filter=own)
+    calls = [
+        retriever.invoke(QUERY, filter=given),
+        await retriever.ainvoke(QUERY, filter=given),
+        retriever.batch([QUERY], filter=given)[0],
+        retriever.bind(filter=given).invoke(QUERY),
+    ]
+    for found in calls:
+        assert {document.metadata["pep"] for document in found} == {318, 343, 371}
+    wider = retriever.invoke(QUERY, filter=given, override_filter=True)
+    assert {document.metadata["pep"] for document in wider} == {318, 343, 371, 435, 465, 484, 557, 584, 616}
+
+
+def test_an_override_says_by_what(index):
+    retriever = FastLaneRetriever(index=index, filter=EARLY)
+    with pytest.raises(InvalidInputError, match="override_filter=True needs the filter"):
+        retriever.invoke(QUERY, override_filter=True)
+    with pytest.raises(InvalidInputError, match="override_filter must be True or False, not 'yes'"):
+        retriever.invoke(QUERY, filter={}, override_filter="yes")
 
 
 @pytest.mark.parametrize("k", [0, 1, 12, 50])

@@ -17,6 +17,7 @@ from langchain_fastlane import FastLaneVectorStore
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.errors import InvalidInputError
 
 QUERY = "how do I add an enumeration type?"
 CATS_AND_DOGS = ["Cats purr.", "Dogs bark."]
@@ -215,6 +216,33 @@ async def test_filters_come_before_ranking_in_every_search(store, filter_):
         assert len(found) == 5
         assert all(document.metadata["pep"] < 400 for document in found)
     assert store.similarity_search(QUERY, filter={"pep": -1}) == []
+
+
+async def test_a_retriever_takes_options_at_top_level_and_a_call_narrows_its_filter(store):
+    early, late = {"pep": {"$lt": 400}}, {"pep": {"$gt": 300}}
+    retriever = store.as_retriever(filter=early, k=12)
+    assert retriever == store.as_retriever(search_kwargs={"filter": early, "k": 12})
+    assert {document.metadata["pep"] for document in retriever.invoke(QUERY)} == {8, 255, 279, 318, 343, 371}
+    for found in (retriever.invoke(QUERY, filter=late), await retriever.ainvoke(QUERY, filter=late)):
+        assert {document.metadata["pep"] for document in found} == {318, 343, 371}
+    assert len(retriever.invoke(QUERY, filter=late, override_filter=True)) == 9
+    varied = store.as_retriever(search_type="mmr", k=2, fetch_k=3, lambda_mult=1.0, filter=early)
+    assert len(varied.invoke(QUERY)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filters": {"pep": 8}}, "'filters' is an unexpected keyword argument of a search; did you mean 'filter'"),
+        ({"search_kwargs": {"top_k": 2}}, "'top_k' is an unexpected keyword"),
+        ({"search_kwargs": {"override_filter": True}}, "'override_filter' is an unexpected keyword"),
+        ({"k": 2, "search_kwargs": {"k": 3}}, "'k' is given to as_retriever and in search_kwargs"),
+        ({"k": -1}, "k must be a whole number"),
+    ],
+)
+def test_a_retriever_refuses_what_it_would_ignore(store, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        store.as_retriever(**options)
 
 
 async def test_relevance_is_the_mean_token_similarity_moved_to_0_1(store, model):

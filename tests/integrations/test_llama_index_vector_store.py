@@ -108,6 +108,27 @@ def test_restrictions_join_filters_only_a_function_can_say(store, corpus):
     assert store.query(query).ids == [corpus[0].id]
 
 
+@pytest.mark.parametrize("filter", [{"pep": {"$gt": 300}}, lambda metadata: metadata["pep"] > 300])
+@pytest.mark.parametrize(
+    "own", [where("pep", 400, FilterOperator.LT), where("title", "er", FilterOperator.TEXT_MATCH_INSENSITIVE)]
+)
+def test_a_filter_among_the_keywords_narrows_the_own_filters_in_whatever_forms(store, corpus, own, filter):
+    retriever = FastLaneRetriever(store.client, similarity_top_k=12, filters=own)
+    allowed = {found.node_id for found in retriever.retrieve(QUERY)}
+    late = {passage.id for passage in corpus if passage.metadata["pep"] > 300}
+    assert 0 < len(allowed & late) < min(len(allowed), len(late))
+
+    def ids(**options: Any) -> set[str]:
+        keywords = {"filter": filter, **options}
+        found = over(store).as_retriever(similarity_top_k=12, filters=own, vector_store_kwargs=keywords)
+        return {node.node_id for node in found.retrieve(QUERY)}
+
+    assert ids() == allowed & late
+    assert ids(override_filter=True) == late
+    retriever.filter = filter
+    assert {found.node_id for found in retriever.retrieve(QUERY)} == allowed & late
+
+
 def test_options_pass_through_as_vector_store_kwargs(store):
     options = {"route_k": 1, "refine": False}
     retriever = over(store).as_retriever(similarity_top_k=5, vector_store_kwargs=options)

@@ -1,6 +1,7 @@
 """Every kind of checkpoint opens through from_pretrained, routes, and survives a save."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense
 
 from fastlane_rag import FastLaneModel
-from fastlane_rag.errors import ModelError
+from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.explain import explain
 
 QUERIES = ["what is the capital of france ?", "python import error", ""]
@@ -88,6 +89,24 @@ def test_an_encoder_object_is_wrapped_and_shares_its_weights(checkpoints: dict[s
     assert model.encoder[0] is encoder[0]
     torch.testing.assert_close(model.encode_documents(DOCUMENTS)[0], encoder.encode_document(DOCUMENTS[0]))
     assert FastLaneModel.from_pretrained(model) is model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"document_budget": 4}, {"device": "cpu"}, {"dtype": "float32"}, {"trust_remote_code": True}, {"prompts": {}}],
+)
+def test_options_of_loading_are_refused_of_what_is_loaded(checkpoints: dict[str, Path], options: Any) -> None:
+    """They were passed over without a word."""
+    model = opened(checkpoints["multi-vector"])
+    with pytest.raises(InvalidInputError, match=f"{next(iter(options))}: no option of a model that is loaded already"):
+        FastLaneModel.from_pretrained(model, **options)
+    encoder = MultiVectorEncoder(str(checkpoints["multi-vector"]), device="cpu")
+    if "document_budget" in options:
+        budgeted = FastLaneModel.from_pretrained(encoder, **options)
+        assert budgeted.document_budget == FastLaneModel.from_pretrained(budgeted, **options).document_budget == 4
+    else:
+        with pytest.raises(InvalidInputError, match="such as this MultiVectorEncoder"):
+            FastLaneModel.from_pretrained(encoder, **options)
 
 
 def test_a_new_router_keeps_the_fingerprint_and_new_weights_change_it(checkpoints: dict[str, Path]) -> None:

@@ -1,5 +1,6 @@
 """The routers: choice, masks, gradients, budgets."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -105,6 +106,13 @@ def test_vocabulary_prior_grows_with_rank_and_ignores_marks() -> None:
     prior = vocabulary_prior(["[PAD]", "!", "a", "the", "##ing", "zygote", "<s>", "Ġrare"])
     assert prior[[0, 1, 2, 6]].tolist() == [0.0] * 4
     assert prior[[3, 4, 5, 7]].diff().min() > 0
+
+
+@pytest.mark.parametrize("budget", [np.int64(4), np.float32(0.5)])
+def test_a_number_of_numpy_is_a_budget(budget: object) -> None:
+    router = DocumentRouter(hidden_size=8, inner_size=4, num_heads=1, budget=budget)  # type: ignore[arg-type]
+    assert router.budget in (4, 0.5)
+    assert type(router.budget) in (int, float)  # it is written as JSON
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.0, 1.5, True, "many"])

@@ -178,3 +178,7 @@ def test_numbers_of_numpy_are_numbers():
     assert SearchOptions.of(k=np.int64(3), route_k=np.int32(4), nprobe=np.uint8(5)) == SearchOptions(
         k=3, route_k=4, nprobe=5
     )
+    policy = SearchPolicy(route_k=np.int64(4), words_weight=np.float32(0.5), refine_least=np.uint8(9))
+    assert policy == SearchPolicy(route_k=4, words_weight=0.5, refine_least=9)
+    assert {type(policy.route_k), type(policy.words_weight)} == {int, float}
+    assert TypeAdapter(SearchFields).validate_python({"route_k": np.int64(4)}).route_k == 4

@@ -4,13 +4,22 @@ from typing import Any
 
 from langchain_core.structured_query import Comparator, Comparison, Operation, Operator, StructuredQuery, Visitor
 
+from fastlane_rag.storage.filters import Filter, all_of
+
 
 class FastLaneTranslator(Visitor):
     """Translates structured queries to filters: `SelfQueryRetriever(..., structured_query_translator=...)`.
 
-    It does not support `like`, so the language model is told not to use it. Dates become ISO 8601 strings, which sort
-    as dates if the metadata has dates in the same form.
+    `like` is left out, so the language model is told not to use it. Dates become ISO 8601 strings, which order
+    as dates do when the metadata holds them in the same form.
+
+    Args:
+        filter: what every document must pass besides. `SelfQueryRetriever` puts the language model's filter in
+            place of the one in its `search_kwargs`, so a filter that keeps tenants apart belongs here.
     """
+
+    def __init__(self, filter: Filter | None = None) -> None:
+        self.filter = filter
 
     allowed_operators = (Operator.AND, Operator.OR, Operator.NOT)
     allowed_comparators = (
@@ -41,9 +50,9 @@ class FastLaneTranslator(Visitor):
 
     def visit_structured_query(self, structured_query: StructuredQuery) -> tuple[str, dict[str, Any]]:
         """The query text and the search arguments."""
-        if structured_query.filter is None:
-            return structured_query.query, {}
-        return structured_query.query, {"filter": structured_query.filter.accept(self)}
+        asked = None if structured_query.filter is None else structured_query.filter.accept(self)
+        found = all_of(self.filter, asked)
+        return structured_query.query, {} if found is None else {"filter": found}
 
 
 def _plain(value: Any) -> Any:

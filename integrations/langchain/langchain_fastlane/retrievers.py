@@ -18,16 +18,17 @@ from pydantic import ConfigDict, Field
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.search.fields import SearchFields
-from fastlane_rag.search.options import SearchOptions
+from fastlane_rag.search.options import SearchOptions, call_filter
 from langchain_fastlane._documents import add_documents, to_document
 
 
 class FastLaneRetriever(SearchFields, BaseRetriever):
     """Late-interaction retriever over a `FastLaneIndex`.
 
-    Besides the fields below, it has one for each search option (`filter`, `route_k`, `hybrid`, ...);
-    `fastlane_rag.search.options.SearchOptions` documents them. `k` and the options can also be given for one call:
-    `retriever.invoke("query", k=2, filter={"lang": "en"})`, and the same with `ainvoke`, `batch` and `bind`.
+    Besides the fields below it has one for each option of a search (`filter`, `route_k`, `hybrid`, ...), as
+    `fastlane_rag.search.options.SearchOptions` documents them. `k` and these can also be given for one call:
+    `retriever.invoke("query", k=2, filter={"lang": "en"})`, and the same with `ainvoke`, `batch` and `bind`. A call's
+    filter narrows the retriever's own: both are applied. `override_filter=True` puts it in place of the own one.
 
     Example:
         ```python
@@ -124,10 +125,11 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         (documents,) = self._search([query], **options)
         return documents
 
-    def _search(self, queries: list[str], **options: Any) -> list[list[Document]]:
-        """The documents of each query. For an option that is missing or None, the retriever's value counts."""
+    def _search(self, queries: list[str], *, override_filter: bool = False, **options: Any) -> list[list[Document]]:
+        """The documents of each query; an option that is missing or None is the retriever's own."""
         own = {name: getattr(self, name) for name in SearchOptions.names()}
         given = {name: value for name, value in options.items() if value is not None}
+        given["filter"] = call_filter(self.filter, options.get("filter"), override=override_filter)
         results = self.index.search_batch(queries, **(own | given))
         return [[self._document(hit) for hit in hits] for hits in results]
 

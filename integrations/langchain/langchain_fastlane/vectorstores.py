@@ -5,16 +5,40 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, Unpack
 
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
-from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.rerank import diversify, relevances
-from fastlane_rag.search.options import SearchKeywords
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, call_filter
 from fastlane_rag.storage.filters import Filter
 from langchain_fastlane._documents import add_documents, to_document
+
+# What LangChain's types of search take besides the options of a search.
+_OF_SEARCH_TYPES = ("fetch_k", "lambda_mult", "score_threshold")
+
+
+class FastLaneStoreRetriever(VectorStoreRetriever):
+    """LangChain's retriever over a store, whose own filter a call's narrows instead of replacing it."""
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        return super()._get_relevant_documents(query, run_manager=run_manager, **self._joined(kwargs))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        return await super()._aget_relevant_documents(query, run_manager=run_manager, **self._joined(kwargs))
+
+    def _joined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        override = kwargs.pop("override_filter", False)
+        found = call_filter(self.search_kwargs.get("filter"), kwargs.get("filter"), override=override)
+        return kwargs | {"filter": found}
 
 
 class FastLaneVectorStore(VectorStore):
@@ -28,7 +52,7 @@ class FastLaneVectorStore(VectorStore):
     Example:
         ```python
         store = FastLaneVectorStore.from_texts(["Cats purr.", "Dogs bark."])
-        store.as_retriever(search_kwargs={"k": 1}).invoke("what does a cat do?")
+        store.as_retriever(k=1).invoke("what does a cat do?")
         ```
     """
 
@@ -167,6 +191,30 @@ class FastLaneVectorStore(VectorStore):
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents with these ids, in this order, without ids that are not stored."""
         return [to_document(stored) for stored in self.index.get(ids)]
+
+    def as_retriever(self, **kwargs: Any) -> VectorStoreRetriever:
+        """A retriever over this store.
+
+        A filter given to a call of the retriever narrows its own: both are applied. `override_filter=True` puts the
+        call's in place of the own one.
+
+        Args:
+            **kwargs: `search_type` ("similarity", "mmr" or "similarity_score_threshold"), other fields of LangChain's
+                retriever, and the options of its searches: `k`, `filter`, `route_k`, ..., `fetch_k`, `lambda_mult` or
+                `score_threshold`, here or in `search_kwargs`.
+
+        Raises:
+            UnknownOptionError: a keyword is none of these.
+            InvalidInputError: an option is given here and in `search_kwargs`.
+        """
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name not in VectorStoreRetriever.model_fields}
+        within = dict(kwargs.pop("search_kwargs", None) or {})
+        if twice := given.keys() & within.keys():
+            raise InvalidInputError(f"{min(twice)!r} is given to as_retriever and in search_kwargs; give it once")
+        options = within | given
+        SearchOptions.of(**{name: value for name, value in options.items() if name not in _OF_SEARCH_TYPES})
+        tags = kwargs.pop("tags", None) or [*self._get_retriever_tags()]
+        return FastLaneStoreRetriever(vectorstore=self, tags=tags, search_kwargs=options, **kwargs)
 
     def similarity_search(  # type: ignore[override]
         self,

@@ -8,7 +8,7 @@ example). A missing key, or null, matches only `!=`, `nin` and `is_empty`. Group
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
@@ -63,31 +63,6 @@ def to_filter(filters: MetadataFilters | None) -> Filter | None:
         return _group(filters)
     except _Unsayable:
         return lambda metadata: _group_holds(filters, metadata)
-
-
-def within(filter: Filter | None, key: str, allowed: Sequence[str]) -> Filter:
-    """A filter for documents that match `filter` and have one of these values under `key`."""
-    if callable(filter):
-        known = set(allowed)
-        return lambda metadata: metadata.get(key) in known and filter(metadata)
-    return {"$and": [filter or {}, {key: {"$in": list(allowed)}}]}
-
-
-def both(one: Filter | None, other: Filter | None) -> Filter | None:
-    """A filter for documents that match both filters.
-
-    Raises:
-        FilterError: one filter is a function and the other is not.
-    """
-    if one is None or other is None:
-        return other if one is None else one
-    if callable(one) and callable(other):
-        return lambda metadata: one(metadata) and other(metadata)
-    if callable(one) or callable(other):
-        raise FilterError(
-            "a filter that is a function cannot be joined with one in the index's language; give both in one form"
-        )
-    return {"$and": [one, other]}
 
 
 def _check(filters: MetadataFilters) -> None:

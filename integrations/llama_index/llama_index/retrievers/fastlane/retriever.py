@@ -12,12 +12,13 @@ from llama_index.core.ingestion import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle, TransformComponent
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores import MetadataFilters
-from llama_index.retrievers.fastlane.filters import both, to_filter
+from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.storage.filters import all_of
 
 # Hits to find for each of several query texts, before their scores are averaged.
 _FUSED_DEPTH = 100
@@ -41,10 +42,11 @@ class FastLaneRetriever(BaseRetriever):
     Args:
         index: the engine; safe to share between retrievers, stores and threads.
         similarity_top_k: how many nodes to return; fewer only when fewer match.
-        filters: metadata filters with any operator, also nested; applied before ranking.
-        callback_manager: LlamaIndex's callback manager.
-        object_map: the objects that index nodes stand for, by `index_id`.
-        objects: index nodes whose objects are added to that map.
+        filters: metadata filters, every operator, nested as deep as wanted; applied before ranking. An option `filter`
+            narrows them: both are applied.
+        callback_manager: LlamaIndex's.
+        object_map: what index nodes stand for, by their `index_id`.
+        objects: index nodes whose objects go into that map.
         verbose: print which object a retrieval enters.
         **options: search options (`route_k`, `hybrid`, ...), documented by `fastlane_rag.search.options.SearchOptions`.
     """
@@ -168,7 +170,7 @@ class FastLaneRetriever(BaseRetriever):
 
     def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
         options: SearchKeywords = {name: getattr(self, name) for name in _OPTIONS}  # type: ignore[assignment]
-        options["filter"] = both(to_filter(self.filters), options["filter"])
+        options["filter"] = all_of(to_filter(self.filters), options["filter"])
         return self.index.search_batch(texts, k, **options)
 
     # BaseRetriever's own method would run `_retrieve` on the event loop and block it.

@@ -18,13 +18,13 @@ from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     VectorStoreQueryMode,
 )
-from llama_index.retrievers.fastlane.filters import both, to_filter, within
+from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
 
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search.options import SearchKeywords
-from fastlane_rag.storage.filters import Filter
+from fastlane_rag.search.options import SearchKeywords, call_filter
+from fastlane_rag.storage.filters import Filter, all_of
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
@@ -171,18 +171,21 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         *,
         mmr_threshold: float | None = None,
         mmr_prefetch_factor: float = 4.0,
+        override_filter: bool = False,
         **options: Unpack[SearchKeywords],
     ) -> VectorStoreQueryResult:
         """Search by the query's text; its embedding is not used.
 
-        `VectorStoreIndex.as_retriever(vector_store_kwargs={...})` passes the keywords to this method.
+        `VectorStoreIndex.as_retriever(vector_store_kwargs={...})` passes the keywords on; LlamaIndex drops what else it
+        does not know, such as `k=` or `filter=` beside `vector_store_kwargs`.
 
         Args:
             query: an empty list in `node_ids` or `doc_ids` does not restrict, because LlamaIndex always sends one.
             mmr_threshold: in mode `mmr`, the weight of relevance against variety; 0.5 by default.
-            mmr_prefetch_factor: in mode `mmr`, choose from this many times `similarity_top_k` nodes.
-            **options: search options (`route_k`, `hybrid`, ...), documented by
-                `fastlane_rag.search.options.SearchOptions`. A `filter` among them narrows the query's own filters.
+            mmr_prefetch_factor: in mode `mmr`, how many times `similarity_top_k` nodes to choose from.
+            override_filter: put the option `filter` in place of the query's own `filters`.
+            **options: of a search (`route_k`, `hybrid`, ...), as `fastlane_rag.search.options.SearchOptions` documents
+                them. A `filter` among them narrows the query's own filters: both are applied.
 
         Raises:
             ValueError: the query has no text, or another mode.
@@ -190,7 +193,8 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         if query.query_str is None:
             raise ValueError("FastLane searches by text, and this query has only an embedding: give query_str")
         top_k = query.similarity_top_k
-        options["filter"] = both(self._restriction(query), options.get("filter"))
+        asked = call_filter(to_filter(query.filters), options.get("filter"), override=override_filter)
+        options["filter"] = all_of(asked, *_named(query))
         if query.mode == VectorStoreQueryMode.DEFAULT:
             hits = self._index.search(query.query_str, top_k, **options)
         elif query.mode == VectorStoreQueryMode.MMR:
@@ -225,20 +229,18 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             raise ValueError(f"an index lives in a local directory, not in {type(fs).__name__}: persist it locally")
         self._index.save(_directory(persist_path), overwrite=True)
 
-    def _restriction(self, query: VectorStoreQuery) -> Filter | None:
-        found = to_filter(query.filters)
-        if query.node_ids:
-            found = within(found, ID_KEY, query.node_ids)
-        if query.doc_ids:
-            found = within(found, SOURCE_KEY, query.doc_ids)
-        return found
-
-    # BaseComponent drops values that do not pickle from the copy AND from the live object, without an error.
+    # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
     def __getstate__(self) -> dict[str, Any]:
         return BaseModel.__getstate__(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         BaseModel.__setstate__(self, state)
+
+
+def _named(query: VectorStoreQuery) -> list[Filter]:
+    """The filters of a query that names nodes or source documents."""
+    named = ((ID_KEY, query.node_ids), (SOURCE_KEY, query.doc_ids))
+    return [{key: {"$in": list(ids)}} for key, ids in named if ids]
 
 
 def _directory(persist_path: str | os.PathLike[str]) -> Path:
