@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,6 @@ from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import (
     FastLaneError,
     IndexClosedError,
-    IndexFormatError,
-    IndexNotFoundError,
     InvalidInputError,
     ModelMismatchError,
 )
@@ -32,10 +31,12 @@ from fastlane_rag.search.result import Hit, SearchResult, remember
 from fastlane_rag.search.state import SearchStates
 from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.fork import reset_after_fork
+from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import catalogue_text, metadata_json
 from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 from fastlane_rag.upkeep import merge
+from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems
 from fastlane_rag.upkeep.write import store_documents
@@ -52,9 +53,9 @@ _logger = logging.getLogger(__name__)
 class FastLaneIndex:
     """Documents with their token embeddings, on disk or in memory.
 
-    Every write is one transaction: after a crash the index is as before it or as after it. One object writes
-    at a time (the first to write, until it is closed); any number of threads and processes read, each search
-    at one consistent commit, and see later commits by themselves. Made by `create` or `open`.
+    Every write is one transaction: after a crash the index is as before it or as after it. Objects, threads and
+    processes that write take turns, a write or an `ingest` each. Any number of threads and processes read, each search
+    at one consistent commit, and see later commits by themselves. Made by `create`, `build` or `open`.
 
     Example:
         >>> index = FastLaneIndex.create()
@@ -64,16 +65,28 @@ class FastLaneIndex:
         'cat'
     """
 
-    def __init__(self, storage: Storage, model: Any, *, read_only: bool, policy: SearchPolicy | None = None) -> None:
-        self._storage = storage
+    def __init__(
+        self,
+        storage: Storage,
+        model: Any,
+        *,
+        read_only: bool,
+        policy: SearchPolicy | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self._hold(storage)
+        self._timeout = timeout
         self._states = SearchStates(policy or SearchPolicy())
         self._given_model = model
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
         self._read_only = read_only
-        # An index that is dropped without `close`, or open at exit, gives its lock back all the same.
-        self._finalizer = weakref.finalize(self, storage.close)
         _open_indexes.add(self)
+
+    def _hold(self, storage: Storage) -> None:
+        self._storage = storage
+        # An index that is dropped without `close`, or open at exit, is closed all the same.
+        self._finalizer = weakref.finalize(self, storage.close)
 
     @classmethod
     def create(
@@ -85,8 +98,9 @@ class FastLaneIndex:
         filter_keys: Iterable[str] = (),
         codec: str = "auto",
         policy: SearchPolicy | None = None,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Self:
-        """Make an empty index.
+        """Make an empty index. To replace an index by a filled one in one step, use `build`.
 
         Args:
             path: a new or empty directory; None keeps the index in memory.
@@ -98,25 +112,75 @@ class FastLaneIndex:
                 "residual8", for that many bits a dimension once there are enough documents to train on
                 (half precision until then). "auto" is "residual4".
             policy: constants of planning for this object's searches; None for the measured defaults.
+            timeout: seconds that a write waits for writers in other objects and processes.
 
         Raises:
             InvalidInputError: there is no such codec.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
-        keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
-        stored = check_codec(codec)
-        opened = open_model(model)
-        meta: dict[str, str | int] = {
-            "model": opened.name,
-            "fingerprint": opened.fingerprint,
-            "dim": opened.dim,
-            "codec": stored,
-            "document_budget": str(_budget(opened) or ""),
-        }
+        keys, opened, meta = _described(model, filter_keys, codec)
         directory = None if path is None else index_path(path)
-        storage = Storage.create(directory, meta, keys, overwrite=overwrite)
-        index = cls(storage, model, read_only=False, policy=policy)
+        storage = Storage.create(directory, meta, keys, overwrite=overwrite, timeout=_seconds(timeout))
+        return cls._made(storage, model, opened, policy, timeout)
+
+    @classmethod
+    @contextmanager
+    def build(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        model: Any = None,
+        overwrite: bool = False,
+        filter_keys: Iterable[str] = (),
+        codec: str = "auto",
+        policy: SearchPolicy | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Iterator[Self]:
+        """An empty index to fill in a `with` block, which appears at `path` when the block ends without an error.
+
+        Until then an index that `path` holds stays as it is, and readers go on with it. An error in the block, a signal
+        or a crash leave it. After the block the object is open, at `path`.
+
+        Args:
+            path: as in `create`, like all other arguments.
+            model: the model.
+            overwrite: whether to replace an index.
+            filter_keys: metadata keys with an index.
+            codec: how token embeddings are stored.
+            policy: constants of planning.
+            timeout: seconds that a write waits for other writers.
+
+        Raises:
+            InvalidInputError: there is no such codec.
+            IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
+            IndexLockedError: another writer holds the index to replace.
+
+        Example:
+            >>> with FastLaneIndex.build() as index:
+            ...     _ = index.add(["Cats purr."])
+            >>> len(index)
+            1
+        """
+        if path is None:
+            yield cls.create(None, model=model, filter_keys=filter_keys, codec=codec, policy=policy, timeout=timeout)
+            return
+        keys, opened, meta = _described(model, filter_keys, codec)
+        directory = index_path(path)
+        with built_beside(directory, meta, keys, overwrite=overwrite, timeout=_seconds(timeout)) as storage:
+            index = cls._made(storage, model, opened, policy, timeout)
+            try:
+                yield index
+            except BaseException:
+                index.close()
+                raise
+        index._hold(Storage.open(directory, read_only=False, timeout=timeout))
+
+    @classmethod
+    def _made(
+        cls, storage: Storage, model: Any, opened: FastLaneModel, policy: SearchPolicy | None, timeout: float
+    ) -> Self:
+        index = cls(storage, model, read_only=False, policy=policy, timeout=timeout)
         index._model = opened
         return index
 
@@ -128,6 +192,7 @@ class FastLaneIndex:
         model: Any = None,
         read_only: bool = False,
         policy: SearchPolicy | None = None,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Self:
         """Open an index directory.
 
@@ -138,14 +203,15 @@ class FastLaneIndex:
                 model that the index was made with did (`document_budget`).
             read_only: refuse writes; needed where the directory cannot be written.
             policy: constants of planning for this object's searches; None for the measured defaults.
+            timeout: seconds that a write waits for writers in other objects and processes.
 
         Raises:
             IndexNotFoundError: there is no index at `path`.
             IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
             ModelMismatchError: the index was made with another model.
         """
-        storage = Storage.open(index_path(path), read_only=read_only)
-        index = cls(storage, model, read_only=read_only, policy=policy)
+        storage = Storage.open(index_path(path), read_only=read_only, timeout=_seconds(timeout))
+        index = cls(storage, model, read_only=read_only, policy=policy, timeout=timeout)
         try:
             with index._storage.view():  # opens the segments, so that what is broken is told now
                 pass
@@ -241,14 +307,14 @@ class FastLaneIndex:
             StorageError: the disk is full, or failed.
         """
         final, entries = prepare(texts, ids, metadatas)
-        self._storage.claim()
-        if entries:
-            store_documents(
-                self._storage,
-                entries,
-                lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
-            )
-            self._tidy()
+        with self._storage.turn():
+            if entries:
+                store_documents(
+                    self._storage,
+                    entries,
+                    lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
+                )
+                self._tidy()
         return final
 
     def ingest(
@@ -285,8 +351,8 @@ class FastLaneIndex:
             >>> index.ingest(Document(str(n), f"Line {n}.") for n in range(3))
             Ingested(documents=3, added=3, changed=0, unchanged=0)
         """
-        self._storage.claim()
-        return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
+        with self._storage.turn():
+            return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
 
     def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
         """Find the documents that answer a query best.
@@ -414,12 +480,13 @@ class FastLaneIndex:
         if ids is None and filter is None:
             raise InvalidInputError("delete() needs ids or a filter; filter={} deletes every document")
         wanted = None if ids is None else check_ids(ids)
-        with self._storage.change() as change:
-            if filter is not None:
-                passing = change.ids(filter)
-                wanted = passing if wanted is None else sorted(set(wanted) & set(passing))
-            deleted = change.delete(wanted or [])
-        self._tidy()
+        with self._storage.turn():
+            with self._storage.change() as change:
+                if filter is not None:
+                    passing = change.ids(filter)
+                    wanted = passing if wanted is None else sorted(set(wanted) & set(passing))
+                deleted = change.delete(wanted or [])
+            self._tidy()
         return deleted
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
@@ -484,24 +551,11 @@ class FastLaneIndex:
                 )
             return
         source = self._storage
-        try:
-            target = Storage.open(directory, read_only=False) if overwrite else None
-        except (IndexNotFoundError, IndexFormatError):
-            target = None
-        if target is None:
-            meta: dict[str, str | int] = {**source.meta, "codec": stored}
-            target = Storage.create(directory, meta, source.filter_keys, overwrite=overwrite)
-        try:
+        meta = {**source.meta, "codec": stored}
+        with built_beside(directory, meta, source.filter_keys, overwrite=overwrite, timeout=self._timeout) as target:
             copy_live(source, target, stored)
-        finally:
-            target.close()
-        if stored != source.meta["codec"]:
-            recoded = Storage.open(directory, read_only=False)
-            try:
-                recoded.claim()
-                merge.tidy(recoded)
-            finally:
-                recoded.close()
+            if stored != source.meta["codec"]:
+                merge.tidy(target)
 
     def verify(self) -> list[str]:
         """Read every byte and say what is wrong: one sentence a problem, naming the file; empty when sound."""
@@ -512,7 +566,7 @@ class FastLaneIndex:
         return self._storage.stats()
 
     def close(self) -> None:
-        """Release files and the writer's lock; an index in memory is gone. Closing twice is fine."""
+        """Release files; an index in memory is gone. Closing twice is fine."""
         self._finalizer()
         _open_indexes.discard(self)
 
@@ -573,6 +627,30 @@ reset_after_fork(_after_fork)
 def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:
     """What unpickling calls."""
     return FastLaneIndex.open(path, model=model, read_only=read_only)
+
+
+def _described(
+    model: Any, filter_keys: Iterable[str], codec: str
+) -> tuple[tuple[str, ...], FastLaneModel, dict[str, str | int]]:
+    """What a new index is made with: filter keys, model, and what the catalogue says of them."""
+    keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
+    stored = check_codec(codec)
+    opened = open_model(model)
+    meta: dict[str, str | int] = {
+        "model": opened.name,
+        "fingerprint": opened.fingerprint,
+        "dim": opened.dim,
+        "codec": stored,
+        "document_budget": str(_budget(opened) or ""),
+    }
+    return keys, opened, meta
+
+
+def _seconds(timeout: float) -> float:
+    """The timeout, checked."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0:
+        raise InvalidInputError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
+    return float(timeout)
 
 
 def _budget(model: Any) -> float | None:

@@ -112,14 +112,16 @@ class Catalogue:
             raise
         return catalogue
 
-    def meta(self) -> dict[str, str]:
+    def meta(self, connection: sqlite3.Connection | None = None) -> dict[str, str]:
         """The properties that were fixed when the index was created (see STORE_FORMAT.md).
 
         Raises:
             IndexFormatError: they do not match their checksum.
         """
-        with self.reading() as connection:
-            rows = dict(connection.execute("SELECT key, value FROM meta WHERE key <> 'commits'"))
+        if connection is None:
+            with self.reading() as own:
+                return self.meta(own)
+        rows = dict(connection.execute("SELECT key, value FROM meta WHERE key <> 'commits'"))
         checksum = rows.pop("checksum", None)
         values = {str(key): str(value) for key, value in rows.items()}
         if checksum != meta_checksum(values):

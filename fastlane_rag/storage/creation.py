@@ -1,5 +1,8 @@
 """Creating an index directory, or emptying an existing one."""
 
+import errno
+import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +16,13 @@ from fastlane_rag.storage.marker import write_marker
 from fastlane_rag.storage.records import Reader, Writer
 from fastlane_rag.storage.refusals import refusals
 
-__all__ = ["create_directory", "open_segments"]
+__all__ = ["check_free", "create_directory", "open_segments"]
+
+_EXISTS = "{path} holds an index already; open it, or pass overwrite=True to replace it"
 
 
 def create_directory(
-    path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+    path: Path, meta: Mapping[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool, timeout: float
 ) -> tuple[Catalogue, DirectoryStore, WriterLock, Folder]:
     """Create an empty index in a new or empty directory, or in place of the index there.
 
@@ -29,29 +34,28 @@ def create_directory(
         IndexReadOnlyError: the directory cannot be created or written.
     """
     with refusals(f"cannot create an index in {path}"):
-        _check_free(path)
+        _check_place(path)
         (path / SEGMENTS).mkdir(parents=True, exist_ok=True)
-        return _create_in(path, meta, filter_keys, overwrite=overwrite)
+        return _create_in(path, meta, filter_keys, overwrite=overwrite, timeout=timeout)
 
 
 def _create_in(
-    path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+    path: Path, meta: Mapping[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool, timeout: float
 ) -> tuple[Catalogue, DirectoryStore, WriterLock, Folder]:
     folder = Folder(path)
-    lock = WriterLock(folder)
+    lock = WriterLock(folder, timeout)
     try:
         store = DirectoryStore(open_segments(folder))
-        lock.acquire()
-        catalogue = _replaced(path, meta, filter_keys, overwrite=overwrite)
-        if catalogue is None:
-            catalogue = Catalogue.create(path / CATALOGUE, meta, filter_keys)
-        with catalogue.reading() as connection:
-            write_marker(folder, Reader(connection, catalogue.where).commits())
-        store.sweep(())
-        folder.sync()
-        sync_directory(path.parent)
+        with lock.turn(lambda: None):
+            catalogue = _replaced(path, meta, filter_keys, overwrite=overwrite)
+            if catalogue is None:
+                catalogue = Catalogue.create(path / CATALOGUE, meta, filter_keys)
+            with catalogue.reading() as connection:
+                write_marker(folder, Reader(connection, catalogue.where).commits())
+            store.sweep(())
+            folder.sync()
+            sync_directory(path.parent)
     except BaseException:
-        lock.release()
         folder.close()
         raise
     return catalogue, store, lock, folder
@@ -75,7 +79,23 @@ def open_segments(folder: Folder) -> Folder:
         raise IndexFormatError(f"{path} is not a directory; it should hold the segments of the index") from error
 
 
-def _check_free(path: Path) -> None:
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Check that an index may be created at a path, as far as that can be told before.
+
+    Raises:
+        IndexExistsError: there is an index and `overwrite` is false, or there are files that are not the index's.
+        IndexReadOnlyError: the directory cannot be created or written.
+    """
+    with refusals(f"cannot create an index in {path}"):
+        _check_place(path)
+        if not overwrite and (path / CATALOGUE).exists():
+            raise IndexExistsError(_EXISTS.format(path=path))
+        there = next((one for one in (path, *path.parents) if one.exists()), path)
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+def _check_place(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise IndexExistsError(f"{path} is a file; an index is a directory")
     strangers = sorted({entry.name for entry in path.iterdir()} - OURS - SYSTEM) if path.exists() else []
@@ -86,7 +106,7 @@ def _check_free(path: Path) -> None:
 
 
 def _replaced(
-    path: Path, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+    path: Path, meta: Mapping[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
 ) -> Catalogue | None:
     """The existing catalogue, emptied in one transaction; None where a new one must be created."""
     try:
@@ -102,7 +122,9 @@ def _replaced(
         return None
     if not overwrite:
         catalogue.close()
-        raise IndexExistsError(f"{path} holds an index already; open it, or pass overwrite=True to replace it")
+        raise IndexExistsError(_EXISTS.format(path=path))
     with catalogue.writing() as connection:
-        Writer(connection, catalogue.where).reset(meta, filter_keys)
+        # The directory stays the same one: who has it open goes on.
+        same = {"id": catalogue.meta(connection).get("id", meta["id"])}
+        Writer(connection, catalogue.where).reset({**meta, **same}, filter_keys)
     return catalogue

@@ -47,6 +47,11 @@ class Folder:
         if _HANDLES and not (missing_ok and not path.exists()):
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
+    @property
+    def fd(self) -> int | None:
+        """The directory's handle; None where the platform has none, or after `close`."""
+        return self._fd
+
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
         """Open a regular file in the directory. Returns its file descriptor.
 

@@ -1,7 +1,8 @@
 """An index without its model: catalogue, segments, writer's lock and snapshots, in a directory or memory."""
 
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from fastlane_rag.errors import (
     IndexLockedError,
     IndexNotFoundError,
     IndexReadOnlyError,
+    IndexReplacedError,
 )
 from fastlane_rag.storage.catalogue import Catalogue
 from fastlane_rag.storage.creation import create_directory, open_segments
 from fastlane_rag.storage.files import DirectoryStore, MemoryStore, Store
 from fastlane_rag.storage.folder import Folder
 from fastlane_rag.storage.layout import CATALOGUE, MARKER
-from fastlane_rag.storage.lock import WriterLock
+from fastlane_rag.storage.lock import TIMEOUT_SECONDS, WriterLock
 from fastlane_rag.storage.marker import read_marker, write_marker
 from fastlane_rag.storage.records import Reader, Writer
 from fastlane_rag.storage.refusals import refusal, refusals
@@ -31,6 +33,8 @@ from fastlane_rag.types import IndexStats
 
 __all__ = ["Storage", "View"]
 
+# An open index may be overwritten, but only by one whose rows mean the same.
+_FIXED = ("id", "fingerprint", "dim", "document_budget")
 # A reader that another process's commits keep overtaking is unlucky; one that fails this often has lost a file.
 _ATTEMPTS = 20
 
@@ -77,21 +81,29 @@ class Storage:
             raise IndexFormatError(f"{catalogue.where}: {error}") from error
         self.changing = threading.RLock()
         self._lock = lock
+        self._wrote = False
         self._snapshot: Snapshot | None = None
         self._codecs: dict[str, Codec] = {}
         self._loading = threading.Lock()
 
     @classmethod
     def create(
-        cls, path: Path | None, meta: dict[str, str | int], filter_keys: tuple[str, ...], *, overwrite: bool
+        cls,
+        path: Path | None,
+        meta: Mapping[str, str | int],
+        filter_keys: tuple[str, ...],
+        *,
+        overwrite: bool,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> "Storage":
-        """Make an empty index."""
+        """Create an empty index, with a random id of its own."""
+        meta = {**meta, "id": uuid.uuid4().hex}
         if path is None:
             return cls(None, Catalogue.create(None, meta, filter_keys), MemoryStore(), None, None)
-        return cls(path, *create_directory(path, meta, filter_keys, overwrite=overwrite))
+        return cls(path, *create_directory(path, meta, filter_keys, overwrite=overwrite, timeout=timeout))
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool) -> "Storage":
+    def open(cls, path: Path, *, read_only: bool, timeout: float = TIMEOUT_SECONDS) -> "Storage":
         """Open an index directory.
 
         Raises:
@@ -120,7 +132,8 @@ class Storage:
                     f"backup; to go on without the lost writes, delete {path / MARKER}"
                 )
             with refusals(f"cannot open the index {path}"):
-                return cls(path, catalogue, DirectoryStore(open_segments(folder)), WriterLock(folder), folder)
+                store = DirectoryStore(open_segments(folder))
+            return cls(path, catalogue, store, WriterLock(folder, timeout), folder)
         except BaseException:
             if catalogue is not None:
                 catalogue.close()
@@ -172,8 +185,7 @@ class Storage:
             IndexLockedError: another writer holds the index.
             IndexReadOnlyError: the index was opened for reading.
         """
-        with self.changing:
-            self.claim()
+        with self.turn(), self.changing:
             with self.catalogue.writing() as connection:
                 writer = Writer(connection, self.catalogue.where)
                 yield writer
@@ -183,21 +195,35 @@ class Storage:
                 with suppress(OSError, IndexFormatError):
                     write_marker(self.folder, commits)
 
-    def claim(self) -> None:
-        """Become the writer, until `close`. The first claim removes what interrupted writes left."""
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be the writer during the block: a write, or several that belong together. Blocks of one thread may nest.
+
+        The threads of this object write in one turn together; other objects and processes wait.
+
+        Raises:
+            IndexClosedError: the index is closed.
+            IndexReadOnlyError: the index was opened for reading, or its directory cannot be written.
+            IndexReplacedError: the directory is not the one that was opened.
+            IndexLockedError: others wrote for as long as this object waits.
+        """
         if self.catalogue.closed:
             raise IndexClosedError("the index is closed")
         if self.catalogue.read_only:
             raise IndexReadOnlyError(f"{self.path} was opened with read_only=True")
-        with self.changing:
-            self.catalogue.check_place()
-            if self._lock is None or self._lock.held:
-                return
-            with refusals(f"cannot write to the index {self.path}"):
-                self._lock.acquire()
-            with self.catalogue.reading() as connection:
-                infos = Reader(connection, self.catalogue.where).segments().values()
-            self.store.sweep(info.name for info in infos)
+        self.catalogue.check_place()
+        if self._lock is None:
+            yield
+            return
+        with self._lock.turn(self._sweep):
+            self._wrote = True
+            yield
+
+    def _sweep(self) -> None:
+        """Remove files that interrupted writes left."""
+        with self.catalogue.reading() as connection:
+            infos = Reader(connection, self.catalogue.where).segments().values()
+        self.store.sweep(info.name for info in infos)
 
     @property
     def document_budget(self) -> float | None:
@@ -231,14 +257,14 @@ class Storage:
     def close(self) -> None:
         """Close the catalogue and give the writer's lock back."""
         with self.changing:
-            if self._lock is not None and self._lock.held and not self.catalogue.closed:
+            if self._wrote and not self.catalogue.closed:
                 # Readers elsewhere may outlive us and cannot empty the log themselves. Nothing is lost if it stays.
                 with suppress(FastLaneError):
                     self.catalogue.empty_log()
             self.catalogue.close()
             self._snapshot = None
             if self._lock is not None:
-                self._lock.release()
+                self._lock.close()
             self.store.close()
             if self.folder is not None:
                 self.folder.close()
@@ -260,6 +286,7 @@ class Storage:
                 return known
             if known is not None and known.commits > commits:
                 return None
+            self._adopt(reader)
             try:
                 snapshot = load_snapshot(reader, self.store, self.codec, self.dim, known)
             except FileNotFoundError as error:
@@ -269,6 +296,24 @@ class Storage:
                 return None
             self._snapshot = snapshot
             return snapshot
+
+    def _adopt(self, reader: Reader) -> None:
+        """Take over what an overwriting changed.
+
+        Raises:
+            IndexReplacedError: the index is another one now, or one of another model.
+        """
+        meta = self.catalogue.meta(reader.connection)
+        if meta == self.meta:
+            return
+        for key in _FIXED:
+            before, now = self.meta.get(key), meta.get(key)
+            if None not in (before, now) and before != now:
+                raise IndexReplacedError(
+                    f"the index {self.path} was overwritten by another one since it was opened ({key}: {before!r} "
+                    f"before, {now!r} now). Close this object and open the index again"
+                )
+        self.meta, self.bits = meta, residual_bits(meta["codec"])
 
 
 def _marked_commits(folder: Folder) -> int | None:

@@ -1,5 +1,6 @@
 """Copying the live documents of an index, without running the encoder."""
 
+import uuid
 from collections.abc import Iterator
 from itertools import islice
 
@@ -23,8 +24,7 @@ def copy_live(source: Storage, target: Storage, policy: str) -> None:
     The copy is one segment. It uses the newest codec of `source` where `policy` (the codec setting in the catalogue)
     equals that of `source`, and half precision otherwise.
     """
-    with source.view() as view, target.changing:
-        target.claim()
+    with source.view() as view, target.turn(), target.changing:
         with target.view() as before:
             old = [info.name for info in before.reader.segments().values()]
         kept = policy == source.meta["codec"]
@@ -33,7 +33,9 @@ def copy_live(source: Storage, target: Storage, policy: str) -> None:
         info = _copied_rows(view, source, target, codecs[0][0] if codecs else HalfCodec())
         documents = _documents(view)
         with target.change() as change:
-            change.reset({**source.meta, "codec": policy}, source.filter_keys)
+            change.reset(
+                {**source.meta, "codec": policy, "id": target.meta.get("id") or uuid.uuid4().hex}, source.filter_keys
+            )
             for codec, tokens in codecs:
                 change.add_codec(codec, tokens)
             segment, row = change.add_segment(info) if info is not None else 0, 0

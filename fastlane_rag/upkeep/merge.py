@@ -35,7 +35,7 @@ _ENCODED_AT_ONCE = 256  # documents
 
 def tidy(storage: Storage) -> None:
     """Merge and recode segments until no rule asks for more."""
-    with storage.changing:
+    with storage.turn(), storage.changing:
         while True:
             with storage.view() as view:
                 segments = _untidy(view.snapshot, storage.dim) or to_recode(storage, view.reader, view.snapshot)
@@ -51,8 +51,7 @@ def compact(storage: Storage, *, retrain: bool = False) -> None:
         storage: the index to compact.
         retrain: first train a new codec on a sample of all live rows.
     """
-    with storage.changing:
-        storage.claim()
+    with storage.turn(), storage.changing:
         with storage.view() as view:
             parts = view.snapshot.parts
             plan = choose(storage, view.reader, view.snapshot, list(parts), retrain=retrain)

@@ -34,7 +34,11 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) 
         entries: the documents; ids must not repeat.
         encode: encodes texts. Texts already stored under the same id are not encoded again.
     """
-    storage.claim()
+    with storage.turn():
+        _store(storage, entries, encode)
+
+
+def _store(storage: Storage, entries: Sequence[Entry], encode: Encode) -> None:
     with storage.view() as view:
         same = view.reader.unchanged(entries)
     new = [entry for entry in entries if entry[0] not in same]

@@ -72,8 +72,9 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
                 `FastLaneRetriever(index=FastLaneIndex.open(path))`.
             **fields: fields of the retriever, such as `k`.
         """
-        retriever = cls(index=FastLaneIndex.create(path, model=model, overwrite=overwrite), **fields)
-        retriever.index.add(texts, ids=ids, metadatas=metadatas)
+        with FastLaneIndex.build(path, model=model, overwrite=overwrite) as index:
+            retriever = cls(index=index, **fields)
+            index.add(texts, ids=ids, metadatas=metadatas)
         return retriever
 
     @classmethod
@@ -88,8 +89,9 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         **fields: Any,
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        retriever = cls(index=FastLaneIndex.create(path, model=model, overwrite=overwrite), **fields)
-        add_documents(retriever.index, documents, ids)
+        with FastLaneIndex.build(path, model=model, overwrite=overwrite) as index:
+            retriever = cls(index=index, **fields)
+            add_documents(index, documents, ids)
         return retriever
 
     def add_documents(

@@ -92,8 +92,9 @@ class FastLaneVectorStore(VectorStore):
             overwrite: replace an index in `path`.
             batch_size: how many texts to encode at once.
         """
-        store = cls._create(embedding, path, overwrite)
-        store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
+        with FastLaneIndex.build(path, model=_late_interaction(embedding), overwrite=overwrite) as index:
+            store = cls(index)
+            store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
         return store
 
     @classmethod
@@ -108,8 +109,9 @@ class FastLaneVectorStore(VectorStore):
         batch_size: int | None = None,
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        store = cls._create(embedding, path, overwrite)
-        store.add_documents(documents, ids=ids, batch_size=batch_size)
+        with FastLaneIndex.build(path, model=_late_interaction(embedding), overwrite=overwrite) as index:
+            store = cls(index)
+            store.add_documents(documents, ids=ids, batch_size=batch_size)
         return store
 
     @classmethod
@@ -121,17 +123,6 @@ class FastLaneVectorStore(VectorStore):
     async def afrom_documents(cls, documents: Iterable[Document], embedding: Any = None, **kwargs: Any) -> Self:
         """As `from_documents`, off the event loop."""
         return await run_in_executor(None, cls.from_documents, documents, embedding, **kwargs)
-
-    @classmethod
-    def _create(cls, embedding: Any, path: str | os.PathLike[str] | None, overwrite: bool) -> Self:
-        if isinstance(embedding, Embeddings):
-            warnings.warn(
-                f"FastLane encodes one vector a token with its own model; {type(embedding).__name__} is not "
-                "used. Pass None, or a late-interaction model.",
-                stacklevel=3,
-            )
-            embedding = None
-        return cls(FastLaneIndex.create(path, model=embedding, overwrite=overwrite))
 
     @property
     def embeddings(self) -> None:
@@ -269,3 +260,15 @@ class FastLaneVectorStore(VectorStore):
         result = self.index.search_detailed(query, max(fetch_k, k), **options)
         picked = diversify(result, k, model=self.index.model, relevance_weight=lambda_mult)
         return [to_document(hit) for hit in picked]
+
+
+def _late_interaction(embedding: Any) -> Any:
+    """The model that was given, and None, with a warning, for a dense one."""
+    if isinstance(embedding, Embeddings):
+        warnings.warn(
+            f"FastLane encodes one vector a token with its own model; {type(embedding).__name__} is not "
+            "used. Pass None, or a late-interaction model.",
+            stacklevel=3,
+        )
+        return None
+    return embedding

@@ -92,8 +92,9 @@ class FastLaneRetriever(BaseRetriever):
             show_progress: whether to show a progress bar while encoding.
             **options: arguments of the constructor, such as `similarity_top_k`.
         """
-        retriever = cls(FastLaneIndex.create(path, model=model, overwrite=overwrite), **options)
-        retriever.add_nodes(nodes, show_progress=show_progress)
+        with FastLaneIndex.build(path, model=model, overwrite=overwrite) as index:
+            retriever = cls(index, **options)
+            retriever.add_nodes(nodes, show_progress=show_progress)
         return retriever
 
     @classmethod
