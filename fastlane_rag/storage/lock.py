@@ -70,7 +70,10 @@ class WriterLock:
     def __init__(self, folder: Folder, timeout: float = TIMEOUT_SECONDS) -> None:
         self._folder = folder
         self._timeout = timeout
+        # One handle for the object's life: locking it twice is locking it once, so an interrupt between locking and
+        # noting it leaves nothing locked for ever.
         self._fd: int | None = None
+        self._held = False
         self._turns: dict[int, int] = {}  # how deep each thread is in `turn`
         self._mutex = threading.Lock()
         self._queued = False
@@ -91,7 +94,7 @@ class WriterLock:
             StorageError: the file system has no locks, or failed.
         """
         thread = threading.get_ident()
-        depth = self._turns.get(thread, 0) if self._fd is not None else 0
+        depth = self._turns.get(thread, 0) if self._held else 0
         try:
             if depth:
                 self._turns[thread] = depth + 1
@@ -116,11 +119,14 @@ class WriterLock:
         with self._mutex:
             self._turns.clear()
             self._release()
+            if self._fd is not None:
+                fd, self._fd = self._fd, None
+                os.close(fd)
 
     def forget(self) -> None:
         """In a forked child: close the inherited handle; the parent keeps the lock."""
         self._mutex = threading.Lock()
-        self._turns, self._queued, self._swept = {}, False, False
+        self._turns, self._held, self._queued, self._swept = {}, False, False, False
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
@@ -131,8 +137,8 @@ class WriterLock:
             with self._mutex:
                 if not self._turns:
                     self._unlock()  # after an interrupt it may be held for nobody
-                shared = self._fd is not None and not self._others_wait()
-                if shared or (self._fd is None and self._take()):
+                shared = self._held and not self._others_wait()
+                if shared or (not self._held and self._take()):
                     self._turns[thread] = 1
                     if not shared and not self._swept:
                         sweep()
@@ -150,21 +156,18 @@ class WriterLock:
         self._queued = self._queued or self._lock_directory()
         if not self._queued:
             return False
-        fd = self._folder.open(LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            free = _try_lock(fd)
-            text = os.read(fd, 4096)
-            if free:
-                self._fd = fd
-                self._swept = self._swept and not text  # a holder that ends its turn removes its name
-                self._sign(fd)
-        finally:
-            if self._fd is None:
-                os.close(fd)
-        self._holder = _holder(text)
-        if free:
+        if self._fd is None:
+            self._fd = self._folder.open(LOCK, os.O_RDWR | os.O_CREAT)
+        self._held = _try_lock(self._fd)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        text = os.read(self._fd, 4096)
+        if self._held:
+            self._swept = self._swept and not text  # a holder that ends its turn removes its name
+            self._sign(self._fd)
             self._leave_queue()
-        return free
+        else:
+            self._holder = _holder(text)
+        return self._held
 
     def _sign(self, fd: int) -> None:
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
@@ -177,12 +180,12 @@ class WriterLock:
         self._unlock()
 
     def _unlock(self) -> None:
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            with suppress(OSError):  # closing frees the lock as well
-                os.ftruncate(fd, 0)
-                _unlock(fd)
-            os.close(fd)
+        if self._fd is not None and self._held:
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            with suppress(OSError):
+                _unlock(self._fd)
+            self._held = False
 
     def _others_wait(self) -> bool:
         """Whether another writer is next."""

@@ -114,9 +114,14 @@ def test_writers_are_refused_before_anything_is_read(tmp_path, word_model):
         yield
 
     with FastLaneIndex.create(tmp_path / "index", model=word_model) as index:
-        index.add(["x"])
-        with FastLaneIndex.open(tmp_path / "index", model=word_model) as other, pytest.raises(IndexLockedError):
-            other.ingest(unread())
+        with FastLaneIndex.open(tmp_path / "index", model=word_model, timeout=0) as other:
+
+            def stream():
+                with pytest.raises(IndexLockedError):
+                    other.ingest(unread())
+                yield Document("x", "x")
+
+            assert index.ingest(stream()).added == 1
         with (
             FastLaneIndex.open(tmp_path / "index", model=word_model, read_only=True) as other,
             pytest.raises(IndexReadOnlyError),

@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from word_model import WordModel, exact_score
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import IndexLockedError
+from fastlane_rag.errors import IndexLockedError, InvalidInputError
+from fastlane_rag.types import Document
 
 HERE = Path(__file__).parent
 
@@ -33,29 +36,120 @@ def run_child(code: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_second_writer_is_told_who_holds_the_index(tmp_path, word_model):
+class Waiting:
+    """Documents for `ingest`, which then goes on until it is told to end."""
+
+    def __init__(self) -> None:
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[Document]:
+        self.begun.set()
+        assert self.end.wait(60)
+        yield Document("late", "late")
+
+
+@contextmanager
+def writing(index: FastLaneIndex) -> Iterator[None]:
+    """Write from another thread for the whole block."""
+    stream = Waiting()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(index.ingest, stream)
+        assert stream.begun.wait(20)
+        try:
+            yield
+        finally:
+            stream.end.set()
+        done.result(timeout=20)
+
+
+def test_a_second_writer_waits_and_is_told_who_writes(tmp_path, word_model):
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model) as writer:
         writer.add(["first"], ids=["1"])
-        with FastLaneIndex.open(path, model=word_model) as other:
-            with pytest.raises(IndexLockedError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
-                other.add(["second"])
-            with pytest.raises(IndexLockedError):
-                FastLaneIndex.create(path, model=word_model, overwrite=True)
-            assert other.ids() == ["1"]
-        code = """
+        with writing(writer):
+            with FastLaneIndex.open(path, model=word_model, timeout=0.2) as other:
+                begin = time.monotonic()
+                with pytest.raises(IndexLockedError, match=rf"process {os.getpid()} on {socket.gethostname()}"):
+                    other.add(["second"])
+                assert time.monotonic() - begin >= 0.2
+                for method, arguments in (("delete", [["1"]]), ("compact", []), ("update_metadata", [["1"], [{}]])):
+                    with pytest.raises(IndexLockedError, match=r"0\.2 s"):
+                        getattr(other, method)(*arguments)
+                with pytest.raises(IndexLockedError):
+                    FastLaneIndex.create(path, model=word_model, overwrite=True, timeout=0)
+                with (
+                    pytest.raises(IndexLockedError),
+                    FastLaneIndex.build(path, model=word_model, overwrite=True, timeout=0) as built,
+                ):
+                    built.add(["other"])
+                assert other.ids() == ["1"]
+            code = """
 from fastlane_rag.errors import IndexLockedError
-index = FastLaneIndex.open(sys.argv[1], model=WordModel())
+index = FastLaneIndex.open(sys.argv[1], model=WordModel(), timeout=0.1)
 try:
     index.delete(["1"])
 except IndexLockedError as error:
     print(error)
 """
-        assert f"process {os.getpid()} on {socket.gethostname()}" in run_child(code, str(path))
-        assert len(writer) == 1
-    with FastLaneIndex.open(path, model=word_model) as heir:
-        heir.add(["second"])
-        assert len(heir) == 2
+            assert f"process {os.getpid()} on {socket.gethostname()}" in run_child(code, str(path))
+            writer.add(["of another thread of the writer"])
+        assert len(writer) == 3
+        with FastLaneIndex.open(path, model=word_model) as other:
+            other.add(["second"])
+            writer.add(["third"])
+            assert len(other) == len(writer) == 5
+
+
+@pytest.mark.parametrize("timeout", [-1, None, "5", True, float("nan")])
+def test_a_timeout_that_means_nothing_is_refused(tmp_path, word_model, timeout):
+    with pytest.raises(InvalidInputError, match="timeout must be a number of seconds"):
+        FastLaneIndex.create(tmp_path / "index", model=word_model, timeout=timeout)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_writer_that_writes_again_and_again_lets_others_have_their_turn(tmp_path, word_model):
+    """Two objects here and two processes, each with writes one right after the other."""
+    path = tmp_path / "index"
+    FastLaneIndex.create(path, model=word_model).close()
+    code = """
+import time
+index = FastLaneIndex.open(sys.argv[1], model=WordModel(), timeout=20)
+end, written = time.monotonic() + 2, 0
+while time.monotonic() < end:
+    index.add([f"{sys.argv[2]} {written}"], ids=[f"{sys.argv[2]}-{written}"])
+    written += 1
+print(written)
+"""
+
+    def write(name: str) -> int:
+        end, written = time.monotonic() + 2, 0
+        with FastLaneIndex.open(path, model=word_model, timeout=20) as index:
+            while time.monotonic() < end:
+                index.add([f"{name} {written}"], ids=[f"{name}-{written}"])
+                written += 1
+        return written
+
+    with ThreadPoolExecutor(4) as pool:
+        children = [pool.submit(run_child, code, str(path), name) for name in "ab"]
+        here = [pool.submit(write, name) for name in "cd"]
+        written = [int(one.result()) for one in children] + [one.result() for one in here]
+    assert min(written) > 0
+    with FastLaneIndex.open(path, model=word_model) as index:
+        assert len(index) == sum(written)
+        assert index.verify() == []
+
+
+def test_a_notebook_cell_runs_twice(tmp_path, word_model):
+    """The object of the first run is still there, idle."""
+    path = tmp_path / "index"
+    kept = []
+    for run in (1, 2, 3):
+        with FastLaneIndex.build(path, model=word_model, overwrite=True) as index:
+            index.add([f"text of run {run}"], ids=["a"])
+        kept.append(index)
+        assert [one.get(["a"])[0].text for one in kept] == [f"text of run {run}"] * run
+    kept[0].add(["more"], ids=["b"])
+    assert kept[2].ids() == ["a", "b"]
 
 
 def test_an_index_that_is_dropped_gives_the_lock_back(tmp_path, word_model):
@@ -265,11 +359,11 @@ if path:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-def test_a_forked_child_reads_and_leaves_the_lock_to_its_parent(tmp_path):
+def test_a_forked_child_reads_and_writes_and_so_does_its_parent(tmp_path):
     *children, parent, heir = run_child(FORK, str(tmp_path / "index")).splitlines()
-    assert [json.loads(line) for line in children] == [["r", "b", "IndexLockedError"]] * 20
-    assert parent == '["r", "b", "g"] []'
-    assert heir == "['r', 'b']"
+    assert [json.loads(line) for line in children] == [["r", "b", "wrote"]] + [["b", "wrote"]] * 19
+    assert parent == '["b", "g"] []'
+    assert heir == "['b']"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
