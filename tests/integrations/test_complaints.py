@@ -58,3 +58,31 @@ def test_ranking_keeps_no_gradients(model, corpus, monkeypatch):
     with torch.enable_grad():
         FastLaneRerank(model, top_n=2).postprocess_nodes(nodes, query_str=LONG)
     assert recorded == [False]
+
+
+@pytest.mark.parametrize("framework", ["langchain", "langchain store", "llama_index"])
+def test_a_misspelt_or_failing_build_leaves_the_old_index(model, tmp_path, framework):
+    """`overwrite=True` with an option that does not exist, or a text that is none, used to empty the index first."""
+    from langchain_fastlane import FastLaneRetriever, FastLaneVectorStore
+    from llama_index.core.schema import TextNode
+    from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
+
+    path = tmp_path / "index"
+
+    def build(texts, **options):
+        if framework == "langchain":
+            return FastLaneRetriever.from_texts(texts, path=path, model=model, overwrite=True, **options).index
+        if framework == "langchain store":
+            return FastLaneVectorStore.from_texts(texts, model, path=path, overwrite=True, **options).index
+        nodes = [TextNode(text=text) if isinstance(text, str) else text for text in texts]
+        return NodeRetriever.from_nodes(nodes, path=path, model=model, overwrite=True, **options).index
+
+    kept = build(["Cats purr."])
+    for texts, options in ((["new"], {"top_kk": 3}), (["new", 5], {})):
+        with pytest.raises(Exception, match=r"top_kk|5|text|int"):
+            build(texts, **options)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["index"]
+        assert len(kept) == 1
+        assert kept.search("cat", 1)[0].text.endswith("Cats purr.")
+    again = build(["Dogs bark.", "Birds sing."])  # the cell runs once more, its old object still there
+    assert len(again) == len(kept) == 2
