@@ -35,7 +35,7 @@ def scores(
     queries, documents = queries.on("cpu"), documents.on("cpu")
     columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
     offsets, rows = queries.offsets, _float32(queries.rows)
-    factors = np.ones(len(rows), np.float32) if weights is None else _float32(weights)
+    factors = None if weights is None else _float32(weights)
     result = np.empty((len(queries), columns), np.float32)
     argmax = np.empty((len(rows), columns), np.int64) if keep_argmax else None
 
@@ -44,7 +44,7 @@ def scores(
         tokens = slice(bounds[0], bounds[-1])
         here = slice(first * columns, last * columns) if grouped else slice(None)
         some = Packed(documents.rows, documents.starts[here], documents.lengths[here])
-        totals = bounds - bounds[0], factors[tokens], result[first:last]
+        totals = bounds - bounds[0], None if factors is None else factors[tokens], result[first:last]
         if argmax is None:
             _scan(rows[tokens], some, kernels.Totals(*totals))
         else:
@@ -54,7 +54,7 @@ def scores(
 
 def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best match of each query token in each document; as `torch.backend.token_maxima`."""
-    no_query = np.zeros(1, np.int64), np.empty(0, np.float32), np.empty((0, len(documents)), np.float32)
+    no_query = np.zeros(1, np.int64), None, np.empty((0, len(documents)), np.float32)
     values, argmax = _match(_float32(query), documents.on("cpu"), *no_query)
     return torch.from_numpy(values), torch.from_numpy(argmax)
 
@@ -68,7 +68,7 @@ def _match(
     query: NDArray[np.float32],
     documents: Packed[Rows],
     offsets: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    weights: NDArray[np.float32] | None,
     sums: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Score, and give each token's maximum in each document and its row: both (n, Tq)."""
@@ -84,8 +84,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], totals: kernels.T
         return
     rows, starts, lengths = documents.rows, documents.starts.numpy(), documents.lengths.numpy()
     if isinstance(rows, Codes):
-        owners = np.zeros(len(documents), np.int64)
-        where = kernels.Documents(np.array([rows.addresses]), owners, starts, lengths, int(lengths.sum()))
+        where = kernels.Documents.of_pack(rows.addresses, starts, lengths)
         kernels.Query(query, rows.codebook.for_kernels).score(where, totals)
     else:
         rows = rows.detach().contiguous()
