@@ -40,8 +40,8 @@ setup: $(READY)
 $(READY): $(SOURCES)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; give another with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q --upgrade "pip>=25.1"
-	$(PIP) install -q -c constraints.txt --group dev \
+	$(PIP) install -q --upgrade "pip>=25.3"
+	$(PIP) install -q -c constraints.txt --build-constraint constraints.txt --group dev \
 		-e ".[cpu,eval,train]" -e integrations/langchain -e integrations/llama_index
 	@touch $@
 
@@ -60,12 +60,20 @@ test-all: lint
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
 
-# Checks the kernels without Python: under the address and undefined behaviour sanitizers, and as built for ARM under an
-# emulator of a processor with the dot product of bytes and of one without (Debian: g++-aarch64-linux-gnu qemu-user).
+# Checks the kernels without Python: under the address and undefined behaviour sanitizers, and under an emulator of
+# processors without AVX2 (Nehalem) and with it alone (Haswell), and of ARM with the dot product of bytes and without
+# (Debian: g++-aarch64-linux-gnu qemu-user).
 test-kernels: $(READY)
 	$(CMAKE) -B build/sanitized -DFASTLANE_CHECKS=ON -DFASTLANE_SANITIZE=ON > /dev/null
 	$(BIN)/cmake --build build/sanitized
 	build/sanitized/check_kernels 200
+ifeq ($(shell uname -m) $(notdir $(shell command -v qemu-x86_64)),x86_64 qemu-x86_64)
+	$(CMAKE) -B build/plain -DFASTLANE_CHECKS=ON > /dev/null
+	$(BIN)/cmake --build build/plain
+	for processor in Nehalem Haswell; do qemu-x86_64 -cpu $$processor build/plain/check_kernels 10 || exit 1; done
+else
+	@echo "x86-64 without AVX2 is left out: install qemu-x86_64 (Debian: qemu-user)"
+endif
 ifeq ($(and $(shell command -v $(ARM)-g++),$(shell command -v qemu-aarch64)),)
 	@echo "the kernels for ARM are left out: install $(ARM)-g++ and qemu-aarch64"
 else
@@ -105,13 +113,13 @@ $(FLOOR)/.fastlane-ready: $(SOURCES) constraints-floor.txt
 	test -x $(FLOOR)/bin/python || $(PYTHON) -m venv $(FLOOR)
 	awk -F== 'NR == FNR { older[$$1] } NR == FNR || !($$1 in older)' constraints-floor.txt constraints.txt \
 		> $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/python -m pip install -q --upgrade "pip>=25.1"
-	$(FLOOR)/bin/python -m pip install -q -c $(FLOOR)/constraints.txt $(INTEGRATIONS)
+	$(FLOOR)/bin/python -m pip install -q --upgrade "pip>=25.3"
+	$(FLOOR)/bin/python -m pip install -q -c $(FLOOR)/constraints.txt --build-constraint constraints.txt $(INTEGRATIONS)
 	@touch $@
 
 $(NEWEST)/.fastlane-ready: $(SOURCES)
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install -q --upgrade "pip>=25.1"
+	$(NEWEST)/bin/python -m pip install -q --upgrade "pip>=25.3"
 	@touch $@
 
 lint: $(READY)

@@ -116,13 +116,13 @@ def fastlane_codes(bits: int) -> Callable[[Problem], Run]:
 
 
 def fastlane_torch(problem: Problem) -> Run:
-    """fastlane_rag.scoring without compiled kernels, as on a platform that has none."""
-    from fastlane_rag.scoring.inputs import pack
+    """The scoring core without its compiled kernels, as on a platform without them."""
+    from fastlane_rag.scoring.inputs import Request, pack
     from fastlane_rag.scoring.torch import backend as torch_backend
 
     queries = pack("queries", problem.queries, None, None)
     documents = pack("documents", problem.packed, problem.offsets, None)
-    return lambda: torch_backend.scores(queries, documents, None, grouped=False, keep_argmax=False)[0]
+    return lambda: torch_backend.scores(Request(queries, documents))[0]
 
 
 def gemm(problem: Problem) -> Run:

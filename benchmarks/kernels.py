@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,8 +147,8 @@ def ready(problem: "Problem") -> tuple[dict[str, "Run"], dict[str, float], dict[
     return runs, errors, left_out
 
 
-def measure(problem: "Problem", repeats: int) -> dict[str, Any]:
-    """Time every engine on one problem, round after round."""
+def measure(problem: "Problem", repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
+    """Time every engine on one problem by a clock of seconds, round after round."""
     from kernel_engines import ENGINES, OURS, OURS_ON_CUDA
 
     runs, errors, left_out = ready(problem)
@@ -156,10 +156,10 @@ def measure(problem: "Problem", repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for name, run in runs.items():
             wait(problem.device)
-            start = time.perf_counter()
+            start = clock()
             run()
             wait(problem.device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ours = medians[OURS if problem.device == "cpu" else OURS_ON_CUDA]
     queries, dim = len(problem.queries), problem.packed.shape[1]
@@ -217,7 +217,8 @@ def shapes(embeddings: Sequence[Embeddings], arguments: argparse.Namespace) -> l
         for count in arguments.scan or SCANS[arguments.device]:
             problems.append(("corpus scan", 1, np.resize(real, count)))
         for kind, queries, lengths in problems:
-            result = measure(one.problem(queries, lengths, arguments.device), arguments.repeats)
+            clock = time.process_time if arguments.processor_time else time.perf_counter
+            result = measure(one.problem(queries, lengths, arguments.device), arguments.repeats, clock)
             tokens = int(lengths[0]) if kind == "rerank" else None
             results.append({"kind": kind, "rows": one.source, "tokens_a_document": tokens, **result})
             show(results[-1])
@@ -252,6 +253,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=list(SCANS), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads each engine may use")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="of all threads, instead of the time on the clock: for one thread on cores that are busy with other work",
+    )
     parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
     if (arguments.dataset is None) != (arguments.cache is None):

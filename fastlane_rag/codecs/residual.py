@@ -162,7 +162,7 @@ class ResidualCodec:
         """
         import torch
 
-        from fastlane_rag.scoring.codes import pack_levels
+        from fastlane_rag.scoring.native import kernels
 
         self._check_dim(tokens.shape[1])
         rows = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.float32))
@@ -171,6 +171,19 @@ class ResidualCodec:
             raise ValueError(f"{bad} of {len(rows)} token embeddings hold NaN or infinity")
         book = self.codebook
         ids = _nearest(rows, self._lookup)
+        if kernels.available():
+            residuals, scales = kernels.code_rows(rows.numpy(), ids.numpy(), book.base.numpy(), book.for_kernels)
+        else:
+            residuals, scales = self._code_rows(rows, ids)
+        return {"residuals": residuals, "centroids": ids.numpy().astype("<u2"), "scales": scales}
+
+    def _code_rows(self, rows: torch.Tensor, ids: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Packed levels and scales of rows whose centroids are known, from torch alone."""
+        import torch
+
+        from fastlane_rag.scoring.codes import pack_levels
+
+        book = self.codebook
         scales = torch.empty(len(rows), dtype=torch.uint8)
         residuals = torch.empty(len(rows), book.width, dtype=torch.uint8)
         for first in range(0, len(rows), _BLOCK):
@@ -182,11 +195,7 @@ class ResidualCodec:
             # The scale that minimises the distance between the coded row and the row.
             scale = (rows[block] * near).sum(1) / near.square().sum(1).clamp(min=1e-12)
             scales[block] = ((scale - 0.5) * 256).round_().clamp_(0, 255).to(torch.uint8)
-        return {
-            "residuals": residuals.numpy(),
-            "centroids": ids.numpy().astype("<u2"),
-            "scales": scales.numpy(),
-        }
+        return residuals.numpy(), scales.numpy()
 
     def decode(self, arrays: Arrays) -> NDArray[np.floating]:
         """Decode to (T, dim) float32 rows."""

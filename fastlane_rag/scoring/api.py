@@ -14,7 +14,7 @@ from fastlane_rag.scoring.autograd import differentiable_scores
 from fastlane_rag.scoring.codes import Codes
 from fastlane_rag.scoring.inputs import (
     Array,
-    Packed,
+    Request,
     Rows,
     pack,
     pack_documents,
@@ -73,7 +73,7 @@ def maxsim(
     packed_documents = pack_documents(documents, document_offsets, document_mask, selection)
     weights = pack_weights(query_weights, queries, query_mask)
     _check_together(packed_queries.rows, packed_documents.rows, weights, queries.shape, documents.shape)
-    return _scores(packed_queries, packed_documents, weights, grouped=False)
+    return _scores(Request(packed_queries, packed_documents, weights))
 
 
 def maxsim_groups(
@@ -112,7 +112,7 @@ def maxsim_groups(
     _check_together(packed_queries.rows, packed_documents.rows, weights, queries.shape, documents.shape)
     if len(packed_queries) == 0:
         return packed_queries.rows.new_zeros(documents.shape[:2], dtype=torch.float32)
-    return _scores(packed_queries, packed_documents, weights, grouped=True)
+    return _scores(Request(packed_queries, packed_documents, weights, grouped=True))
 
 
 def token_maxima(
@@ -144,16 +144,14 @@ def token_maxima(
         return backend.token_maxima(packed_query.rows, packed_documents)
 
 
-def _scores(
-    queries: Packed[torch.Tensor], documents: Packed[Rows], weights: torch.Tensor | None, *, grouped: bool
-) -> torch.Tensor:
-    inputs = (queries.rows, documents.rows, weights)
+def _scores(request: Request) -> torch.Tensor:
+    queries, documents = request.queries.rows, request.documents.rows
+    inputs = queries, documents, request.weights
     if torch.is_grad_enabled() and any(isinstance(t, torch.Tensor) and t.requires_grad for t in inputs):
-        if isinstance(documents.rows, Codes):
+        if isinstance(documents, Codes):
             raise ValueError("documents in code have no gradient; decode them, or use torch.no_grad()")
-        return differentiable_scores(queries, documents, weights, grouped=grouped)
-    backend = backends.choose(queries.rows, documents.rows)
-    return backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=False)[0]
+        return differentiable_scores(request)
+    return backends.choose(queries, documents).scores(request)[0]
 
 
 def _check_together(

@@ -8,24 +8,22 @@ entries by document row turns dD into bags too. So no matrix of size Lq x Ld is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fastlane_rag.scoring import backends
-from fastlane_rag.scoring.inputs import Packed, Rows
+from fastlane_rag.scoring.inputs import Request
 from fastlane_rag.scoring.torch.backend import block_elements, compute_dtype
 
 __all__ = ["differentiable_scores"]
 
 
-def differentiable_scores(
-    queries: Packed[torch.Tensor], documents: Packed[Rows], weights: torch.Tensor | None, *, grouped: bool
-) -> torch.Tensor:
+def differentiable_scores(request: Request) -> torch.Tensor:
     """Score as a backend's `scores`, with gradients to query rows, document rows and weights."""
-    result: torch.Tensor = _MaxSim.apply(  # type: ignore[no-untyped-call]
-        queries.rows, documents.rows, weights, queries, documents, grouped
-    )
+    inputs = request.queries.rows, request.documents.rows, request.weights
+    result: torch.Tensor = _MaxSim.apply(*inputs, request)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -36,17 +34,16 @@ class _MaxSim(torch.autograd.Function):
         query_rows: torch.Tensor,
         document_rows: torch.Tensor,
         weights: torch.Tensor | None,
-        queries: Packed[torch.Tensor],
-        documents: Packed[Rows],
-        grouped: bool,
+        request: Request,
     ) -> torch.Tensor:
-        backend = backends.choose(query_rows, document_rows)
-        result, argmax = backend.scores(queries, documents, weights, grouped=grouped, keep_argmax=True)
+        backend, queries, documents = backends.choose(query_rows, document_rows), request.queries, request.documents
+        result, argmax = backend.scores(replace(request, keep_argmax=True))
         ctx.save_for_backward(query_rows, document_rows, weights, argmax)
         ctx.queries_of_tokens = torch.arange(len(queries), device=queries.lengths.device).repeat_interleave(
             queries.lengths
         )
-        ctx.starts, ctx.lengths, ctx.grouped, ctx.backend = documents.starts, documents.lengths, grouped, backend
+        ctx.starts, ctx.lengths = documents.starts, documents.lengths
+        ctx.grouped, ctx.backend = request.grouped, backend
         return result
 
     @staticmethod
@@ -78,7 +75,7 @@ class _MaxSim(torch.autograd.Function):
         # The maxima are not kept, and not needed: sum_n grad * maximum is the product of the query row and its bag.
         grad_weights = (queries * bags).sum(1).to(weights.dtype) if ctx.needs_input_grad[2] else None
         grad_queries = (bags if factor is None else bags * factor).to(query_rows.dtype)
-        return grad_queries, grad_documents, grad_weights, None, None, None
+        return grad_queries, grad_documents, grad_weights, None
 
 
 def _blocks(

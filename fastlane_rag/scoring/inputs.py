@@ -14,7 +14,7 @@ import torch
 
 from fastlane_rag.scoring.codes import Codes
 
-__all__ = ["Array", "Packed", "Rows", "in_order", "pack", "pack_documents", "pack_groups", "pack_weights"]
+__all__ = ["Array", "Packed", "Request", "Rows", "in_order", "pack", "pack_documents", "pack_groups", "pack_weights"]
 
 Array = torch.Tensor | np.ndarray
 
@@ -54,6 +54,30 @@ class Packed(Generic[_R_co]):
     def on(self, device: torch.device | str) -> Packed[_R_co]:
         """The same sequences with starts and lengths on `device`."""
         return Packed(self.rows, self.starts.to(device), self.lengths.to(device))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a backend is asked to score.
+
+    Attributes:
+        queries: Nq queries.
+        documents: Nd documents; when `grouped`, Nd = Nq * N and query q meets documents q * N to q * N + N.
+        weights: (Tq,) factor of each query token, or None.
+        grouped: see `documents`.
+        keep_argmax: also return which document row each query token matched.
+    """
+
+    queries: Packed[torch.Tensor]
+    documents: Packed[Rows]
+    weights: torch.Tensor | None = None
+    grouped: bool = False
+    keep_argmax: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Documents that each query meets."""
+        return len(self.documents) // max(len(self.queries), 1) if self.grouped else len(self.documents)
 
 
 def in_order(rows: _R, offsets: torch.Tensor) -> Packed[_R]:

@@ -2,6 +2,7 @@
 //
 // What the tests in Python do more of, this does where Python is not: under an emulator of another processor, and under
 // the sanitizers, for which every array has exactly the size it is said to have. `make test-kernels` runs both.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -189,7 +190,8 @@ void check_codes(int64_t bits) {
 
   fastlane_query ready = {};
   ready.tokens = tokens;
-  fastlane_tiles(tokens, &ready.tiles, &ready.width);
+  ready.width = fastlane_width(tokens);
+  ready.tiles = (tokens + ready.width - 1) / ready.width;
   const size_t columns = static_cast<size_t>(ready.tiles * ready.width);
   std::vector<int8_t> numbers(columns * static_cast<size_t>(words * 4));
   std::vector<float> units(columns), middle(columns), tables(columns * static_cast<size_t>(centroids));
@@ -209,12 +211,12 @@ void check_codes(int64_t bits) {
 
   // Rows near half of the centroids.
   const int64_t few = any(1, tokens);
-  std::vector<uint8_t> near(1 << 16, 0);
-  for (int64_t c = 0; c < centroids; ++c) near[static_cast<size_t>(c)] = static_cast<uint8_t>(any(0, 1));
+  std::vector<uint8_t> near(static_cast<size_t>(centroids));
+  for (auto& one : near) one = static_cast<uint8_t>(any(0, 1));
   std::vector<float> least(static_cast<size_t>(few), -0.2f), scores(static_cast<size_t>(documents));
-  std::vector<int64_t> met(static_cast<size_t>(documents));
-  fastlane_score_near(&book, &ready, &coded, few, near.data(), least.data(), scores.data(), met.data(),
-                      static_cast<int32_t>(any(1, 3)));
+  const int64_t met = fastlane_score_near(&book, &ready, &coded, few, near.data(), least.data(), scores.data(),
+                                          static_cast<int32_t>(any(1, 3)));
+  int64_t near_rows = 0;
   for (size_t n = 0; n < where.lengths.size(); ++n) {
     double sum = 0;
     int64_t counted = 0;
@@ -228,9 +230,10 @@ void check_codes(int64_t bits) {
       }
       sum += best;
     }
-    expect(met[n] == counted, "rows met");
+    near_rows += counted;
     expect(close(scores[n], sum, 0.05 * static_cast<double>(few)), "near rows");
   }
+  expect(met == near_rows, "rows met");
 
   // The nearest centroid, up to the rounding of the rows.
   std::vector<int64_t> nearest(static_cast<size_t>(tokens), -1);
@@ -247,6 +250,32 @@ void check_codes(int64_t bits) {
     const double product = dot(&query[static_cast<size_t>(i * dim)], &middles[static_cast<size_t>(found * dim)], dim);
     expect(close(product, best, 0.02), "nearest centroid");
   }
+
+  // Rows in code again: what they decode to has the levels and the scale it came from.
+  std::vector<float> base = middles;
+  for (size_t i = 0; i < base.size(); ++i) base[i] -= steps[0] * float((1 << bits) - 1) / 2;
+  std::vector<float> unscaled = decoded;
+  for (size_t i = 0; i < unscaled.size(); ++i) {
+    unscaled[i] /= float(scales[i / static_cast<size_t>(dim)] + 128) / 256;
+  }
+  const std::vector<int64_t> owned(ids.begin(), ids.end());
+  std::vector<uint8_t> packed(residuals.size()), scaled(scales.size());
+  fastlane_code_rows(&book, base.data(), unscaled.data(), owned.data(), where.rows, packed.data(), scaled.data(),
+                     static_cast<int32_t>(any(1, 3)));
+  expect(packed == residuals, "levels");
+  for (const uint8_t scale : scaled) expect(scale == 128, "scales");
+
+  // Documents found by number.
+  std::vector<int64_t> offsets = where.starts, found(static_cast<size_t>(3 * documents)), asked;
+  offsets.push_back(where.rows);
+  for (int64_t n = 0; n < documents; ++n) asked.push_back(n + 7);
+  const int64_t first = 7, offsets_at = reinterpret_cast<int64_t>(offsets.data());
+  const fastlane_packs packs = {&first, &documents, &offsets_at, &where.rows, pack, 1};
+  fastlane_coded located = {};
+  expect(fastlane_locate(&packs, asked.data(), documents, found.data(), &located) == where.rows, "rows located");
+  expect(std::equal(where.lengths.begin(), where.lengths.end(), located.lengths), "lengths located");
+  offsets.back() = where.rows + 1;
+  expect(fastlane_locate(&packs, asked.data(), documents, found.data(), &located) == -1, "offsets that lie");
 
   // A centroid that does not exist.
   if (where.rows == 0) return;
@@ -283,10 +312,8 @@ void check_gather() {
     counts.push_back(0);
   }
   const int64_t count = static_cast<int64_t>(blocks.size());
-  fastlane_gather(blocks.data(), count, probed.data(), gains.data(), k, n, nullptr, scores.data(), stamps.data(),
-                  found.data(), counts.data(), static_cast<int32_t>(any(1, 3)));
-  int64_t total = 0;
-  for (const int64_t some : counts) total += some;
+  const int64_t total = fastlane_gather(blocks.data(), count, probed.data(), gains.data(), k, n, nullptr, scores.data(),
+                                        stamps.data(), found.data(), counts.data(), static_cast<int32_t>(any(1, 3)));
   expect(total <= documents, "gathered");
   std::vector<int64_t> numbers(static_cast<size_t>(total));
   std::vector<float> gathered(static_cast<size_t>(total));

@@ -7,9 +7,8 @@ from functools import cached_property
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codebook, Codes
+from fastlane_rag.scoring import Codebook, Codes, backends
 from fastlane_rag.scoring.codes import pack_levels
-from fastlane_rag.scoring.native import backend as native_backend
 from fastlane_rag.scoring.native import kernels
 from fastlane_rag.scoring.triton import backend as triton_backend
 
@@ -115,11 +114,12 @@ def backend(request, monkeypatch):
         if not kernels.available():
             pytest.skip("the compiled kernels are not here")
         return request.param
-    monkeypatch.setattr(native_backend, "supports", lambda queries, documents: False)
+    monkeypatch.setattr(backends, "_COMPILED", {})
     if request.param == "triton":
+        monkeypatch.setattr(backends, "_COMPILED", {"cpu": triton_backend})
+        monkeypatch.setattr(triton_backend, "available", lambda device: True)
         # The interpreter multiplies bfloat16 by their bits; on a device test_gpu.py covers them.
-        dtypes = (torch.float32, torch.float16)
-        monkeypatch.setattr(triton_backend, "supports", lambda q, d: q.dtype in dtypes and d.dtype in dtypes)
+        monkeypatch.setattr(backends, "_DTYPES", (torch.float32, torch.float16))
     return request.param
 
 

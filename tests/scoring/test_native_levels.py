@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastlane_rag.codecs.residual import ResidualCodec, _nearest, _searchable
 from fastlane_rag.scoring import Codebook, Codes, maxsim, token_maxima
 from fastlane_rag.scoring.codes import CodedDocuments, CodedQuery, pack_levels
 from fastlane_rag.scoring.native import kernels, library
@@ -142,8 +143,6 @@ def test_nearest_centroids(level):
     @each_level
     @given(count=st.integers(0, 100), dim=shapes["dim"], centroids=st.integers(1, 60), seed=shapes["seed"])
     def check(count, dim, centroids, seed):
-        from fastlane_rag.codecs.residual import _nearest, _searchable
-
         chance = np.random.default_rng(seed)
         rows, middles = tokens(chance, count, dim).float(), tokens(chance, centroids, dim).float()
         found = _nearest(rows, _searchable(middles))
@@ -155,6 +154,25 @@ def test_nearest_centroids(level):
     check()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8], ids="{}-bit".format)
+def test_coding_of_rows(level, bits):
+    """The bytes that torch would store, but for scales halfway between two."""
+
+    @each_level
+    @given(count=st.integers(0, 60), dim=shapes["dim"], centroids=st.integers(1, 20), seed=shapes["seed"])
+    def check(count, dim, centroids, seed):
+        chance = np.random.default_rng(seed)
+        middles = tokens(chance, centroids, dim).float().numpy()
+        steps = (chance.random(dim) / 2**bits + 1e-3).astype(np.float32)
+        codec, rows = ResidualCodec(middles, steps, bits), tokens(chance, count, dim).float()
+        found = codec.encode(rows.numpy())
+        levels, scales = codec._code_rows(rows, torch.from_numpy(found["centroids"].astype(np.int64)))
+        assert found["residuals"].tolist() == levels.tolist()
+        assert np.abs(found["scales"].astype(int) - scales.astype(int)).max(initial=0) <= 1
+
+    check()
+
+
 def test_all_levels_give_the_same():
     """Scores within the tolerance of one level of those of another; what is chosen by whole numbers, exactly."""
     chance = np.random.default_rng(0)
@@ -162,12 +180,16 @@ def test_all_levels_give_the_same():
     rows, offsets = tokens(chance, 500, 96).half(), torch.arange(0, 501, 10)
     similar = (rows[:90].float() @ rows[:90].float().T).clamp(min=0).contiguous().numpy()
     weights = chance.random(90).astype(np.float32)
-    found, before = {}, kernels.level()
+    book, nearest = codes.codebook, chance.integers(0, 64, 500)
+    found, before, stored = {}, kernels.level(), set()
     for name in kernels.levels():
         library.library().fastlane_set_level(name.encode())
+        packed, scales = kernels.code_rows(rows.float().numpy(), nearest, book.base.numpy(), book.for_kernels)
+        stored.add(packed.tobytes() + scales.tobytes())
         coded = maxsim(query, codes, document_offsets=offsets)
         found[name] = coded, maxsim(query, rows, document_offsets=offsets), kernels.cover(similar, weights, 30)
     library.library().fastlane_set_level(before.encode())
+    assert len(stored) == 1
     first = found[kernels.levels()[0]]
     for name, (coded, exact, picked) in found.items():
         torch.testing.assert_close(coded, first[0], rtol=1e-5, atol=1e-5, msg=name)

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastlane_rag.scoring.native import kernels, library
 
@@ -91,3 +92,39 @@ def test_from_a_zip_file_and_without_sources(copy, tmp_path):
     for file in copy.rglob("*.py"):
         file.unlink()
     assert run(copy.parent)[0] == f"[[1.0, 1.0]] {kernels.levels()[0]}\n" * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets Linux's limit of memory")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_memory_to_work_in(threads):
+    """An error that says what to do, and the next call scores."""
+    program = (
+        "import resource, torch\n"
+        "from fastlane_rag.scoring import maxsim, set_threads\n"
+        f"set_threads({threads})\n"
+        "rows, query = torch.zeros(1 << 20, 64).half(), torch.ones(3, 64)\n"
+        "offsets = torch.tensor([0, 1 << 19, 1 << 20])\n"
+        "before = resource.getrlimit(resource.RLIMIT_AS)\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), before[1]))\n"
+        "try:\n"
+        "    maxsim(query, rows, document_offsets=offsets)\n"
+        "except MemoryError as error:\n"
+        "    print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, before)\n"
+        "print(maxsim(query, rows, document_offsets=offsets).tolist())\n"
+    )
+    printed, _ = run(PACKAGE.parent, program)
+    assert printed.startswith("there is no memory left to score in: use fewer threads")
+    assert printed.endswith("\n[[0.0, 0.0]]\n")
+
+
+def test_no_documents():
+    """Of every kind of rows: no score."""
+    from fastlane_rag.scoring import maxsim, token_maxima
+
+    none, query = torch.tensor([0]), torch.ones(3, 8)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        rows = torch.empty(0, 8, dtype=dtype)
+        assert maxsim(query, rows, document_offsets=none).shape == (1, 0)
+        assert token_maxima(query, rows, none)[1].shape == (0, 3)

@@ -33,9 +33,10 @@ class CodedDocuments:
         self.packs = [(codes, np.ascontiguousarray(offsets, np.int64)) for codes, offsets in packs]
         self.firsts = np.array(firsts, np.int64)
         self.counts = np.array([len(offsets) - 1 for _, offsets in packs], np.int64)
-        self._rows = np.array([len(codes) for codes, _ in packs], np.int64)
-        self._offsets_at = np.array([offsets.ctypes.data for _, offsets in self.packs], np.int64)
-        self._rows_at = np.array([codes.addresses for codes, _ in packs], np.int64)
+        rows = np.array([len(codes) for codes, _ in packs], np.int64)
+        offsets_at = np.array([offsets.ctypes.data for _, offsets in self.packs], np.int64)
+        arrays_at = np.array([codes.addresses for codes, _ in packs], np.int64)
+        self._compiled = kernels.Packs(self.firsts, self.counts, offsets_at, rows, arrays_at)
 
     def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool: which of these numbers, (n,) int64, are documents here."""
@@ -49,8 +50,7 @@ class CodedDocuments:
         Raises:
             ValueError: there is no such document, or its offsets are wrong.
         """
-        known = self.firsts, self.counts, self._offsets_at, self._rows, self._rows_at
-        return kernels.locate(numbers, *known)
+        return self._compiled.locate(numbers)
 
     def by_pack(
         self, numbers: NDArray[np.int64]

@@ -55,7 +55,7 @@ class CodedQuery:
         scores = np.empty((1, len(numbers)), np.float32)
         if self._compiled is not None:
             where, tokens = documents.locate(numbers), len(self._rows)
-            self._compiled.score(where, kernels.Totals(np.array([0, tokens]), np.ones(tokens, np.float32), scores))
+            self._compiled.score(where, kernels.Totals(np.array([0, tokens]), None, scores))
             return scores[0], where.rows
         met = 0
         for here, codes, starts, lengths in documents.by_pack(numbers):
@@ -89,8 +89,7 @@ class CodedQuery:
         """
         self._check(documents)
         if self._compiled is not None:
-            scores, met = self._compiled.score_near(documents.locate(numbers), tokens, near, least)
-            return scores, int(met.sum())
+            return self._compiled.score_near(documents.locate(numbers), tokens, near, least)
         scores, counted = np.empty(len(numbers), np.float32), 0
         for here, codes, starts, lengths in documents.by_pack(numbers):
             ids = codes.centroid_ids.numpy()

@@ -7,44 +7,35 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring.codes import Codes
-from fastlane_rag.scoring.inputs import Packed, Rows
+from fastlane_rag.scoring.inputs import Packed, Request, Rows
 from fastlane_rag.scoring.native import kernels
 from fastlane_rag.scoring.torch.backend import bag, query_blocks
 
-__all__ = ["bag", "scores", "supports", "token_maxima"]
+__all__ = ["available", "bag", "scores", "token_maxima"]
 
 _TABLE_BYTES = 64 << 20  # at most, for the products of query tokens and centroids
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of the kernels' numbers for them
 
 
-def supports(queries: torch.Tensor, documents: Rows) -> bool:
-    """Whether the compiled kernels run here and take rows of these dtypes and devices."""
-    fits = documents.device.type == "cpu" and queries.dtype in _DTYPES and documents.shape[1] > 0
-    return fits and documents.dtype in _DTYPES and kernels.available()
+def available(device: torch.device) -> bool:
+    """Whether the compiled kernels are there."""
+    return kernels.available()
 
 
-def scores(
-    queries: Packed[torch.Tensor],
-    documents: Packed[Rows],
-    weights: torch.Tensor | None,
-    *,
-    grouped: bool,
-    keep_argmax: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Score queries against documents; arguments and results as `torch.backend.scores`."""
-    queries, documents = queries.on("cpu"), documents.on("cpu")
-    columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
+def scores(request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Score queries against documents; see `Backend`."""
+    queries, documents, columns = request.queries.on("cpu"), request.documents.on("cpu"), request.columns
     offsets, rows = queries.offsets, _float32(queries.rows)
-    factors = np.ones(len(rows), np.float32) if weights is None else _float32(weights)
+    factors = None if request.weights is None else _float32(request.weights)
     result = np.empty((len(queries), columns), np.float32)
-    argmax = np.empty((len(rows), columns), np.int64) if keep_argmax else None
+    argmax = np.empty((len(rows), columns), np.int64) if request.keep_argmax else None
 
-    for first, last in query_blocks(offsets, _most_tokens(documents.rows), grouped):
+    for first, last in query_blocks(offsets, _most_tokens(documents.rows), request.grouped):
         bounds = offsets[first : last + 1].numpy()
         tokens = slice(bounds[0], bounds[-1])
-        here = slice(first * columns, last * columns) if grouped else slice(None)
+        here = slice(first * columns, last * columns) if request.grouped else slice(None)
         some = Packed(documents.rows, documents.starts[here], documents.lengths[here])
-        totals = bounds - bounds[0], factors[tokens], result[first:last]
+        totals = bounds - bounds[0], None if factors is None else factors[tokens], result[first:last]
         if argmax is None:
             _scan(rows[tokens], some, kernels.Totals(*totals))
         else:
@@ -53,8 +44,8 @@ def scores(
 
 
 def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best match of each query token in each document; as `torch.backend.token_maxima`."""
-    no_query = np.zeros(1, np.int64), np.empty(0, np.float32), np.empty((0, len(documents)), np.float32)
+    """Return the best match of each query token in each document; see `Backend`."""
+    no_query = np.zeros(1, np.int64), None, np.empty((0, len(documents)), np.float32)
     values, argmax = _match(_float32(query), documents.on("cpu"), *no_query)
     return torch.from_numpy(values), torch.from_numpy(argmax)
 
@@ -68,7 +59,7 @@ def _match(
     query: NDArray[np.float32],
     documents: Packed[Rows],
     offsets: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    weights: NDArray[np.float32] | None,
     sums: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Write scores to `sums`; return each token's maximum in each document and its row, both (n, Tq)."""
@@ -84,8 +75,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], totals: kernels.T
         return
     rows, starts, lengths = documents.rows, documents.starts.numpy(), documents.lengths.numpy()
     if isinstance(rows, Codes):
-        owners = np.zeros(len(documents), np.int64)
-        where = kernels.Documents(np.array([rows.addresses]), owners, starts, lengths, int(lengths.sum()))
+        where = kernels.Documents.of_pack(rows.addresses, starts, lengths)
         kernels.Query(query, rows.codebook.for_kernels).score(where, totals)
     else:
         rows = rows.detach().contiguous()

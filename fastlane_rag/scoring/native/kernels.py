@@ -20,23 +20,24 @@ __all__ = [
     "Book",
     "Documents",
     "Gathering",
+    "Packs",
     "Query",
     "Totals",
     "available",
     "best_rows",
+    "code_rows",
     "cover",
     "level",
     "levels",
-    "locate",
     "nearest",
     "score_rows",
 ]
 
 _N = TypeVar("_N", bound=np.generic)
 
-_WORTH_A_THREAD = 4_000_000  # multiply-adds; fewer take less time than waking a thread
-_FEW_NEAR = 16  # estimated work: that of scoring one row in this many
-_NEAR_MARKS = 1 << 16  # entries, so that any uint16 centroid of a damaged file stays inside the array
+_first_byte: Any = ctypes.c_char.from_buffer
+_WORTH_A_THREAD = 4_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
+_FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 
 
 def available() -> bool:
@@ -87,8 +88,8 @@ class Totals:
     """The output of a kernel: sums of token maxima for each query and document, and on demand the maxima.
 
     Args:
-        offsets: (Nq + 1,) int64 offsets of the queries' tokens.
-        weights: (Tq,) float32 factor of each token.
+        offsets: (Nq + 1,) int64 tokens of each query.
+        weights: (Tq,) float32; None for 1.
         scores: (Nq, n) float32, written.
         matches: (n, Tq) float32 maxima and (n, Tq) int64 rows, written; None leaves them out.
     """
@@ -96,38 +97,80 @@ class Totals:
     def __init__(
         self,
         offsets: NDArray[np.int64],
-        weights: NDArray[np.float32],
+        weights: NDArray[np.float32] | None,
         scores: NDArray[np.float32],
         matches: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
     ) -> None:
         self._kept = offsets, weights, scores, matches
+        factors = None if weights is None else _address(weights)
         of_matches = [None, None] if matches is None else _addresses(*matches)
-        fixed = _address(offsets), len(offsets) - 1, _address(weights), _address(scores)
-        self.structure = library.Totals(*fixed, *of_matches)
+        self.structure = library.Totals(_address(offsets), len(offsets) - 1, factors, _address(scores), *of_matches)
 
 
 class Documents:
     """Places of documents in code.
 
     Args:
-        packs: (P, 3) int64 addresses of each pack's residuals, centroids and scales.
-        owners: (n,) int64 pack of each document.
-        starts: (n,) int64 first row of each document in its pack.
-        lengths: (n,) int64 rows of each document.
-        rows: the sum of the lengths.
+        structure: that says it.
+        rows: the sum of their lengths.
+        kept: what the structure refers to.
+
+    Attributes:
+        count: how many documents.
+    """
+
+    def __init__(self, structure: library.Coded, rows: int, *kept: object) -> None:
+        self.structure, self.rows, self._kept = structure, rows, kept
+        self.count: int = structure.count
+
+    @classmethod
+    def of_pack(cls, pack: list[int], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Documents:
+        """Documents of one pack.
+
+        Args:
+            pack: addresses of residuals, centroids and scales.
+            starts: (n,) int64 first row of each document.
+            lengths: (n,) int64 its rows.
+        """
+        kept = np.array(pack), np.zeros(len(starts), np.int64), _flat(starts), _flat(lengths)
+        return cls(library.Coded(*_addresses(*kept), len(starts)), int(lengths.sum()), *kept)
+
+
+class Packs:
+    """Packs of documents in code, whose documents are numbered.
+
+    Args:
+        firsts: (P,) int64 number of each pack's first document, ascending.
+        counts: (P,) int64 how many it has.
+        offsets: (P,) int64 address of its (count + 1,) int64 offsets.
+        rows: (P,) int64 how many rows it has.
+        arrays: (P, 3) int64 addresses of its residuals, centroids and scales.
     """
 
     def __init__(
         self,
-        packs: NDArray[np.int64],
-        owners: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        rows: int,
+        firsts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        arrays: NDArray[np.int64],
     ) -> None:
-        self._kept = _flat(packs), _flat(owners), _flat(starts), _flat(lengths)
-        self.rows, self.count = rows, len(starts)
-        self.structure = library.Coded(*_addresses(*self._kept), self.count)
+        self._kept = tuple(_flat(array) for array in (firsts, counts, offsets, rows, arrays))
+        self._structure = library.Packs(*_addresses(*self._kept), len(firsts))
+
+    def locate(self, numbers: NDArray[np.int64]) -> Documents:
+        """Find where documents, (n,) ascending numbers, are.
+
+        Raises:
+            ValueError: a document is in no pack, or its offsets are not among the pack's rows.
+        """
+        numbers, found = _flat(numbers), library.Coded()
+        where = np.empty((3, len(numbers)), np.int64)
+        arrays = _address(numbers), len(numbers), _address(where)
+        rows = _library().fastlane_locate(byref(self._structure), *arrays, byref(found))
+        if rows < 0:
+            raise ValueError("the offsets of the documents do not divide their rows, or there is no such document")
+        return Documents(found, rows, self, where)
 
 
 class Query:
@@ -142,16 +185,18 @@ class Query:
     """
 
     def __init__(self, rows: NDArray[np.float32], book: Book) -> None:
-        found = _library()
-        count, width = library.tiles(found, len(rows))
+        found, rows = _library(), _flat(rows)
+        width = found.fastlane_width(len(rows))
+        count = -(-len(rows) // width)
         self._book, self.tokens = book, len(rows)
         numbers = np.empty((count, book.words, width, 4), np.int8)
-        units, middle = np.empty((2, count, width), np.float32)
+        both = np.empty((2, count, width), np.float32)  # units and middle
         tables = np.empty((count, book.centroids, width), np.float32)
-        self._kept = numbers, units, middle, tables
-        self.structure = library.Query(len(rows), count, width, *_addresses(*self._kept))
+        self._kept = numbers, both, tables
+        units = _address(both)
+        places = _address(numbers), units, units + both.nbytes // 2, _address(tables)
+        self.structure = library.Query(len(rows), count, width, *places)
         threads = _threads(book.centroids, book.centroids * rows.size)
-        rows = _flat(rows)
         _check(found.fastlane_make_query(byref(book.structure), _address(rows), byref(self.structure), threads))
         self.products: NDArray[np.float32] = tables.transpose(1, 0, 2).reshape(book.centroids, -1)
 
@@ -163,8 +208,8 @@ class Query:
 
     def score_near(
         self, documents: Documents, tokens: int, near: NDArray[np.bool_], least: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Score the first tokens against the rows whose centroid is near.
+    ) -> tuple[NDArray[np.float32], int]:
+        """Score the first tokens with those rows whose centroid is near.
 
         Args:
             documents: n documents.
@@ -173,17 +218,14 @@ class Query:
             least: (tokens,) float32, on the scale of `products`: the least that each token scores.
 
         Returns:
-            (n,) scores, and (n,) near rows of each document.
+            (n,) scores, and how many rows are near.
         """
-        scores, met = np.empty(documents.count, np.float32), np.zeros(documents.count, np.int64)
-        marks = np.zeros(_NEAR_MARKS, np.uint8)
-        marks[: len(near)] = near
-        least = np.ascontiguousarray(least, np.float32)
+        scores = np.empty(documents.count, np.float32)
+        near, least = _flat(near), np.ascontiguousarray(least, np.float32)
         threads = _threads(documents.count, documents.rows * tokens * self._book.dim // _FEW_NEAR)
         structures = (byref(one.structure) for one in (self._book, self, documents))
-        arrays = _addresses(marks, least, scores, met)
-        _check(_library().fastlane_score_near(*structures, tokens, *arrays, threads))
-        return scores, met
+        arrays = _addresses(near, least, scores)
+        return scores, _counted(_library().fastlane_score_near(*structures, tokens, *arrays, threads))
 
 
 def score_rows(
@@ -220,35 +262,23 @@ def nearest(rows: NDArray[np.float32], book: Book) -> NDArray[np.int64]:
     return found
 
 
-def locate(
-    numbers: NDArray[np.int64],
-    firsts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    packs: NDArray[np.int64],
-) -> Documents:
-    """Find the places of documents in packs.
+def code_rows(
+    rows: NDArray[np.float32], nearest: NDArray[np.int64], base: NDArray[np.float32], book: Book
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Packed levels (T, row_bytes) and scales (T,) of rows.
 
     Args:
-        numbers: (n,) document numbers, ascending.
-        firsts: (P,) number of each pack's first document, ascending.
-        counts: (P,) documents of each pack.
-        offsets: (P,) address of each pack's (count + 1,) int64 offsets.
-        rows: (P,) rows of each pack.
-        packs: (P, 3) addresses of each pack's arrays.
-
-    Raises:
-        ValueError: a document is in no pack, or its offsets exceed the pack's rows.
+        rows: (T, dim).
+        nearest: (T,) the centroid of each.
+        base: (K, dim) the rows of level 0.
+        book: what the codes refer to.
     """
-    numbers = _flat(numbers)
-    owners, starts, lengths = np.empty((3, len(numbers)), np.int64)
-    known = _addresses(firsts, counts, offsets, rows)
-    written = _addresses(owners, starts, lengths)
-    total = _library().fastlane_locate(_address(numbers), len(numbers), *known, len(firsts), *written)
-    if total < 0:
-        raise ValueError("the offsets of the documents do not divide their rows, or there is no such document")
-    return Documents(packs, owners, starts, lengths, int(total))
+    rows, nearest, base = _flat(rows), _flat(nearest), _flat(base)
+    residuals, scales = np.empty((len(rows), book.structure.row_bytes), np.uint8), np.empty(len(rows), np.uint8)
+    threads = _threads(len(rows), rows.size)
+    known = byref(book.structure), *_addresses(base, rows, nearest)
+    _check(_library().fastlane_code_rows(*known, len(rows), *_addresses(residuals, scales), threads))
+    return residuals, scales
 
 
 def best_rows(products: NDArray[np.float32], tokens: int, most: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -269,10 +299,10 @@ class Gathering:
     """
 
     def __init__(self, blocks: NDArray[np.int64], total: int) -> None:
-        self._blocks = blocks
-        self._scores = np.empty(total, np.float32)
-        self._stamps = np.zeros(total, np.uint16)
-        self._found = np.empty(total, np.int64)
+        scores, stamps, found = np.empty(total, np.float32), np.zeros(total, np.uint16), np.empty(total, np.int64)
+        self._kept = blocks, scores, stamps, found, np.zeros(len(blocks), np.int64)
+        self._walked = _address(blocks), len(blocks)
+        self._room = _addresses(*self._kept[1:])
 
     def gather(
         self,
@@ -294,17 +324,12 @@ class Gathering:
         Returns:
             The documents found, in no particular order, and their scores.
         """
-        found, count = _library(), len(self._blocks)
-        centroids, gains = _flat(centroids), _flat(gains)
-        counts = np.zeros(count, np.int64)
-        mask = None if allowed is None else _flat(allowed)
-        walked = _address(centroids), _address(gains), *centroids.shape, None if mask is None else _address(mask)
-        room = self._scores, self._stamps, self._found, counts
-        blocks = _address(self._blocks), count
-        _check(found.fastlane_gather(*blocks, *walked, *_addresses(*room), threads))
-        total = int(counts.sum())
+        found, centroids, gains = _library(), _flat(centroids), _flat(gains)
+        mask = None if allowed is None else _address(allowed := _flat(allowed))
+        lists = _address(centroids), _address(gains), *centroids.shape, mask
+        total = _counted(found.fastlane_gather(*self._walked, *lists, *self._room, threads))
         documents, gathered = np.empty(total, np.int64), np.empty(total, np.float32)
-        found.fastlane_collect(*blocks, *_addresses(*room), every, _address(documents), _address(gathered))
+        found.fastlane_collect(*self._walked, *self._room, every, _address(documents), _address(gathered))
         return documents, gathered
 
 
@@ -336,11 +361,15 @@ def _flat(array: NDArray[_N]) -> NDArray[_N]:
 
 
 def _address(array: NDArray[Any]) -> int:
-    return array.ctypes.data
+    """Where a C-contiguous array begins. By way of its buffer, in a quarter of the time that numpy takes to tell."""
+    try:
+        return ctypes.addressof(_first_byte(array))
+    except (TypeError, ValueError):  # it may not be written, or has nothing
+        return array.ctypes.data
 
 
 def _addresses(*arrays: NDArray[Any]) -> list[int]:
-    return [array.ctypes.data for array in arrays]
+    return [_address(array) for array in arrays]
 
 
 def _threads(count: int, multiply_adds: int) -> int:
@@ -349,5 +378,11 @@ def _threads(count: int, multiply_adds: int) -> int:
 
 
 def _check(status: int) -> None:
-    if status:
+    if status < 0:
         raise MemoryError("there is no memory left to score in: use fewer threads (fastlane_rag.scoring.set_threads)")
+
+
+def _counted(status: int) -> int:
+    """What a function counted, where it had the memory."""
+    _check(status)
+    return status

@@ -10,15 +10,27 @@ import importlib.resources
 import os
 import sys
 import warnings
-from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
 import torch
 
-__all__ = ["ABI", "LEVEL_VARIABLE", "NONE", "Book", "Coded", "LibraryProblem", "Query", "Totals", "library", "problem"]
+__all__ = [
+    "ABI",
+    "LEVEL_VARIABLE",
+    "NONE",
+    "Book",
+    "Coded",
+    "LibraryProblem",
+    "Packs",
+    "Query",
+    "Totals",
+    "library",
+    "problem",
+]
 
-ABI = 1
+ABI = 2
 LEVEL_VARIABLE = "FASTLANE_NATIVE_LEVEL"
 NONE = "none"
 """The level without compiled kernels: torch computes everything."""
@@ -77,6 +89,19 @@ class Coded(ctypes.Structure):
     )
 
 
+class Packs(ctypes.Structure):
+    """Where documents in code lie: `fastlane_packs`."""
+
+    _fields_ = (
+        ("firsts", c_void_p),
+        ("counts", c_void_p),
+        ("offsets", c_void_p),
+        ("rows", c_void_p),
+        ("arrays", c_void_p),
+        ("count", c_int64),
+    )
+
+
 class Totals(ctypes.Structure):
     """The output of a kernel, sums of token maxima: `fastlane_totals`."""
 
@@ -96,22 +121,23 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "fastlane_set_level": (c_int32, (c_char_p,)),
     "fastlane_use_openmp": (None, (c_void_p,)),
     "fastlane_own_threads": (c_int32, ()),
-    "fastlane_tiles": (None, (c_int64, POINTER(c_int64), POINTER(c_int64))),
+    "fastlane_width": (c_int64, (c_int64,)),
     "fastlane_score_rows": (
         c_int32,
         (c_void_p, c_int64, c_int64, c_void_p, c_int32, c_void_p, c_void_p, c_int64, POINTER(Totals), c_int32),
     ),
     "fastlane_make_query": (c_int32, (POINTER(Book), c_void_p, POINTER(Query), c_int32)),
     "fastlane_nearest": (c_int32, (POINTER(Book), c_void_p, c_int64, c_void_p, c_int32)),
-    "fastlane_locate": (c_int64, (c_void_p, c_int64, *[c_void_p] * 4, c_int64, *[c_void_p] * 3)),
+    "fastlane_code_rows": (c_int32, (POINTER(Book), *[c_void_p] * 3, c_int64, c_void_p, c_void_p, c_int32)),
+    "fastlane_locate": (c_int64, (POINTER(Packs), c_void_p, c_int64, c_void_p, POINTER(Coded))),
     "fastlane_score_codes": (c_int32, (POINTER(Book), POINTER(Query), POINTER(Coded), POINTER(Totals), c_int32)),
     "fastlane_score_near": (
-        c_int32,
-        (POINTER(Book), POINTER(Query), POINTER(Coded), c_int64, *[c_void_p] * 4, c_int32),
+        c_int64,
+        (POINTER(Book), POINTER(Query), POINTER(Coded), c_int64, *[c_void_p] * 3, c_int32),
     ),
     "fastlane_best_rows": (c_int32, (c_void_p, *[c_int64] * 4, c_void_p, c_void_p)),
     "fastlane_gather": (
-        c_int32,
+        c_int64,
         (c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int64, *[c_void_p] * 5, c_int32),
     ),
     "fastlane_collect": (None, (c_void_p, c_int64, *[c_void_p] * 4, c_float, c_void_p, c_void_p)),
@@ -212,10 +238,3 @@ def _openmp() -> int | None:
     except (OSError, AttributeError):
         return None
     return ctypes.cast(found, c_void_p).value
-
-
-def tiles(found: ctypes.CDLL, tokens: int) -> tuple[int, int]:
-    """How many tiles this many query tokens fill, and the tokens of one tile."""
-    count, width = c_int64(), c_int64()
-    found.fastlane_tiles(tokens, byref(count), byref(width))
-    return count.value, width.value

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from fastlane_rag.scoring.codes import Codes
-from fastlane_rag.scoring.inputs import Packed, Rows
+from fastlane_rag.scoring.inputs import Packed, Request, Rows
 
 __all__ = ["bag", "block_elements", "compute_dtype", "query_blocks", "scores", "token_maxima"]
 
@@ -21,30 +21,11 @@ CPU_BLOCK_BYTES = 4 << 20
 DEVICE_BLOCK_BYTES = 256 << 20
 
 
-def scores(
-    queries: Packed[torch.Tensor],
-    documents: Packed[Rows],
-    weights: torch.Tensor | None,
-    *,
-    grouped: bool,
-    keep_argmax: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Score queries against documents.
-
-    Args:
-        queries: Nq queries.
-        documents: Nd documents. When `grouped`, Nd = Nq * N, and query q is scored against the N documents from q * N.
-        weights: (Tq,) factor of each query token, or None.
-        grouped: see `documents`.
-        keep_argmax: also return which document row each query token matched.
-
-    Returns:
-        (Nq, Nd) scores, or (Nq, N) when grouped, float64 for float64 inputs and float32 otherwise, and the
-        argmax (Tq, Nd or N) int64 into document rows, -1 for empty documents, or None.
-    """
-    queries, documents = queries.on("cpu"), documents.on("cpu")
+def scores(request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Score queries against documents; see `Backend`."""
+    weights, grouped, keep_argmax, columns = request.weights, request.grouped, request.keep_argmax, request.columns
+    queries, documents = request.queries.on("cpu"), request.documents.on("cpu")
     dtype = compute_dtype(queries.rows, documents.rows)
-    columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
     device = queries.rows.device
     result = torch.full((len(queries), columns), -torch.inf, dtype=dtype, device=device)
     argmax = None
@@ -72,7 +53,7 @@ def scores(
 
 
 def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best match of each query token in each document: values and rows, both (Nd, Lq)."""
+    """Return the best match of each query token in each document; see `Backend`."""
     documents = documents.on("cpu")
     dtype = compute_dtype(query, documents.rows)
     shape = (len(documents), len(query))
@@ -90,17 +71,7 @@ def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Te
 
 
 def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Sum factors[e] * rows[indices[e]] over e from starts[b] to starts[b + 1], for every bag b.
-
-    Args:
-        rows: (T, d), any floating dtype.
-        indices: (E,) int64 into the rows.
-        factors: (E,) in the dtype to sum in.
-        starts: (B,) int64 ascending; the last bag ends at E.
-
-    Returns:
-        (B, d) in the dtype of the factors.
-    """
+    """Sum weighted rows bag by bag; see `Backend`."""
     return embedding_bag(indices, rows.to(factors.dtype), starts, per_sample_weights=factors, mode="sum")
 
 

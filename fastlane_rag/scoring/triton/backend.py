@@ -8,51 +8,35 @@ from typing import Any
 import torch
 
 from fastlane_rag.scoring.codes import Codes
-from fastlane_rag.scoring.inputs import Packed, Rows, in_order
+from fastlane_rag.scoring.inputs import Packed, Request, Rows, in_order
 
-__all__ = ["bag", "scores", "supports", "token_maxima"]
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+__all__ = ["available", "bag", "scores", "token_maxima"]
 
 
-def supports(queries: torch.Tensor, documents: Rows) -> bool:
-    """Whether the kernels can score these rows and are the fastest way to do it on the device.
+def available(device: torch.device) -> bool:
+    """Whether the kernels are there, and suit the device.
 
     Below compute capability 8.0 Triton does not use the tensor cores, and torch is faster.
     """
-    return (
-        documents.device.type == "cuda"
-        and torch.cuda.get_device_capability(documents.device) >= (8, 0)
-        and queries.dtype in _DTYPES
-        and documents.dtype in _DTYPES
-        and documents.shape[1] > 0
-        and importlib.util.find_spec("triton") is not None
-    )
+    return torch.cuda.get_device_capability(device) >= (8, 0) and importlib.util.find_spec("triton") is not None
 
 
-def scores(
-    queries: Packed[torch.Tensor],
-    documents: Packed[Rows],
-    weights: torch.Tensor | None,
-    *,
-    grouped: bool,
-    keep_argmax: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Score queries against documents; arguments and results as in `torch.backend.scores`."""
-    result, _, argmax = _launch(queries, documents, weights, grouped=grouped, keep=keep_argmax)
+def scores(request: Request) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Score queries against documents; see `Backend`."""
+    result, _, argmax = _launch(request)
     return result, None if argmax is None else argmax.T
 
 
 def token_maxima(query: torch.Tensor, documents: Packed[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best match of each query token in each document; as in `torch.backend.token_maxima`."""
+    """Return the best match of each query token in each document; see `Backend`."""
     alone = in_order(query, torch.tensor([0, len(query)]))
-    _, values, argmax = _launch(alone, documents, None, grouped=False, keep=True)
+    _, values, argmax = _launch(Request(alone, documents, keep_argmax=True))
     assert values is not None and argmax is not None  # noqa: S101, PT018
     return values, argmax
 
 
 def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Sum weighted rows bag by bag; arguments and result as in `torch.backend.bag`."""
+    """Sum weighted rows bag by bag; see `Backend`."""
     import triton
 
     from fastlane_rag.scoring.triton.kernels import bag_kernel
@@ -68,23 +52,16 @@ def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts
     return sums
 
 
-def _launch(
-    queries: Packed[torch.Tensor],
-    documents: Packed[Rows],
-    weights: torch.Tensor | None,
-    *,
-    grouped: bool,
-    keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def _launch(request: Request) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Scores (Nq, columns) and, if kept, the maxima and their rows (columns, Tq)."""
     import triton
 
     from fastlane_rag.scoring.triton.kernels import maxsim_kernel
 
+    queries, weights, grouped, keep = request.queries, request.weights, request.grouped, request.keep_argmax
     query_rows = queries.rows.detach().contiguous()
     device, (tokens, dim) = query_rows.device, query_rows.shape
-    documents = documents.on(device)
-    columns = len(documents) // max(len(queries), 1) if grouped else len(documents)
+    documents, columns = request.documents.on(device), request.columns
     result = torch.empty(len(queries), columns, dtype=torch.float32, device=device)
     values = torch.empty(columns, tokens, dtype=torch.float32, device=device) if keep else None
     argmax = torch.empty(columns, tokens, dtype=torch.int64, device=device) if keep else None

@@ -16,7 +16,7 @@
 extern "C" {
 
 // Raised whenever a function or a structure here changes: the Python side asks for the number it was written for.
-enum { fastlane_abi_number = 1 };
+enum { fastlane_abi_number = 2 };
 
 // How document rows are stored.
 enum { fastlane_float32 = 0, fastlane_float16 = 1, fastlane_bfloat16 = 2 };
@@ -54,11 +54,21 @@ struct fastlane_coded {
   int64_t count;           // n
 };
 
+// Where documents in code lie: pack p has documents firsts[p] to firsts[p] + counts[p].
+struct fastlane_packs {
+  const int64_t* firsts;   // (P,) ascending
+  const int64_t* counts;   // (P,)
+  const int64_t* offsets;  // (P,) address of its (count + 1,) int64 offsets
+  const int64_t* rows;     // (P,) how many rows it has
+  const int64_t* arrays;   // (P, 3) as `packs` of fastlane_coded
+  int64_t count;           // P
+};
+
 // Queries whose token maxima are summed, and where the sums go.
 struct fastlane_totals {
   const int64_t* offsets;  // (Nq + 1,) tokens of each query
   int64_t queries;         // Nq
-  const float* weights;    // (Tq,) factor of each token
+  const float* weights;    // (Tq,) factor of each token; null for 1
   float* scores;           // (Nq, n), written
   float* values;           // (n, Tq), written: each token's maximum; null where nobody asks
   int64_t* argmax;         // (n, Tq), written: the row it comes from, -1 for a document without rows; null likewise
@@ -83,8 +93,8 @@ FASTLANE_API void fastlane_use_openmp(void* entry);
 // Threads of our own that exist now.
 FASTLANE_API int32_t fastlane_own_threads(void);
 
-// How many tiles so many query tokens fill, and the tokens of one.
-FASTLANE_API void fastlane_tiles(int64_t tokens, int64_t* tiles, int64_t* width);
+// Tokens of each of the tiles, as few as can be, that so many query tokens fill.
+FASTLANE_API int64_t fastlane_width(int64_t tokens);
 
 // Scores Nq queries against n documents of `dim` numbers a row.
 //   rows: (Tq, dim) query tokens, all queries in order
@@ -103,16 +113,20 @@ FASTLANE_API int32_t fastlane_make_query(const fastlane_book* book, const float*
 FASTLANE_API int32_t fastlane_nearest(const fastlane_book* book, const float* rows, int64_t count, int64_t* nearest,
                                       int32_t threads);
 
+// Codes rows (count, dim) whose nearest centroids are known.
+//   base: (K, dim) the rows of level 0
+//   residuals: (count, row_bytes) written
+//   scales: (count,) written
+FASTLANE_API int32_t fastlane_code_rows(const fastlane_book* book, const float* base, const float* rows,
+                                        const int64_t* nearest, int64_t count, uint8_t* residuals, uint8_t* scales,
+                                        int32_t threads);
+
 // Finds where documents are. Returns how many rows they have, or -1 where a document is in no pack or its offsets are
 // not among the pack's rows.
 //   numbers: (n,) the documents, ascending
-//   firsts, counts: (P,) number of each pack's first document, ascending, and how many it has
-//   offsets: (P,) address of its (count + 1,) int64 offsets
-//   rows: (P,) how many rows it has
-//   owners, starts, lengths: (n,), written
-FASTLANE_API int64_t fastlane_locate(const int64_t* numbers, int64_t n, const int64_t* firsts, const int64_t* counts,
-                                     const int64_t* offsets, const int64_t* rows, int64_t packs, int64_t* owners,
-                                     int64_t* starts, int64_t* lengths);
+//   where: (3, n) written; `documents`, written, refers to it
+FASTLANE_API int64_t fastlane_locate(const fastlane_packs* packs, const int64_t* numbers, int64_t n, int64_t* where,
+                                     fastlane_coded* documents);
 
 // Scores a query's tokens, of one or several queries, against documents in code. A document with a centroid that does
 // not exist scores NaN.
@@ -120,15 +134,15 @@ FASTLANE_API int32_t fastlane_score_codes(const fastlane_book* book, const fastl
                                           const fastlane_coded* documents, const fastlane_totals* totals,
                                           int32_t threads);
 
-// Scores a query's first tokens against those rows of documents whose centroid is near.
+// Scores a query's first tokens against those rows of documents whose centroid is near. Returns how many rows these
+// are, or -1.
 //   tokens: how many
-//   near: (65536,) 1 at the centroids whose rows count, else 0; 1 at none that does not exist
+//   near: (K,) 1 at the centroids whose rows count, else 0
 //   least: (tokens,) what a token scores where no row gives it more, less the middle
 //   scores: (n,) written
-//   met: (n,) written: rows of each document that are near
-FASTLANE_API int32_t fastlane_score_near(const fastlane_book* book, const fastlane_query* query,
+FASTLANE_API int64_t fastlane_score_near(const fastlane_book* book, const fastlane_query* query,
                                          const fastlane_coded* documents, int64_t tokens, const uint8_t* near,
-                                         const float* least, float* scores, int64_t* met, int32_t threads);
+                                         const float* least, float* scores, int32_t threads);
 
 // Writes the largest products of the first `tokens` columns, descending, and their rows: (tokens, most) both.
 //   products: (count, stride)
@@ -147,7 +161,7 @@ struct fastlane_block {
   int64_t end;       // the one after the last
 };
 
-// Walks the lists of the best centroids of each token, block by block.
+// Walks the lists of the best centroids of each token, block by block. Returns how many documents were found, or -1.
 //   centroids: (k, n) to probe for each token, best first; k below 65,536
 //   gains: (k, n) what each adds to a document's score
 //   allowed: (N,) which documents may be found; null for all
@@ -155,7 +169,7 @@ struct fastlane_block {
 //   stamps: (N,) zeros; left at the last token that met each document found, counted from 1
 //   found: (N,) written: the documents found in each block, from the number of its first one on
 //   counts: (blocks,) written: how many these are
-FASTLANE_API int32_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids,
+FASTLANE_API int64_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids,
                                      const float* gains, int64_t k, int64_t n, const uint8_t* allowed, float* scores,
                                      uint16_t* stamps, int64_t* found, int64_t* counts, int32_t threads);
 

@@ -2,16 +2,17 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <numeric>
 
 #include "dispatch.h"
 #include "fastlane.h"
-#include "rounding.h"
 #include "team.h"
 
 namespace fastlane {
 namespace {
 
 constexpr int32_t out_of_memory = -1;
+constexpr int64_t most_centroids = 1 << 16;  // that two bytes name: a damaged file may name some that do not exist
 
 // An array that is zeros at first; null without memory.
 template <class T>
@@ -32,6 +33,7 @@ int32_t run(const Task& task, int64_t count, int32_t threads) {
 }  // namespace fastlane
 
 using fastlane::kernels;
+using fastlane::most_centroids;
 using fastlane::zeros;
 
 extern "C" {
@@ -44,18 +46,18 @@ int32_t fastlane_set_level(const char* name) { return fastlane::use_level(name) 
 void fastlane_use_openmp(void* entry) { fastlane::use_openmp(entry); }
 int32_t fastlane_own_threads(void) { return fastlane::own_threads(); }
 
-void fastlane_tiles(int64_t tokens, int64_t* tiles, int64_t* width) {
+int64_t fastlane_width(int64_t tokens) {
   const int64_t lanes = kernels().lanes, most = lanes * kernels().most_vectors;
-  *tiles = (tokens + most - 1) / most;
-  const int64_t each = *tiles ? (tokens + *tiles - 1) / *tiles : 1;  // tiles of equal width
-  *width = (each + lanes - 1) / lanes * lanes;
+  const int64_t tiles = tokens > most ? (tokens + most - 1) / most : 1, each = (tokens + tiles - 1) / tiles;
+  return each > lanes ? (each + lanes - 1) / lanes * lanes : lanes;
 }
 
 int32_t fastlane_score_rows(const float* rows, int64_t tokens, int64_t dim, const void* documents, int32_t dtype,
                             const int64_t* starts, const int64_t* lengths, int64_t count, const fastlane_totals* totals,
                             int32_t threads) {
   fastlane::RowsTask task = {};
-  fastlane_tiles(tokens, &task.count_tiles, &task.width);
+  task.width = fastlane_width(tokens);
+  task.count_tiles = (tokens + task.width - 1) / task.width;
   const auto tiles = zeros<float>(task.count_tiles * dim * task.width);
   if (!tiles) return fastlane::out_of_memory;
   for (int64_t i = 0; i < tokens; ++i) {
@@ -75,30 +77,14 @@ int32_t fastlane_score_rows(const float* rows, int64_t tokens, int64_t dim, cons
 }
 
 int32_t fastlane_make_query(const fastlane_book* book, const float* rows, fastlane_query* query, int32_t threads) {
-  const int64_t dim = book->dim, width = query->width, columns = query->tiles * width;
-  const int64_t numbers = columns * book->words * 4;
-  const auto of_centroids = zeros<int8_t>(2 * numbers);
-  const auto units = zeros<float>(2 * columns), rest = zeros<float>(columns), scratch = zeros<float>(dim);
-  if (!of_centroids || !units || !rest || !scratch) return fastlane::out_of_memory;
-  std::memset(query->numbers, 0, static_cast<size_t>(numbers));
-  std::memset(query->units, 0, static_cast<size_t>(columns) * sizeof(float));
-  std::memset(query->middle, 0, static_cast<size_t>(columns) * sizeof(float));
-
-  const float middle = static_cast<float>((1 << book->bits) - 1) / 2;
-  for (int64_t i = 0; i < query->tokens; ++i) {
-    const float* token = rows + i * dim;
-    const int64_t at = (i / width * book->words * width + i % width) * 4, step = width * 4;
-    fastlane::FASTLANE_LEVEL::Rounded as_levels(token, nullptr, book->steps, dim, scratch.get());
-    as_levels.write(query->numbers + at, step, query->units + i, middle);
-    query->middle[i] = -as_levels.rest();
-    fastlane::FASTLANE_LEVEL::Rounded as_centroids(token, book->centroid_center, book->centroid_steps, dim,
-                                                   scratch.get());
-    for (int64_t p = 0; p < 2; ++p) {
-      as_centroids.write(of_centroids.get() + p * numbers + at, step, units.get() + p * columns + i, 127.5f);
-    }
-    rest[static_cast<size_t>(i)] = as_levels.rest() + as_centroids.rest();
-  }
-  const fastlane::ProductsTask task = {book, query, of_centroids.get(), units.get(), rest.get()};
+  const int64_t columns = query->tiles * query->width;
+  const auto numbers = zeros<int8_t>(2 * columns * book->words * 4);
+  const auto floats = zeros<float>(3 * columns);
+  if (!numbers || !floats) return fastlane::out_of_memory;
+  float* units = floats.get();
+  float* rest = units + 2 * columns;
+  if (!kernels().round_query({book, rows, query, numbers.get(), units, rest})) return fastlane::out_of_memory;
+  const fastlane::ProductsTask task = {book, query, numbers.get(), units, rest};
   return fastlane::run<fastlane::ProductsTask, &fastlane::Kernels::multiply>(task, book->centroids, threads);
 }
 
@@ -109,17 +95,26 @@ int32_t fastlane_nearest(const fastlane_book* book, const float* rows, int64_t c
   return fastlane::run<fastlane::NearestTask, &fastlane::Kernels::nearest>(task, (count + tile - 1) / tile, threads);
 }
 
-int64_t fastlane_locate(const int64_t* numbers, int64_t n, const int64_t* firsts, const int64_t* counts,
-                        const int64_t* offsets, const int64_t* rows, int64_t packs, int64_t* owners, int64_t* starts,
-                        int64_t* lengths) {
+int32_t fastlane_code_rows(const fastlane_book* book, const float* base, const float* rows, const int64_t* nearest,
+                           int64_t count, uint8_t* residuals, uint8_t* scales, int32_t threads) {
+  const fastlane::CodingTask task = {book, base, rows, nearest, residuals, scales};
+  return fastlane::run<fastlane::CodingTask, &fastlane::Kernels::code_rows>(task, count, threads);
+}
+
+int64_t fastlane_locate(const fastlane_packs* packs, const int64_t* numbers, int64_t n, int64_t* where,
+                        fastlane_coded* documents) {
+  int64_t* const owners = where;
+  int64_t* const starts = where + n;
+  int64_t* const lengths = where + 2 * n;
+  *documents = {packs->arrays, owners, starts, lengths, n};
   int64_t p = 0, total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    while (p + 1 < packs && numbers[i] >= firsts[p + 1]) ++p;
-    const int64_t document = numbers[i] - firsts[p];
-    if (document < 0 || document >= counts[p]) return -1;
-    const int64_t* bounds = reinterpret_cast<const int64_t*>(offsets[p]) + document;
+    while (p + 1 < packs->count && numbers[i] >= packs->firsts[p + 1]) ++p;
+    const int64_t document = numbers[i] - packs->firsts[p];
+    if (document < 0 || document >= packs->counts[p]) return -1;
+    const int64_t* bounds = reinterpret_cast<const int64_t*>(packs->offsets[p]) + document;
     const int64_t first = bounds[0], last = bounds[1];
-    if (first < 0 || last < first || last > rows[p]) return -1;
+    if (first < 0 || last < first || last > packs->rows[p]) return -1;
     owners[i] = p;
     starts[i] = first;
     lengths[i] = last - first;
@@ -134,34 +129,37 @@ int32_t fastlane_score_codes(const fastlane_book* book, const fastlane_query* qu
   return fastlane::run<fastlane::CodesTask, &fastlane::Kernels::score_codes>(task, documents->count, threads);
 }
 
-int32_t fastlane_score_near(const fastlane_book* book, const fastlane_query* query, const fastlane_coded* documents,
-                            int64_t tokens, const uint8_t* near, const float* least, float* scores, int64_t* met,
-                            int32_t threads) {
+int64_t fastlane_score_near(const fastlane_book* book, const fastlane_query* query, const fastlane_coded* documents,
+                            int64_t tokens, const uint8_t* near, const float* least, float* scores, int32_t threads) {
   // The first tokens in tiles of their own, narrower where one holds them all; the tables stay those of all tokens.
   fastlane_query few = *query;
   few.tokens = tokens;
   few.tiles = (tokens + query->width - 1) / query->width;
-  int64_t tiles;
-  if (few.tiles == 1) fastlane_tiles(tokens, &tiles, &few.width);
+  if (few.tiles == 1) few.width = fastlane_width(tokens);
   const int64_t words = book->words, columns = few.tiles * few.width;
   const auto numbers = zeros<int8_t>(columns * words * 4);
-  const auto units = zeros<float>(columns), floors = zeros<float>(columns);
-  if (!numbers || !units || !floors) return fastlane::out_of_memory;
+  const auto floats = zeros<float>(2 * columns);
+  const auto marks = zeros<uint8_t>(most_centroids);
+  const auto met = zeros<int64_t>(documents->count);
+  if (!numbers || !floats || !marks || !met) return fastlane::out_of_memory;
+  float* units = floats.get();
+  float* floors = units + columns;
   for (int64_t t = 0; t < few.tiles; ++t) {
     for (int64_t w = 0; w < words; ++w) {
       const int64_t from = (t * words + w) * query->width * 4, to = (t * words + w) * few.width * 4;
       std::memcpy(numbers.get() + to, query->numbers + from, static_cast<size_t>(few.width) * 4);
     }
-    std::memcpy(units.get() + t * few.width, query->units + t * query->width,
-                static_cast<size_t>(few.width) * sizeof(float));
+    std::memcpy(units + t * few.width, query->units + t * query->width, static_cast<size_t>(few.width) * sizeof(float));
   }
-  for (int64_t i = 0; i < tokens; ++i) {
-    floors[static_cast<size_t>(i)] = query->middle[i] + least[i];
-  }
+  for (int64_t i = 0; i < tokens; ++i) floors[i] = query->middle[i] + least[i];
+  std::memcpy(marks.get(), near, static_cast<size_t>(book->centroids));
   few.numbers = numbers.get();
-  few.units = units.get();
-  const fastlane::NearTask task = {book, &few, query->width, documents, near, floors.get(), scores, met};
-  return fastlane::run<fastlane::NearTask, &fastlane::Kernels::score_near>(task, documents->count, threads);
+  few.units = units;
+  const fastlane::NearTask task = {book, &few, query->width, documents, marks.get(), floors, scores, met.get()};
+  if (fastlane::run<fastlane::NearTask, &fastlane::Kernels::score_near>(task, documents->count, threads)) {
+    return fastlane::out_of_memory;
+  }
+  return std::accumulate(met.get(), met.get() + documents->count, INT64_C(0));
 }
 
 int32_t fastlane_best_rows(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most,
@@ -170,11 +168,14 @@ int32_t fastlane_best_rows(const float* products, int64_t count, int64_t stride,
   return done ? 0 : fastlane::out_of_memory;
 }
 
-int32_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids, const float* gains,
+int64_t fastlane_gather(const fastlane_block* blocks, int64_t block_count, const int64_t* centroids, const float* gains,
                         int64_t k, int64_t n, const uint8_t* allowed, float* scores, uint16_t* stamps, int64_t* found,
                         int64_t* counts, int32_t threads) {
   const fastlane::GatherTask task = {blocks, centroids, gains, k, n, allowed, scores, stamps, found, counts};
-  return fastlane::run<fastlane::GatherTask, &fastlane::Kernels::gather>(task, block_count, threads);
+  if (fastlane::run<fastlane::GatherTask, &fastlane::Kernels::gather>(task, block_count, threads)) {
+    return fastlane::out_of_memory;
+  }
+  return std::accumulate(counts, counts + block_count, INT64_C(0));
 }
 
 void fastlane_collect(const fastlane_block* blocks, int64_t block_count, const float* scores, uint16_t* stamps,

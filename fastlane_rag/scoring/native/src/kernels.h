@@ -21,6 +21,15 @@ struct RowsTask {
   fastlane_totals totals;
 };
 
+struct RoundTask {
+  const fastlane_book* book;
+  const float* rows;      // (L, dim)
+  fastlane_query* query;  // its numbers, units and middle are written
+  int8_t* numbers;        // (2, tiles, words, C, 4), written; the rest of these as in ProductsTask
+  float* units;
+  float* rest;
+};
+
 struct ProductsTask {
   const fastlane_book* book;
   const fastlane_query* query;
@@ -36,6 +45,15 @@ struct NearestTask {
   int64_t* nearest;  // (count,) written
 };
 
+struct CodingTask {
+  const fastlane_book* book;
+  const float* base;       // (K, dim)
+  const float* rows;       // (count, dim)
+  const int64_t* nearest;  // (count,)
+  uint8_t* residuals;      // (count, row_bytes), written
+  uint8_t* scales;         // (count,), written
+};
+
 struct CodesTask {
   const fastlane_book* book;
   const fastlane_query* query;
@@ -48,10 +66,10 @@ struct NearTask {
   const fastlane_query* query;  // of the first tokens alone, but with the tables of all
   int64_t table_width;          // C of the tables
   const fastlane_coded* documents;
-  const uint8_t* near;
+  const uint8_t* near;  // (65536,) 1 at the centroids whose rows count, else 0; 0 at those that do not exist
   const float* floors;  // (tiles, C): what a token scores at least
   float* scores;
-  int64_t* met;
+  int64_t* met;  // (n,) written: rows of each document that are near
 };
 
 struct GatherTask {
@@ -73,8 +91,10 @@ struct Kernels {
   int lanes;         // floats of a vector
   int most_vectors;  // of a query tile
   bool (*score_rows)(const RowsTask&, int64_t first, int64_t last);
+  bool (*round_query)(const RoundTask&);
   bool (*multiply)(const ProductsTask&, int64_t first, int64_t last);
   bool (*nearest)(const NearestTask&, int64_t first, int64_t last);  // tiles of rows
+  bool (*code_rows)(const CodingTask&, int64_t first, int64_t last);
   bool (*score_codes)(const CodesTask&, int64_t first, int64_t last);
   bool (*score_near)(const NearTask&, int64_t first, int64_t last);
   bool (*gather)(const GatherTask&, int64_t first, int64_t last);

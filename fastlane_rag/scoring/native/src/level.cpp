@@ -4,6 +4,7 @@
 #include FASTLANE_SIMD
 
 #include "codes.h"
+#include "coding.h"
 #include "cover.h"
 #include "near.h"
 #include "nearest.h"
@@ -20,8 +21,10 @@ const Kernels kernels = {FASTLANE_TEXT(FASTLANE_LEVEL),
                          lanes,
                          most_vectors,
                          score_rows,
+                         round_query,
                          multiply_centroids,
                          nearest,
+                         code_rows,
                          score_codes,
                          score_near,
                          gather,

@@ -26,20 +26,23 @@ inline bool nearest(const NearestTask& task, int64_t first, int64_t last) {
   constexpr int V = most_vectors;
   constexpr int64_t width = V * lanes;
   const int64_t dim = task.book->dim, words = task.book->words, centroids = task.book->centroids;
-  Room room(Room::of<int8_t>(words * width * 4) + Room::of<float>(dim) + 2 * Room::of<float>(width) + 64);
+  Room room(Room::of<int8_t>(words * width * 4) + Room::of<int8_t>(words * 4) + Room::of<float>(dim) +
+            2 * Room::of<float>(width) + 64);
   if (!room) return false;
   int8_t* numbers = room.take<int8_t>(words * width * 4);
+  int8_t* bytes = room.take<int8_t>(words * 4);
   float* scratch = room.take<float>(dim);
   float* best = room.take<float>(width);
   int32_t* where = room.take<int32_t>(width);
   std::memset(numbers, 0, static_cast<size_t>(words * width * 4));
+  std::memset(bytes, 0, static_cast<size_t>(words * 4));
 
   for (int64_t t = first; t < last; ++t) {
     const int64_t start = t * width, count = task.count - start < width ? task.count - start : width;
     for (int64_t i = 0; i < count; ++i) {
       float unit;
-      Rounded rounded(task.rows + (start + i) * dim, nullptr, task.book->centroid_steps, dim, scratch);
-      rounded.write(numbers + i * 4, width * 4, &unit, 0);
+      Rounded rounded(task.rows + (start + i) * dim, task.book->centroid_steps, dim, scratch, 0);
+      rounded.write(numbers + i * 4, width * 4, &unit, 0, bytes);
     }
     fill(best, width, -__builtin_inff());
     std::memset(where, 0, static_cast<size_t>(width) * sizeof(int32_t));

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -188,7 +189,11 @@ int32_t share(Part part, const void* work, int64_t count, int32_t threads) {
   const Parallel parallel = openmp.load();
   const Clock::time_point start = Clock::now();
   if (!parallel || openmp_process.load() != process() || !right.have()) {
-    pool().run(job, threads - 1);
+    try {
+      pool().run(job, threads - 1);
+    } catch (const std::bad_alloc&) {  // before anybody began
+      job.help();
+    }
   } else {
     Timed timed = {&job, start, std::this_thread::get_id()};
     parallel(help_and_time, &timed, static_cast<unsigned>(threads), 0);

@@ -70,7 +70,12 @@ class Room {
 inline void sum_queries(const float* best, const fastlane_totals& totals, int64_t n, int64_t count) {
   for (int64_t q = 0; q < totals.queries; ++q) {
     double total = 0;
-    for (int64_t i = totals.offsets[q]; i < totals.offsets[q + 1]; ++i) total += best[i] * totals.weights[i];
+    const int64_t first = totals.offsets[q], last = totals.offsets[q + 1];
+    if (totals.weights) {
+      for (int64_t i = first; i < last; ++i) total += best[i] * totals.weights[i];
+    } else {
+      for (int64_t i = first; i < last; ++i) total += best[i];
+    }
     totals.scores[q * count + n] = static_cast<float>(total);
   }
 }
