@@ -1,12 +1,14 @@
 """What the commands share: errors in one line, the terminal, common options."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.errors import FastLaneError
+from fastlane_rag.errors import FastLaneError, FastLaneWarning
 from fastlane_rag.rendering.terminal import printable
 from fastlane_rag.search.options import SearchOptions
 
@@ -77,6 +79,23 @@ def quiet_libraries() -> None:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show this project's warnings as one line on stderr, without the place in the code."""
+    shown = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if issubclass(category, FastLaneWarning):
+            return f"Warning: {printable(str(message))}\n"
+        return shown(message, category, *place, **line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = shown
 
 
 def console(*, stderr: bool = False, least_width: int = 0) -> "Console":

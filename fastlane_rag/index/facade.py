@@ -25,6 +25,7 @@ from fastlane_rag.explain import Explanation, explain
 from fastlane_rag.index.checks import check_ids, check_texts, checked_query, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.ingestion import ingest
+from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
@@ -63,10 +64,19 @@ class FastLaneIndex:
         'cat'
     """
 
-    def __init__(self, storage: Storage, model: Any, *, read_only: bool, policy: SearchPolicy | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        model: Any,
+        *,
+        read_only: bool,
+        policy: SearchPolicy | None = None,
+        max_document_tokens: int | None = None,
+    ) -> None:
         self._storage = storage
         self._states = SearchStates(policy or SearchPolicy())
         self._given_model = model
+        self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
         self._read_only = read_only
@@ -84,6 +94,7 @@ class FastLaneIndex:
         filter_keys: Iterable[str] = (),
         codec: str = "auto",
         policy: SearchPolicy | None = None,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """Make an empty index.
 
@@ -97,21 +108,24 @@ class FastLaneIndex:
                 "residual8", for that many bits a dimension once there are enough documents to train on
                 (half precision until then). "auto" is "residual4".
             policy: constants of planning for this object's searches; None for the measured defaults.
+            max_document_tokens: tokens that are encoded of a document, the tokenizer's markers included; the rest
+                cannot be found, and one warning a call counts it. None encodes every document to its end.
 
         Raises:
-            InvalidInputError: there is no such codec.
+            InvalidInputError: there is no such codec, or `max_document_tokens` is no whole number from 1.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
         keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
         stored = check_codec(codec)
-        opened = open_model(model)
+        opened = open_model(model, None, max_document_tokens)
         meta: dict[str, str | int] = {
             "model": opened.name,
             "fingerprint": opened.fingerprint,
             "dim": opened.dim,
             "codec": stored,
             "document_budget": str(_budget(opened) or ""),
+            "max_document_tokens": getattr(opened, "max_document_tokens", None) or "",
         }
         directory = None if path is None else Path(path).absolute()
         storage = Storage.create(directory, meta, keys, overwrite=overwrite)
@@ -127,6 +141,7 @@ class FastLaneIndex:
         model: Any = None,
         read_only: bool = False,
         policy: SearchPolicy | None = None,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """Open an index directory.
 
@@ -137,14 +152,17 @@ class FastLaneIndex:
                 model that the index was made with did (`document_budget`).
             read_only: refuse writes; needed where the directory cannot be written.
             policy: constants of planning for this object's searches; None for the measured defaults.
+            max_document_tokens: as in `create`, for what this object encodes; None: as the index was made.
 
         Raises:
+            InvalidInputError: `max_document_tokens` is no whole number from 1.
             IndexNotFoundError: there is no index at `path`.
             IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
             ModelMismatchError: the index was made with another model.
         """
+        most = check_max_document_tokens(max_document_tokens)
         storage = Storage.open(Path(path).absolute(), read_only=read_only)
-        index = cls(storage, model, read_only=read_only, policy=policy)
+        index = cls(storage, model, read_only=read_only, policy=policy, max_document_tokens=most)
         try:
             with index._storage.view():  # opens the segments, so that what is broken is told now
                 pass
@@ -184,7 +202,7 @@ class FastLaneIndex:
         """
         with self._model_lock:
             if self._model is None:
-                model = open_model(self._given_model, self._storage.document_budget)
+                model = open_model(self._given_model, self._storage.document_budget, self._max_document_tokens)
                 if model.fingerprint != self._storage.meta["fingerprint"]:
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
@@ -219,7 +237,8 @@ class FastLaneIndex:
     ) -> list[str]:
         """Add documents, and replace those whose id is stored already. An error stores none of them.
 
-        A document whose text is stored under its id already is not encoded again. All of them are in memory
+        A text longer than the model's window is encoded in windows, to its end or to `max_document_tokens`. A document
+        whose text is stored under its id already is not encoded again. All of them are in memory
         at once: `ingest` takes what does not fit.
 
         Args:
@@ -242,11 +261,12 @@ class FastLaneIndex:
         final, entries = prepare(texts, ids, metadatas)
         self._storage.claim()
         if entries:
-            store_documents(
-                self._storage,
-                entries,
-                lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
-            )
+            with one_warning():
+                store_documents(
+                    self._storage,
+                    entries,
+                    lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
+                )
             self._tidy()
         return final
 
@@ -285,13 +305,14 @@ class FastLaneIndex:
             Ingested(documents=3, added=3, changed=0, unchanged=0)
         """
         self._storage.claim()
-        return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
+        with one_warning():
+            return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
 
     def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
         """Find the documents that answer a query best.
 
         Args:
-            query: any text; what exceeds the model's query length is cut off.
+            query: any text; what exceeds the model's query length is cut off, with a warning.
             k: how many to return; exactly min(k, matching documents) come back.
             **options: `filter`, `route_k`, `refine`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`: see
                 `fastlane_rag.search.options.SearchOptions`.
@@ -546,7 +567,7 @@ class FastLaneIndex:
                 "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
                 "or save(path) it and open that"
             )
-        return _reopen, (str(self.path), self._given_model, self._read_only)
+        return _reopen, (str(self.path), self._given_model, self._read_only, self._max_document_tokens)
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else repr(str(self.path))
@@ -569,9 +590,9 @@ def _after_fork() -> None:
 reset_after_fork(_after_fork)
 
 
-def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:
+def _reopen(path: str, model: Any, read_only: bool, max_document_tokens: int | None) -> FastLaneIndex:
     """What unpickling calls."""
-    return FastLaneIndex.open(path, model=model, read_only=read_only)
+    return FastLaneIndex.open(path, model=model, read_only=read_only, max_document_tokens=max_document_tokens)
 
 
 def _budget(model: Any) -> float | None:

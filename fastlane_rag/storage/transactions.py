@@ -200,6 +200,11 @@ class Storage:
         """Tokens that are kept of a document, or their share; None for all, and in an index that does not say."""
         return float(self.meta["document_budget"]) if self.meta.get("document_budget") else None
 
+    @property
+    def max_document_tokens(self) -> int | None:
+        """Tokens that are encoded of a document; None for all, and in an index that does not say."""
+        return int(self.meta["max_document_tokens"]) if self.meta.get("max_document_tokens") else None
+
     def stats(self) -> IndexStats:
         """What the index holds and takes."""
         with self.view() as view:
@@ -221,6 +226,7 @@ class Storage:
             filter_keys=self.filter_keys,
             commits=snapshot.commits,
             document_budget=self.document_budget,
+            max_document_tokens=self.max_document_tokens,
         )
 
     def close(self) -> None:

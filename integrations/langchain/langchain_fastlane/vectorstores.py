@@ -54,6 +54,7 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """Build an index and a store over it.
 
@@ -67,8 +68,9 @@ class FastLaneVectorStore(VectorStore):
             path: the index's new directory; None keeps it in memory.
             overwrite: replace an index that `path` already holds.
             batch_size: how many texts are encoded at a time.
+            max_document_tokens: tokens that are encoded of a text; the rest is cut, with a warning. None encodes all.
         """
-        store = cls._create(embedding, path, overwrite)
+        store = cls._create(embedding, path, overwrite, max_document_tokens)
         store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
         return store
 
@@ -82,9 +84,10 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """As `from_texts`, with the ids and metadata the documents carry; `ids` beat theirs."""
-        store = cls._create(embedding, path, overwrite)
+        store = cls._create(embedding, path, overwrite, max_document_tokens)
         store.add_documents(documents, ids=ids, batch_size=batch_size)
         return store
 
@@ -99,7 +102,13 @@ class FastLaneVectorStore(VectorStore):
         return await run_in_executor(None, cls.from_documents, documents, embedding, **kwargs)
 
     @classmethod
-    def _create(cls, embedding: Any, path: str | os.PathLike[str] | None, overwrite: bool) -> Self:
+    def _create(
+        cls,
+        embedding: Any,
+        path: str | os.PathLike[str] | None,
+        overwrite: bool,
+        max_document_tokens: int | None,
+    ) -> Self:
         if isinstance(embedding, Embeddings):
             warnings.warn(
                 f"FastLane encodes one vector a token with its own model; {type(embedding).__name__} is not "
@@ -107,7 +116,9 @@ class FastLaneVectorStore(VectorStore):
                 stacklevel=3,
             )
             embedding = None
-        return cls(FastLaneIndex.create(path, model=embedding, overwrite=overwrite))
+        return cls(
+            FastLaneIndex.create(path, model=embedding, overwrite=overwrite, max_document_tokens=max_document_tokens)
+        )
 
     @property
     def embeddings(self) -> None:

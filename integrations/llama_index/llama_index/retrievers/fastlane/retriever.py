@@ -77,6 +77,7 @@ class FastLaneRetriever(BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -87,10 +88,12 @@ class FastLaneRetriever(BaseRetriever):
             path: the index's new directory; None keeps it in memory.
             model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
             overwrite: replace an index that `path` already holds (`from_persist_dir` opens it instead).
+            max_document_tokens: tokens that are encoded of a node; the rest is cut, with a warning. None encodes all.
             show_progress: whether to show a progress bar while encoding.
             **options: the constructor's, such as `similarity_top_k`.
         """
-        retriever = cls(FastLaneIndex.create(path, model=model, overwrite=overwrite), **options)
+        index = FastLaneIndex.create(path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens)
+        retriever = cls(index, **options)
         retriever.add_nodes(nodes, show_progress=show_progress)
         return retriever
 
@@ -103,6 +106,7 @@ class FastLaneRetriever(BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -113,7 +117,13 @@ class FastLaneRetriever(BaseRetriever):
             show_progress=bool(show_progress),
         )
         return cls.from_nodes(
-            nodes, path=path, model=model, overwrite=overwrite, show_progress=show_progress, **options
+            nodes,
+            path=path,
+            model=model,
+            overwrite=overwrite,
+            max_document_tokens=max_document_tokens,
+            show_progress=show_progress,
+            **options,
         )
 
     @classmethod
