@@ -81,7 +81,7 @@ def _checked(tokens: Tensor | NDArray[np.floating], model: FastLaneModel, positi
     rows = array.astype(np.float32, copy=False)
     if rows.ndim != 2 or rows.shape[1] != model.dim or len(rows) == 0:
         raise ModelError(f"{model.name} gave an embedding of shape {rows.shape} for text {position}")
-    if not float(np.abs(rows).max()) <= _HALF_MAX:  # NaN fails every comparison
+    if not -_HALF_MAX <= rows.min() <= rows.max() <= _HALF_MAX:  # NaN fails every comparison
         raise ModelError(
             f"{model.name} gave an embedding with NaN, infinite or huge values for text {position}; nothing was stored"
         )

@@ -27,6 +27,7 @@ from fastlane_rag.model.spans import token_spans
 from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, token_count
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
+_BLOCK = 8192  # rows of a text that are normalised at once
 # What the query router makes of the token states.
 _OF_ROUTER = ("routing_scores", "routing_attended", "routing_pooled")
 
@@ -200,9 +201,7 @@ class FastLaneModel:
         # Taken from the end, so that of long documents both forms are never in memory together.
         found = []
         while rows:
-            row = rows.pop()
-            found.append(_unit(row["token_embeddings"][_scored(row)]))
-            del row
+            found.append(_scored_rows(rows.pop()))
         return found[::-1]
 
     def encode_routed(
@@ -382,6 +381,20 @@ def _scored(row: dict[str, Any]) -> Tensor | slice:
         mask = mask.clone()
         mask[0] = True
     return mask
+
+
+def _scored_rows(row: dict[str, Any]) -> Tensor:
+    """The rows of the tokens that are scored, (Ld, dim) float32, L2-normalised; of a long text in bounded memory."""
+    scored = _scored(row)
+    rows: Tensor = row["token_embeddings"]
+    if len(rows) <= _BLOCK or isinstance(scored, slice):
+        return _unit(rows[scored])
+    found = rows.new_empty((int(scored.sum()), rows.shape[1]), dtype=torch.float32)
+    end = 0
+    for some, kept in zip(torch.split(rows, _BLOCK), torch.split(scored, _BLOCK), strict=True):
+        begin, end = end, end + int(kept.sum())
+        found[begin:end] = _unit(some[kept])
+    return found
 
 
 def _copied(tensor: Tensor, scored: Tensor | slice, *, alone: bool) -> Tensor:
