@@ -27,10 +27,16 @@ from fastlane_rag.data import read_passages
 from fastlane_rag.evaluation.dataset import load_dataset
 from fastlane_rag.evaluation.environment import environment
 from fastlane_rag.evaluation.metrics import mean_scores, score_run
+from fastlane_rag.model import windows
 
 Split = Callable[[str], list[str]]
-WINDOWS, CUT = "windows", "cut at 512 tokens"
+WINDOWS, CUT = "windows of 256 tokens (default)", "cut at 512 tokens"
 _DEPTH = 100  # chunks fetched a query, of which the best of each document counts
+
+
+def windows_of(tokens: int) -> str:
+    """What a way with windows of another length than the default's is called."""
+    return f"windows of {tokens} tokens"
 
 
 def joined(folder: Path, passages: int, tokens: int, model: FastLaneModel) -> tuple[list[str], dict[str, int]]:
@@ -89,14 +95,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = FastLaneModel.from_pretrained()
-    shorter = {length: FastLaneModel.from_pretrained() for length in (256, 128)}
-    for length, other in shorter.items():
-        other.encoder.transformer.document_length = length
     recursive = RecursiveCharacterTextSplitter(chunk_size=1000, chunk_overlap=200).split_text
     ways: dict[str, tuple[FastLaneModel, Split | None]] = {
         CUT: (model.bounded(512), None),
         WINDOWS: (model, None),
-        **{f"windows of {length} tokens": (other, None) for length, other in shorter.items()},
+        **{windows_of(length): (model, None) for length in (512, 128)},
         "LangChain's RecursiveCharacterTextSplitter, 1,000 characters": (model, recursive),
         "LlamaIndex's SentenceSplitter, as it comes": (model, SentenceSplitter().split_text),
     }
@@ -110,6 +113,7 @@ def main() -> None:
         entry: dict[str, Any] = {"tokens": size, "documents": len(texts), "queries": len(asked), "ways": {}}
         record["sizes"].append(entry)
         for way, (encoder, split) in ways.items():
+            windows.SHARE = next((512 // n for n in (512, 128) if way == windows_of(n)), 2)
             entry["ways"][way] = measure(encoder, texts, split, asked, {name: judged[name] for name in asked})
             Console().print(size, way, entry["ways"][way])
             if arguments.json:

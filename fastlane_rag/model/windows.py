@@ -1,9 +1,10 @@
 """Documents longer than the model's window, encoded window by window.
 
-The text is tokenised once, whole. Its tokens are encoded in windows of like length that overlap, each between the
-markers that the tokenizer and the prompt put around a text. Each token's row comes from the window in which it is
-farthest from an edge, so that it has its neighbours on both sides; the markers' rows come from the first window, and
-from the last. SumMaxSim does not care which window a row came from.
+The text is tokenised once, whole. Its tokens are encoded in windows of like length that overlap, each at most half as
+long as what the model encodes at once (shorter windows find more and take less time), and between the markers that the
+tokenizer and the prompt put around a text. Each token's row comes from the window in which it is farthest from an edge,
+so that it has its neighbours on both sides; the markers' rows come from the first window, and from the last. SumMaxSim
+does not care which window a row came from.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.spans import untruncated
 from fastlane_rag.model.stand_ins import stand_ins
 
-__all__ = ["OVERLAP", "LongText", "Window", "encoded_windows", "long_texts", "token_count", "windows"]
+__all__ = ["OVERLAP", "SHARE", "LongText", "Window", "encoded_windows", "long_texts", "token_count", "windows"]
 
+SHARE = 2
+"""A window takes one in this many of the tokens that the model encodes at once."""
 OVERLAP = 8
-"""Two neighbouring windows share one token in this many; docs/tuning.md says what is known of it."""
+"""Two neighbouring windows share one token in this many; docs/tuning.md says what is known of both."""
 
 # Features with one row a token, and those that the windows of a text are averaged over.
 _OF_TOKENS = ("token_embeddings", "attention_mask", "routing_scores", "document_scores")
@@ -146,6 +149,8 @@ def _long(encoded: Any, begin: int, window: int, most: int | None) -> LongText:
     tokens = len(ids) - head - tail
     kept = tokens if most is None else min(tokens, max(1, most - head - tail))
     size = max(1, window - head - tail)
+    if kept > size:
+        size = max(1, window // SHARE - head - tail)
     if kept < tokens:
         ids = np.concatenate([ids[: head + kept], ids[len(ids) - tail :]])
     return LongText(ids, head, tail, tokens - kept, windows(kept, size, size // OVERLAP))
