@@ -104,7 +104,8 @@ def main() -> None:
         "LlamaIndex's SentenceSplitter, as it comes": (model, SentenceSplitter().split_text),
     }
     dataset = load_dataset(arguments.dataset, "all")
-    record: dict[str, Any] = {"environment": environment().as_dict(), "dataset": dataset.name, "sizes": []}
+    record: dict[str, Any] = {"environment": environment().as_dict(), "dataset": dataset.name}
+    record |= {"passages": arguments.passages, "sizes": []}
     for size in arguments.sizes:
         texts, places = joined(arguments.dataset, arguments.passages, size, model)
         judged = {q: {str(places[d]): 1 for d in found if d in places} for q, found in dataset.qrels.items()}

@@ -545,6 +545,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sweep": sweep,
     "routing": routing,
     "robustness": robustness,
+    "long_documents": long_documents,
     "memory": memory,
     "training": training,
     "peers": peers,

@@ -194,8 +194,8 @@ class FastLaneModel:
         """Token embeddings of documents: a list of (Ld, dim) float32 tensors, L2-normalised, on :attr:`device`.
 
         Ld is at least 1: a document whose every token is skipped (say, only punctuation) keeps its first. A document
-        longer than :attr:`max_document_length` is encoded in windows of half that length, which overlap, each token once. One warning counts
-        what :attr:`max_document_tokens` cuts.
+        longer than :attr:`max_document_length` is encoded in windows of half that length, which overlap, each token
+        once. One warning counts what :attr:`max_document_tokens` cuts.
         """
         rows = self._encode(texts, "document", batch_size, show_progress)
         # Taken from the end, so that of long documents both forms are never in memory together.

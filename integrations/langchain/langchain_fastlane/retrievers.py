@@ -57,6 +57,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         **fields: Any,
     ) -> Self:
         """Build an index and a retriever over it.
@@ -69,9 +70,11 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
             model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
             overwrite: replace an index that `path` already holds. To open it instead:
                 `FastLaneRetriever(index=FastLaneIndex.open(path))`.
+            max_document_tokens: tokens that are encoded of a text; the rest is cut, with a warning. None encodes all.
             **fields: the retriever's own, such as `k`.
         """
-        retriever = cls(index=FastLaneIndex.create(path, model=model, overwrite=overwrite), **fields)
+        index = FastLaneIndex.create(path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens)
+        retriever = cls(index=index, **fields)
         retriever.index.add(texts, ids=ids, metadatas=metadatas)
         return retriever
 
@@ -84,10 +87,12 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         **fields: Any,
     ) -> Self:
         """As `from_texts`, with the ids and metadata the documents carry; `ids` beat theirs."""
-        retriever = cls(index=FastLaneIndex.create(path, model=model, overwrite=overwrite), **fields)
+        index = FastLaneIndex.create(path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens)
+        retriever = cls(index=index, **fields)
         add_documents(retriever.index, documents, ids)
         return retriever
 
