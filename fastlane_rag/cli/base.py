@@ -84,18 +84,18 @@ def quiet_libraries() -> None:
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Show this project's warnings as one line on stderr, without the place in the code."""
-    shown = warnings.formatwarning
+    shown = warnings.showwarning
 
-    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> None:
         if issubclass(category, FastLaneWarning):
-            return f"Warning: {printable(str(message))}\n"
-        return shown(message, category, *place, **line)
+            click.echo(f"Warning: {printable(str(message))}", err=True)
+        else:
+            shown(message, category, *place, **line)
 
-    warnings.formatwarning = plain
-    try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FastLaneWarning)
+        warnings.showwarning = plain
         yield
-    finally:
-        warnings.formatwarning = shown
 
 
 def console(*, stderr: bool = False, least_width: int = 0) -> "Console":
