@@ -465,6 +465,22 @@ def growth(results: Path) -> str:
     return "\n\n".join([table(header, rows), *left_out, asked_for, of_file(report, path)])
 
 
+def long_documents(results: Path) -> str:
+    """Documents longer than the model's window: windows, cut, chunks."""
+    path = results / "long_documents.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    header = ["tokens a document", "way", "entries", "found first", METRIC, "tokens stored", "bytes", "seconds to add"]
+    rows = []
+    for size in report["sizes"]:
+        for name, way in size["ways"].items():
+            figures = [decimal(way["first"]), decimal(way[METRIC]), count(way["tokens"]), count(way["bytes"])]
+            rows.append([count(size["tokens"]), name, count(way["entries"]), *figures, f"{way['seconds_to_add']:.1f}"])
+    asked_for = f"{report['dataset']}, {report['passages']:,} passages, {report['sizes'][0]['queries']} queries, fp16."
+    return "\n\n".join([table(header, rows), asked_for, of_file(report, path)])
+
+
 def kernels(results: Path) -> str:
     """SumMaxSim alone, by our kernels and by others."""
     parts = []
@@ -529,6 +545,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sweep": sweep,
     "routing": routing,
     "robustness": robustness,
+    "long_documents": long_documents,
     "memory": memory,
     "training": training,
     "peers": peers,

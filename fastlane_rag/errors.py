@@ -5,6 +5,10 @@ class FastLaneError(Exception):
     """Base of the errors raised by fastlane_rag."""
 
 
+class FastLaneWarning(UserWarning):
+    """What was done, but not as a user may have wanted it: text that was cut off, with how much of it."""
+
+
 class ModelError(FastLaneError):
     """A model could not be loaded, or cannot do what was asked."""
 

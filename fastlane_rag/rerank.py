@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastlane_rag.lengths import chunks, one_warning
+
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
@@ -44,6 +46,8 @@ def relevance(score: float, tokens: int) -> float:
 def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size: int | None = None) -> list[Ranked]:
     """Rank texts by SumMaxSim with all tokens of query and text: best first, ties in the given order.
 
+    Texts of any length are scored to their end, or to the model's `max_document_tokens`.
+
     Args:
         query: the query.
         texts: the texts.
@@ -56,10 +60,12 @@ def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size
 
     from fastlane_rag.scoring import maxsim
 
-    with torch.inference_mode():
+    scores: list[float] = []
+    with torch.inference_mode(), one_warning():
         (query_tokens,) = model.encode_queries([query])
-        packed, offsets = _pack(model.encode_documents(list(texts), batch_size=batch_size))
-        scores = maxsim(query_tokens.to(packed.device), packed, document_offsets=offsets)[0].tolist()
+        for some in chunks(texts):
+            packed, offsets = _pack(model.encode_documents(list(some), batch_size=batch_size))
+            scores += maxsim(query_tokens.to(packed.device), packed, document_offsets=offsets)[0].tolist()
     ranked = [Ranked(i, score, relevance(score, len(query_tokens))) for i, score in enumerate(scores)]
     return sorted(ranked, key=lambda one: -one.score)
 

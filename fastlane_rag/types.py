@@ -66,6 +66,7 @@ class IndexStats:
         filter_keys: metadata keys with an index of their own.
         commits: writes since the index was created.
         document_budget: tokens kept of each document; below 1, the share of its tokens; None for all.
+        max_document_tokens: tokens encoded of each document; None for all.
     """
 
     path: Path | None
@@ -82,6 +83,7 @@ class IndexStats:
     filter_keys: tuple[str, ...]
     commits: int
     document_budget: float | None = None
+    max_document_tokens: int | None = None
 
     @property
     def bytes_per_document(self) -> float:

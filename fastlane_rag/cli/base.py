@@ -1,12 +1,14 @@
 """Shared by the commands: errors in one line, the terminal, common options."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.errors import FastLaneError
+from fastlane_rag.errors import FastLaneError, FastLaneWarning
 from fastlane_rag.rendering.terminal import printable
 from fastlane_rag.search.options import SearchOptions
 
@@ -79,6 +81,23 @@ def quiet_libraries() -> None:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show this project's warnings as one line on stderr, without the place in the code."""
+    shown = warnings.showwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> None:
+        if issubclass(category, FastLaneWarning):
+            click.echo(f"Warning: {printable(str(message))}", err=True)
+        else:
+            shown(message, category, *place, **line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FastLaneWarning)
+        warnings.showwarning = plain
+        yield
 
 
 def console(*, stderr: bool = False, least_width: int = 0) -> "Console":

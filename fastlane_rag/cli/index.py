@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, quiet_libraries
+from fastlane_rag.cli.base import console, plain_warnings, quiet_libraries
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.errors import DataError
 from fastlane_rag.rendering.terminal import printable
@@ -30,6 +30,11 @@ _SHOWN_ERRORS = 10
 @click.option(
     "--codec", default="auto", show_default=True, help="How tokens are stored: auto, fp16, residual1, 2, 4 or 8."
 )
+@click.option(
+    "--max-document-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens encoded of a passage; the rest is cut, and told. All, or as the index was made, when left out.",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave out bad lines instead of stopping.")
 def index(
     corpus: str,
@@ -38,6 +43,7 @@ def index(
     batch_size: int | None,
     filter_keys: tuple[str, ...],
     codec: str,
+    max_document_tokens: int | None,
     skip_bad: bool,
 ) -> None:
     """Index the passages of CORPUS, JSON Lines, gzip or plain; "-" reads standard input.
@@ -54,7 +60,7 @@ def index(
         if not total:
             raise DataError(f"{corpus} holds no passage")
         quiet_libraries()
-        with _open_or_create(out, model, filter_keys, codec) as target:
+        with _open_or_create(out, model, filter_keys, codec, max_document_tokens) as target, plain_warnings():
             passages = read_passages(path, on_bad=lambda error: None)
             try:
                 done = add_passages(
@@ -101,14 +107,18 @@ def _check(path: Path) -> tuple[int, int]:
     return total, bad
 
 
-def _open_or_create(out: Path, model: str | None, filter_keys: tuple[str, ...], codec: str) -> "FastLaneIndex":
+def _open_or_create(
+    out: Path, model: str | None, filter_keys: tuple[str, ...], codec: str, max_document_tokens: int | None
+) -> "FastLaneIndex":
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.errors import IndexNotFoundError
 
     try:
-        opened = FastLaneIndex.open(out, model=model)
+        opened = FastLaneIndex.open(out, model=model, max_document_tokens=max_document_tokens)
     except IndexNotFoundError:
-        return FastLaneIndex.create(out, model=model, filter_keys=filter_keys, codec=codec)
+        return FastLaneIndex.create(
+            out, model=model, filter_keys=filter_keys, codec=codec, max_document_tokens=max_document_tokens
+        )
     missing = set(filter_keys) - set(opened.stats().filter_keys)
     if missing:
         names = ", ".join(sorted(missing))

@@ -62,6 +62,7 @@ def _rows(found: "IndexStats") -> list[tuple[str, str]]:
     return [
         ("documents", f"{found.documents:,}"),
         ("tokens", f"{found.tokens:,} of {found.dim} dimensions"),
+        ("tokens encoded of a document", f"{found.max_document_tokens:,}" if found.max_document_tokens else "all"),
         ("tokens kept of a document", "all" if found.document_budget is None else f"{found.document_budget:.3g}"),
         ("bytes", f"{found.bytes:,}"),
         ("bytes per document", f"{found.bytes_per_document:,.0f}"),

@@ -1,7 +1,7 @@
 """Checks of an index that works but may lose quality. Each check gives figures, and advice where they are bad.
 
 routing       does the query router depend on the query, or always pick the same position
-coverage      are documents cut at the model's length, and what share of their tokens is stored
+coverage      are documents cut, and what share of their tokens is stored
 centroids     are the documents spread over the codec's centroids, and was it trained on an index of this size
 quantisation  how near are stored rows to those of the encoder, and do both rank alike
 candidates    are enough refined: do more candidates, or an exact search, change the answers
@@ -99,17 +99,19 @@ def _routing(queries: Sequence[RoutedQuery], of: str) -> Finding:
 
 
 def _coverage(index: FastLaneIndex, generator: np.random.Generator) -> Finding:
-    """Texts cut at the model's length, and the share of a text's tokens that is stored."""
+    """Texts that were cut, and the share of a text's tokens that is stored."""
     if not hasattr(index.model, "encoder"):
         return Finding("ok", "coverage", f"{index.model.name} does not say how it divides texts; nothing to compare")
-    tokenizer, most = index.model.encoder.tokenizer, index.model.max_document_length
+    tokenizer, most = index.model.encoder.tokenizer, index.model.max_document_tokens
+    if most is None and "max_document_tokens" not in index._storage.meta:
+        most = index.model.max_document_length  # made before documents were encoded in windows
     documents = rows.sampled(index, DOCUMENTS, generator)
     stored = np.array([len(one) for one in rows.of_documents(index, [d.id for d in documents])])
     lengths = np.array(
         [len(ids) for ids in tokenizer([d.text for d in documents], truncation=False, verbose=False)["input_ids"]]
     )
-    cut = lengths > most
-    lost = float(np.maximum(lengths - most, 0).sum() / lengths.sum())
+    cut = (lengths > most) & (stored <= most) if most else np.zeros(len(lengths), np.bool_)
+    lost = float((lengths[cut] - (most or 0)).sum() / lengths.sum())
     kept = stored / lengths
     long = lengths >= np.quantile(lengths, 0.75)
     figures = {
@@ -122,12 +124,14 @@ def _coverage(index: FastLaneIndex, generator: np.random.Generator) -> Finding:
         "tokens_kept": float(kept.mean()),
         "tokens_kept_of_the_longest_quarter": float(kept[long].mean()),
     }
-    seen = f"of {len(documents)} documents, {cut.mean():.0%} are longer than the model's {most} tokens"
+    share = f"{cut.mean():.0%} were cut at {most} tokens" if most else "none was cut"
+    seen = f"of {len(documents)} documents, {share}"
     if cut.mean() > CUT_WARNING:
         return Finding(
             "trouble" if cut.mean() > CUT_TROUBLE else "warning",
             "coverage",
-            f"{seen}: {lost:.0%} of all tokens are not searched. Divide such documents into passages, and add those",
+            f"{seen}: {lost:.0%} of all tokens are not searched. Index again, with a larger max_document_tokens if one "
+            "was given",
             figures,
         )
     if kept[long].mean() < KEPT_WARNING:

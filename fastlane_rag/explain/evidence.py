@@ -128,8 +128,7 @@ def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor,
     """All token ids of a document, its (Ld, dim) unit embeddings, and the position of each embedding among the ids."""
     import torch
 
-    encoded: Any = model.encoder.encode_document([text], output_value=None, show_progress_bar=False)
-    row = encoded[0]
+    (row,) = model._encode([text], "document", None, False)
     # If every token is skipped, keep the first one, as the model does.
     kept = torch.nonzero(row["attention_mask"])[:, 0].tolist() or [0]
     embeddings = row["token_embeddings"][kept].float()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlane_rag.errors import ModelError
+from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.index.progress import documents_bar
+from fastlane_rag.lengths import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,21 +20,39 @@ if TYPE_CHECKING:
 
 __all__ = ["MANY", "encoded_documents", "open_model"]
 
-# Enough that texts of like length fill whole batches, few enough that their rows fit in memory with ease.
-_CHUNK = 512
 # Additions of this many texts show a progress bar on a terminal.
 MANY = 1000
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
-def open_model(model: Any, document_budget: float | None = None) -> FastLaneModel:
-    """Open what a user gave as `model`. An object that encodes documents and queries itself is returned unchanged."""
+def open_model(
+    model: Any, document_budget: float | None = None, max_document_tokens: int | None = None
+) -> FastLaneModel:
+    """Open what a user gave as `model`. An object that encodes documents and queries itself is returned unchanged.
+
+    Args:
+        model: what a user gave.
+        document_budget: for what is loaded here.
+        max_document_tokens: for every model, see `FastLaneModel.bounded`; None leaves the model's own.
+
+    Raises:
+        InvalidInputError: an object that encodes itself has no `bounded`.
+    """
     if hasattr(model, "encode_documents") and hasattr(model, "encode_routed"):
         encoder: FastLaneModel = model
-        return encoder
+        if max_document_tokens is None:
+            return encoder
+        if not hasattr(model, "bounded"):
+            raise InvalidInputError(
+                f"max_document_tokens={max_document_tokens!r}: the {type(model).__name__} that was given as model has "
+                "no method `bounded`, so it cannot be told; bound it where it is made"
+            )
+        return encoder.bounded(max_document_tokens)
     from fastlane_rag.model import FastLaneModel
 
-    return FastLaneModel.from_pretrained(model, document_budget=document_budget)
+    return FastLaneModel.from_pretrained(
+        model, document_budget=document_budget, max_document_tokens=max_document_tokens
+    )
 
 
 def encoded_documents(
@@ -46,13 +65,14 @@ def encoded_documents(
     """
     visible = show_progress if show_progress is not None else len(texts) >= MANY and sys.stderr.isatty()
     with documents_bar("Encoding", len(texts), visible=visible) as done:
-        for first in range(0, len(texts), _CHUNK):
-            chunk = texts[first : first + _CHUNK]
+        position = 0
+        for chunk in chunks(texts):
             encoded = model.encode_documents(chunk, batch_size=batch_size, show_progress=False)
             if len(encoded) != len(chunk):
                 raise ModelError(f"{model.name} gave {len(encoded)} embeddings for {len(chunk)} texts")
-            for i, tokens in enumerate(encoded):
-                yield _checked(tokens, model, first + i)
+            for tokens in encoded:
+                yield _checked(tokens, model, position)
+                position += 1
             done(len(chunk))
 
 
@@ -61,7 +81,7 @@ def _checked(tokens: Tensor | NDArray[np.floating], model: FastLaneModel, positi
     rows = array.astype(np.float32, copy=False)
     if rows.ndim != 2 or rows.shape[1] != model.dim or len(rows) == 0:
         raise ModelError(f"{model.name} gave an embedding of shape {rows.shape} for text {position}")
-    if not float(np.abs(rows).max()) <= _HALF_MAX:  # NaN fails every comparison
+    if not -_HALF_MAX <= rows.min() <= rows.max() <= _HALF_MAX:  # NaN fails every comparison
         raise ModelError(
             f"{model.name} gave an embedding with NaN, infinite or huge values for text {position}; nothing was stored"
         )

@@ -24,6 +24,7 @@ from fastlane_rag.explain import Explanation, explain
 from fastlane_rag.index.checks import check_ids, check_texts, checked_query, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.ingestion import ingest
+from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
@@ -73,11 +74,13 @@ class FastLaneIndex:
         read_only: bool,
         policy: SearchPolicy | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        max_document_tokens: int | None = None,
     ) -> None:
         self._hold(storage)
         self._timeout = timeout
         self._states = SearchStates(policy or SearchPolicy())
         self._given_model = model
+        self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
         self._read_only = read_only
@@ -99,6 +102,7 @@ class FastLaneIndex:
         codec: str = "auto",
         policy: SearchPolicy | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """Make an empty index. To replace an index by a filled one in one step, use `build`.
 
@@ -113,13 +117,15 @@ class FastLaneIndex:
                 (half precision until then). "auto" is "residual4".
             policy: constants of planning for this object's searches; None for the measured defaults.
             timeout: seconds that a write waits for writers in other objects and processes.
+            max_document_tokens: tokens that are encoded of a document, the tokenizer's markers included; the rest
+                cannot be found, and one warning a call counts it. None encodes every document to its end.
 
         Raises:
-            InvalidInputError: there is no such codec.
+            InvalidInputError: there is no such codec, or `max_document_tokens` is no whole number from 1.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
-        keys, opened, meta = _described(model, filter_keys, codec)
+        keys, opened, meta = _described(model, filter_keys, codec, max_document_tokens)
         directory = None if path is None else index_path(path)
         storage = Storage.create(directory, meta, keys, overwrite=overwrite, timeout=_seconds(timeout))
         return cls._made(storage, model, opened, policy, timeout)
@@ -136,6 +142,7 @@ class FastLaneIndex:
         codec: str = "auto",
         policy: SearchPolicy | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        max_document_tokens: int | None = None,
     ) -> Iterator[Self]:
         """An empty index to fill in a `with` block, which appears at `path` when the block ends without an error.
 
@@ -150,9 +157,10 @@ class FastLaneIndex:
             codec: how token embeddings are stored.
             policy: constants of planning.
             timeout: seconds that a write waits for other writers.
+            max_document_tokens: tokens that are encoded of a document.
 
         Raises:
-            InvalidInputError: there is no such codec.
+            InvalidInputError: an argument is not what it must be.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to replace.
 
@@ -162,10 +170,10 @@ class FastLaneIndex:
             >>> len(index)
             1
         """
+        keys, opened, meta = _described(model, filter_keys, codec, max_document_tokens)
         if path is None:
-            yield cls.create(None, model=model, filter_keys=filter_keys, codec=codec, policy=policy, timeout=timeout)
+            yield cls._made(Storage.create(None, meta, keys, overwrite=False), model, opened, policy, timeout)
             return
-        keys, opened, meta = _described(model, filter_keys, codec)
         directory = index_path(path)
         with built_beside(directory, meta, keys, overwrite=overwrite, timeout=_seconds(timeout)) as storage:
             index = cls._made(storage, model, opened, policy, timeout)
@@ -193,6 +201,7 @@ class FastLaneIndex:
         read_only: bool = False,
         policy: SearchPolicy | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """Open an index directory.
 
@@ -204,14 +213,17 @@ class FastLaneIndex:
             read_only: refuse writes; needed where the directory cannot be written.
             policy: constants of planning for this object's searches; None for the measured defaults.
             timeout: seconds that a write waits for writers in other objects and processes.
+            max_document_tokens: as in `create`, for what this object encodes; None: as the index was made.
 
         Raises:
+            InvalidInputError: `max_document_tokens` is no whole number from 1.
             IndexNotFoundError: there is no index at `path`.
             IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
             ModelMismatchError: the index was made with another model.
         """
+        most = check_max_document_tokens(max_document_tokens)
         storage = Storage.open(index_path(path), read_only=read_only, timeout=_seconds(timeout))
-        index = cls(storage, model, read_only=read_only, policy=policy, timeout=timeout)
+        index = cls(storage, model, read_only=read_only, policy=policy, timeout=timeout, max_document_tokens=most)
         try:
             with index._storage.view():  # opens the segments, so that what is broken is told now
                 pass
@@ -251,7 +263,7 @@ class FastLaneIndex:
         """
         with self._model_lock:
             if self._model is None:
-                model = open_model(self._given_model, self._storage.document_budget)
+                model = open_model(self._given_model, self._storage.document_budget, self._max_document_tokens)
                 if model.fingerprint != self._storage.meta["fingerprint"]:
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
@@ -286,7 +298,8 @@ class FastLaneIndex:
     ) -> list[str]:
         """Add documents, and replace those whose id is stored already. An error stores none of them.
 
-        A document whose text is stored under its id already is not encoded again. All of them are in memory
+        A text longer than the model's window is encoded in windows, to its end or to `max_document_tokens`. A document
+        whose text is stored under its id already is not encoded again. All of them are in memory
         at once: `ingest` takes what does not fit.
 
         Args:
@@ -307,7 +320,7 @@ class FastLaneIndex:
             StorageError: the disk is full, or failed.
         """
         final, entries = prepare(texts, ids, metadatas)
-        with self._storage.turn():
+        with self._storage.turn(), one_warning():
             if entries:
                 store_documents(
                     self._storage,
@@ -351,14 +364,14 @@ class FastLaneIndex:
             >>> index.ingest(Document(str(n), f"Line {n}.") for n in range(3))
             Ingested(documents=3, added=3, changed=0, unchanged=0)
         """
-        with self._storage.turn():
+        with self._storage.turn(), one_warning():
             return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
 
     def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
         """Find the documents that answer a query best.
 
         Args:
-            query: any text; what exceeds the model's query length is cut off.
+            query: any text; what exceeds the model's query length is cut off, with a warning.
             k: how many to return; exactly min(k, matching documents) come back.
             **options: `filter`, `route_k`, `refine`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`: see
                 `fastlane_rag.search.options.SearchOptions`.
@@ -601,7 +614,7 @@ class FastLaneIndex:
                 "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
                 "or save(path) it and open that"
             )
-        return _reopen, (str(self.path), self._given_model, self._read_only)
+        return _reopen, (str(self.path), self._given_model, self._read_only, self._max_document_tokens)
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else repr(str(self.path))
@@ -624,24 +637,25 @@ def _after_fork() -> None:
 reset_after_fork(_after_fork)
 
 
-def _reopen(path: str, model: Any, read_only: bool) -> FastLaneIndex:
+def _reopen(path: str, model: Any, read_only: bool, max_document_tokens: int | None) -> FastLaneIndex:
     """What unpickling calls."""
-    return FastLaneIndex.open(path, model=model, read_only=read_only)
+    return FastLaneIndex.open(path, model=model, read_only=read_only, max_document_tokens=max_document_tokens)
 
 
 def _described(
-    model: Any, filter_keys: Iterable[str], codec: str
+    model: Any, filter_keys: Iterable[str], codec: str, max_document_tokens: int | None
 ) -> tuple[tuple[str, ...], FastLaneModel, dict[str, str | int]]:
     """What a new index is made with: filter keys, model, and what the catalogue says of them."""
     keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
     stored = check_codec(codec)
-    opened = open_model(model)
+    opened = open_model(model, None, max_document_tokens)
     meta: dict[str, str | int] = {
         "model": opened.name,
         "fingerprint": opened.fingerprint,
         "dim": opened.dim,
         "codec": stored,
         "document_budget": str(_budget(opened) or ""),
+        "max_document_tokens": getattr(opened, "max_document_tokens", None) or "",
     }
     return keys, opened, meta
 

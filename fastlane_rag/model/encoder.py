@@ -93,8 +93,12 @@ class RoutedEncoder(MultiVectorEncoder):
         return next(m for m in self if isinstance(m, DocumentRouter))
 
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Token embeddings as in the base class; for documents, of the tokens that the document router keeps."""
-        return self.document_router.condense(super().forward(input, **kwargs), kwargs.get("task"))
+        """Token embeddings as in the base class; for documents, of the tokens that the document router keeps.
+
+        With ``part`` among the features, these are windows of documents, whose budget is not spent yet.
+        """
+        features: dict[str, Any] = super().forward(input, **kwargs)
+        return features if features.get("part") else self.document_router.condense(features, kwargs.get("task"))
 
     def _post_init(self) -> None:
         self._apply_legacy_fixups()

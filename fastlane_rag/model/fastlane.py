@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -17,13 +18,16 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.lengths import check_max_document_tokens, warn_of_documents, warn_of_queries
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.route import Route
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
 from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
 from fastlane_rag.model.spans import token_spans
+from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, token_count
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
+_BLOCK = 8192  # rows of a text that are normalised at once
 # Features that the query router adds.
 _OF_ROUTER = ("routing_scores", "routing_attended", "routing_pooled")
 
@@ -43,6 +47,7 @@ class FastLaneModel:
         self.encoder = RoutedEncoder.wrap(encoder)
         self.encoder.eval()
         self.name = name or self.encoder.model_card_data.base_model or type(encoder).__name__
+        self._max_document_tokens: int | None = None
 
     @classmethod
     def from_pretrained(
@@ -53,6 +58,7 @@ class FastLaneModel:
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         trust_remote_code: bool = False,
         document_budget: float | None = None,
+        max_document_tokens: int | None = None,
         **options: Any,
     ) -> FastLaneModel:
         """Open a model.
@@ -66,12 +72,14 @@ class FastLaneModel:
                 embeddings at cosine 0.9999 of float32's.
             trust_remote_code: run code that comes with a checkpoint. Off unless you trust its source.
             document_budget: tokens to keep per document (see :class:`DocumentRouter`); None leaves it as saved. Of
-                these options a loaded ``MultiVectorEncoder`` takes this one alone, and a ``FastLaneModel`` none.
+                these options a loaded ``MultiVectorEncoder`` takes this one and the next, a ``FastLaneModel`` the next.
+            max_document_tokens: tokens to encode of a document, see :meth:`bounded`; None encodes all.
             **options: passed to ``MultiVectorEncoder`` (``revision``, ``token``, ``prompts``, ...).
 
         Raises:
             ModelError: the model cannot be opened; the message says why.
-            InvalidInputError: options are given with a model that is loaded already.
+            InvalidInputError: options are given with a model that is loaded already, or `max_document_tokens` is no
+                whole number from 1.
         """
         if isinstance(model, FastLaneModel | MultiVectorEncoder):
             asked: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code or None, **options}
@@ -84,7 +92,7 @@ class FastLaneModel:
                     f"{type(model).__name__}; give them with its folder or name"
                 )
         if isinstance(model, FastLaneModel):
-            return model
+            return model if max_document_tokens is None else model.bounded(max_document_tokens)
         if isinstance(model, MultiVectorEncoder):
             opened = cls(model)
         else:
@@ -107,7 +115,19 @@ class FastLaneModel:
             opened._set_dtype(dtype)
         if document_budget is not None:
             opened.encoder.document_router.budget = document_budget
-        return opened
+        return opened if max_document_tokens is None else opened.bounded(max_document_tokens)
+
+    def bounded(self, max_document_tokens: int | None) -> FastLaneModel:
+        """The same model, its weights shared, that encodes at most so many tokens of a document; None: all.
+
+        The tokenizer's markers count. What is beyond cannot be found; a warning says how much that is.
+
+        Raises:
+            InvalidInputError: no whole number from 1.
+        """
+        other = copy.copy(self)
+        other._max_document_tokens = check_max_document_tokens(max_document_tokens)
+        return other
 
     def _set_dtype(self, dtype: str) -> None:
         native = "bfloat16" if native_bfloat16(self.device) else "float32"
@@ -135,13 +155,18 @@ class FastLaneModel:
 
     @property
     def max_query_length(self) -> int:
-        """The most tokens of a query; longer queries are cut."""
+        """The most tokens of a query; longer queries are cut, with a warning."""
         return int(getattr(self.encoder.transformer, "query_length", None) or self.encoder.max_seq_length or 0)
 
     @property
     def max_document_length(self) -> int:
-        """The most tokens of a document; longer documents are cut."""
+        """Tokens of a document that are encoded at once; longer documents are encoded window by window."""
         return int(getattr(self.encoder.transformer, "document_length", None) or self.encoder.max_seq_length or 0)
+
+    @property
+    def max_document_tokens(self) -> int | None:
+        """Tokens that are encoded of a document, the tokenizer's markers included; None: all."""
+        return self._max_document_tokens
 
     @property
     def document_budget(self) -> float | None:
@@ -181,11 +206,15 @@ class FastLaneModel:
         """Token embeddings of documents: a list of (Ld, dim) float32 tensors, L2-normalised, on :attr:`device`.
 
         Ld is at least 1: a document whose tokens are all skipped (only punctuation, for example) keeps its first token.
+        A document longer than :attr:`max_document_length` is encoded in overlapping windows of half that length, each
+        token once. One warning counts what :attr:`max_document_tokens` cuts.
         """
-        return [
-            _unit(row["token_embeddings"][_scored(row)])
-            for row in self._encode(texts, "document", batch_size, show_progress)
-        ]
+        rows = self._encode(texts, "document", batch_size, show_progress)
+        # Taken from the end, so that of long documents both forms are never in memory together.
+        found = []
+        while rows:
+            found.append(_scored_rows(rows.pop()))
+        return found[::-1]
 
     def encode_routed(
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
@@ -193,6 +222,7 @@ class FastLaneModel:
         """Encode queries in one forward pass: embeddings, router scores and token strings."""
         queries = []
         rows, router = self._encode(texts, "query", batch_size, show_progress), self.encoder.query_router
+        self._warn_of_cut(texts)
         for row in rows:
             scored = _scored(row)
             part = partial(_copied, scored=scored, alone=len(rows) == 1)
@@ -242,14 +272,47 @@ class FastLaneModel:
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None
     ) -> list[dict[str, Any]]:
         texts = _checked(texts)
-        encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
         size = batch_size or (32 if self.device.type == "cpu" else 128)
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not texts:
             return []
+        rows: dict[int, dict[str, Any]] = {}
+        long = self._long_texts(texts) if task == "document" else {}
+        if long:
+            places = list(long)
+            rows = {places[i]: row for i, row in encoded_windows(self.encoder, list(long.values()), size)}
+        short = [i for i in range(len(texts)) if i not in long]
+        if short:
+            fitting = self._encode_fitting([texts[i] for i in short], task, size, show_progress)
+            rows.update(zip(short, fitting, strict=True))
+        return [rows.pop(i) for i in range(len(texts))]
+
+    def _long_texts(self, texts: Sequence[str]) -> dict[int, LongText]:
+        """The documents that take more than one window, by position, and a warning if any of them is cut."""
+        long = long_texts(self.encoder, texts, self.max_document_length, self.max_document_tokens)
+        cut = [one.cut for one in long.values() if one.cut]
+        if cut:
+            warn_of_documents(len(cut), sum(cut), self.max_document_tokens or 0)
+        return long
+
+    def _warn_of_cut(self, queries: Sequence[str]) -> None:
+        most, expansion = self.max_query_length, self.encoder.transformer.query_expansion
+        if expansion is not None:
+            most = expansion["length"] if expansion["strategy"] == "fixed" else max(most, expansion["length"])
+        # Queries so short are not counted: no tokenizer makes so many tokens of a character.
+        suspects = [text for text in queries if most and len(text) > most // 32]
+        beyond = [count - most for text in suspects if (count := token_count(self.encoder, text, "query")) > most]
+        if beyond:
+            warn_of_queries(len(beyond), sum(beyond), most)
+
+    def _encode_fitting(
+        self, texts: list[str], task: str, size: int, show_progress: bool | None
+    ) -> list[dict[str, Any]]:
+        """The encoder's rows of texts that fit in its window, or are cut there."""
         if len(texts) <= size and task in self.encoder.prompts:
             return self._one_pass(texts, task)
+        encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
         rows: Any = encode(texts, batch_size=size, show_progress_bar=bool(show_progress), output_value=None)
         return list(rows)
 
@@ -279,17 +342,23 @@ class FastLaneModel:
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
         texts = _checked(texts)
         size = batch_size or 32
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        long = self._long_texts(texts) if task == "document" else {}
+        order = sorted((i for i in range(len(texts)) if i not in long), key=lambda i: -len(texts[i]))
         out = np.zeros((len(texts), int(self.encoder.transformer.get_embedding_dimension())), dtype=np.float32)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            features = self._features([texts[i] for i in rows], task)
-            mask = features["attention_mask"].bool()
-            with torch.inference_mode():
-                states = self.encoder.transformer(features)["token_embeddings"].float()
-            mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+            mean = self._mean_states(self._features([texts[i] for i in rows], task))["pooled"]
             out[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        places = list(long)
+        for i, row in encoded_windows(self.encoder, list(long.values()), size, self._mean_states):
+            out[places[i]] = torch.nn.functional.normalize(row["pooled"], dim=-1).cpu().numpy()
         return out
+
+    @torch.inference_mode()
+    def _mean_states(self, features: dict[str, Any]) -> dict[str, Tensor]:
+        mask = features["attention_mask"].bool()
+        states = self.encoder.transformer(features)["token_embeddings"].float()
+        return {"pooled": (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)}
 
     def __repr__(self) -> str:
         return f"FastLaneModel({self.name!r}, dim={self.dim}, device={str(self.device)!r})"
@@ -324,6 +393,20 @@ def _scored(row: dict[str, Any]) -> Tensor | slice:
         mask = mask.clone()
         mask[0] = True
     return mask
+
+
+def _scored_rows(row: dict[str, Any]) -> Tensor:
+    """The rows of the tokens that are scored, (Ld, dim) float32, L2-normalised; of a long text in bounded memory."""
+    scored = _scored(row)
+    rows: Tensor = row["token_embeddings"]
+    if len(rows) <= _BLOCK or isinstance(scored, slice):
+        return _unit(rows[scored])
+    found = rows.new_empty((int(scored.sum()), rows.shape[1]), dtype=torch.float32)
+    end = 0
+    for some, kept in zip(torch.split(rows, _BLOCK), torch.split(scored, _BLOCK), strict=True):
+        begin, end = end, end + int(kept.sum())
+        found[begin:end] = _unit(some[kept])
+    return found
 
 
 def _copied(tensor: Tensor, scored: Tensor | slice, *, alone: bool) -> Tensor:

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from typing import Any
 from weakref import WeakKeyDictionary
 
-__all__ = ["token_spans"]
+__all__ = ["token_spans", "untruncated"]
 
 # Allowance for tokens that an encoder inserts: a marker or two, [CLS], [SEP].
 _EXTRA = 16
@@ -29,14 +29,19 @@ def token_spans(
     Returns:
         One span per token; None for a token that is not in the text.
     """
-    encoded = _copy(tokenizer).encode(prompt + text)
+    encoded = untruncated(tokenizer).encode(prompt + text)
     words = _words(encoded, len(prompt), prompt + text, whole_words=whole_words)
     places: list[tuple[int, int] | None] = [None] * len(ids)
-    matcher = SequenceMatcher(None, ids, encoded.ids[: len(ids) + _EXTRA], autojunk=False)
+    own, special = encoded.ids, encoded.special_tokens_mask
+    same = next((i for i, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b), min(len(ids), len(own)))
+    for i in range(same):
+        places[i] = None if special[i] else words[i]
+    # Comparing takes the square of what differs, so what begins alike is left out.
+    matcher = SequenceMatcher(None, ids[same:], own[same : len(ids) + _EXTRA], autojunk=False)
     for block in matcher.get_matching_blocks():
         for i in range(block.size):
-            if not encoded.special_tokens_mask[block.b + i]:
-                places[block.a + i] = words[block.b + i]
+            if not special[same + block.b + i]:
+                places[same + block.a + i] = words[same + block.b + i]
     return places
 
 
@@ -57,7 +62,7 @@ def _words(encoded: Any, begin: int, text: str, *, whole_words: bool) -> list[tu
     return spans
 
 
-def _copy(tokenizer: Any) -> Any:
+def untruncated(tokenizer: Any) -> Any:
     """A copy of the tokenizer's core without truncation; the model's own may be encoding in another thread."""
     copy = _copies.get(tokenizer)
     if copy is None:

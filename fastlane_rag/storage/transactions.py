@@ -231,6 +231,11 @@ class Storage:
         budget = float(self.meta.get("document_budget") or 0)
         return int(budget) if budget >= 1 else budget or None
 
+    @property
+    def max_document_tokens(self) -> int | None:
+        """Tokens that are encoded of a document; None for all, and in an index that does not say."""
+        return int(self.meta["max_document_tokens"]) if self.meta.get("max_document_tokens") else None
+
     def stats(self) -> IndexStats:
         """What the index holds and takes."""
         with self.view() as view:
@@ -252,6 +257,7 @@ class Storage:
             filter_keys=self.filter_keys,
             commits=snapshot.commits,
             document_budget=self.document_budget,
+            max_document_tokens=self.max_document_tokens,
         )
 
     def close(self) -> None:

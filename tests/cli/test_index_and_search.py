@@ -308,3 +308,14 @@ def test_the_codec_is_chosen_when_an_index_is_made(run: Run, tmp_path: Path, pas
     unknown = run("index", corpus, "--out", tmp_path / "other", "--codec", "zip")
     assert unknown.exit_code == 1
     assert "'zip'" in unknown.stderr
+
+
+def test_a_bound_on_passages_is_kept_and_what_it_cuts_is_told_once(run: Run, tmp_path: Path) -> None:
+    lines = [json.dumps({"_id": str(i), "text": "word " * 700}) for i in range(3)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "index"
+    result = run("index", tmp_path / "long.jsonl", "--out", out, "--max-document-tokens", 600)
+    assert result.exit_code == 0
+    assert result.stderr.count("Warning: 3 documents are longer than 600 tokens") == 1
+    assert "the last 306 tokens" in result.stderr
+    assert json.loads(run("stats", out, "--json").stdout)["max_document_tokens"] == 600

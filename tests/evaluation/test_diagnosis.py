@@ -11,6 +11,7 @@ import torch
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.codecs.residual import ResidualCodec
+from fastlane_rag.errors import FastLaneWarning
 from fastlane_rag.evaluation.diagnosis import diagnose, gini
 from fastlane_rag.model import RoutedQuery
 from fastlane_rag.search.policy import SearchPolicy
@@ -168,13 +169,19 @@ def test_long_documents_and_small_budgets_are_noticed(model: FastLaneModel, pass
     """Real tokens: one text of thousands of words among short ones; then two tokens a document."""
     short = [p["text"][:300] for p in passages[:9]]
     long = " ".join(p["text"] for p in passages[:40])
+    with FastLaneIndex.create(model=model, max_document_tokens=512) as index:
+        with pytest.warns(FastLaneWarning):
+            index.add([*short, long])
+        finding = findings(index, [p["title"] for p in passages[:12]])["coverage"]
+    assert finding.level == "warning"
+    assert "10% were cut at 512 tokens" in finding.detail
+    assert finding.figures["share_of_tokens_cut"] > 0.5
+    assert "max_document_tokens" in finding.detail
     with FastLaneIndex.create(model=model) as index:
         index.add([*short, long])
         finding = findings(index, [p["title"] for p in passages[:12]])["coverage"]
-    assert finding.level == "warning"
-    assert f"10% are longer than the model's {model.max_document_length} tokens" in finding.detail
-    assert finding.figures["share_of_tokens_cut"] > 0.5
-    assert "Divide such documents" in finding.detail
+    assert finding.level == "ok"
+    assert "none was cut" in finding.detail
     model.encoder.document_router.budget = 2
     try:
         with FastLaneIndex.create(model=model) as index:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneIndex, FastLaneModel, Hit
-from fastlane_rag.errors import FastLaneError, InvalidInputError, ModelError
+from fastlane_rag.errors import FastLaneError, FastLaneWarning, InvalidInputError, ModelError
 from fastlane_rag.explain import Explanation, explain
 
 QUERY = "how long may a line of code be?"
@@ -126,9 +126,13 @@ def test_accents_and_case_are_part_of_the_span(model: FastLaneModel) -> None:
 
 
 def test_what_is_cut_off_is_no_evidence(model: FastLaneModel) -> None:
-    """Only the start of a text longer than the model reads can have matched."""
+    """Only the start of a text longer than the model is told to read can have matched."""
     text = "Some filler words here. " * 400 + "walrus"
     explanation = explain(model, "walrus filler", text)
+    check_spans(explanation)
+    assert "walrus" in {match.matched for match in explanation.tokens}
+    with pytest.warns(FastLaneWarning, match="1 document is longer than 512 tokens"):
+        explanation = explain(model.bounded(512), "walrus filler", text)
     check_spans(explanation)
     assert "walrus" not in {match.matched for match in explanation.tokens}
     assert max(span.end for span in explanation.spans) < len(text) / 2

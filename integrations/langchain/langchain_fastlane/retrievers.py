@@ -58,6 +58,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         **fields: Any,
     ) -> Self:
         """Build an index and a retriever over it.
@@ -70,9 +71,12 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
             model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
             overwrite: replace an index in `path`. To open it instead:
                 `FastLaneRetriever(index=FastLaneIndex.open(path))`.
+            max_document_tokens: tokens to encode of a text; the rest is cut, with a warning. None encodes all.
             **fields: fields of the retriever, such as `k`.
         """
-        with FastLaneIndex.build(path, model=model, overwrite=overwrite) as index:
+        with FastLaneIndex.build(
+            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
+        ) as index:
             retriever = cls(index=index, **fields)
             index.add(texts, ids=ids, metadatas=metadatas)
         return retriever
@@ -86,10 +90,13 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         **fields: Any,
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        with FastLaneIndex.build(path, model=model, overwrite=overwrite) as index:
+        with FastLaneIndex.build(
+            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
+        ) as index:
             retriever = cls(index=index, **fields)
             add_documents(index, documents, ids)
         return retriever

@@ -78,6 +78,7 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """Build an index and a store over it.
 
@@ -91,8 +92,11 @@ class FastLaneVectorStore(VectorStore):
             path: a new directory for the index; None keeps the index in memory.
             overwrite: replace an index in `path`.
             batch_size: how many texts to encode at once.
+            max_document_tokens: tokens to encode of a text; the rest is cut, with a warning. None encodes all.
         """
-        with FastLaneIndex.build(path, model=_late_interaction(embedding), overwrite=overwrite) as index:
+        with FastLaneIndex.build(
+            path, model=_late_interaction(embedding), overwrite=overwrite, max_document_tokens=max_document_tokens
+        ) as index:
             store = cls(index)
             store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
         return store
@@ -107,9 +111,12 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
+        max_document_tokens: int | None = None,
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        with FastLaneIndex.build(path, model=_late_interaction(embedding), overwrite=overwrite) as index:
+        with FastLaneIndex.build(
+            path, model=_late_interaction(embedding), overwrite=overwrite, max_document_tokens=max_document_tokens
+        ) as index:
             store = cls(index)
             store.add_documents(documents, ids=ids, batch_size=batch_size)
         return store

@@ -79,6 +79,7 @@ class FastLaneRetriever(BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -89,10 +90,13 @@ class FastLaneRetriever(BaseRetriever):
             path: a new directory for the index; None keeps the index in memory.
             model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
             overwrite: replace an index in `path` (`from_persist_dir` opens it instead).
+            max_document_tokens: tokens to encode of a node; the rest is cut, with a warning. None encodes all.
             show_progress: whether to show a progress bar while encoding.
             **options: arguments of the constructor, such as `similarity_top_k`.
         """
-        with FastLaneIndex.build(path, model=model, overwrite=overwrite) as index:
+        with FastLaneIndex.build(
+            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
+        ) as index:
             retriever = cls(index, **options)
             retriever.add_nodes(nodes, show_progress=show_progress)
         return retriever
@@ -106,6 +110,7 @@ class FastLaneRetriever(BaseRetriever):
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
         overwrite: bool = False,
+        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -116,7 +121,13 @@ class FastLaneRetriever(BaseRetriever):
             show_progress=bool(show_progress),
         )
         return cls.from_nodes(
-            nodes, path=path, model=model, overwrite=overwrite, show_progress=show_progress, **options
+            nodes,
+            path=path,
+            model=model,
+            overwrite=overwrite,
+            max_document_tokens=max_document_tokens,
+            show_progress=show_progress,
+            **options,
         )
 
     @classmethod

@@ -1,0 +1,97 @@
+"""Texts of any length: some at a time, and what was cut off them in one warning a call."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from fastlane_rag.errors import FastLaneWarning, InvalidInputError
+
+__all__ = ["check_max_document_tokens", "chunks", "one_warning", "warn_of_documents", "warn_of_queries"]
+
+# Texts encoded at once: their rows are in memory together.
+_TEXTS = 512
+_CHARACTERS = 4 << 20
+
+# Documents and tokens cut since a call began, and the limit; None where no call collects.
+_counted: ContextVar[list[int] | None] = ContextVar("_counted", default=None)
+
+
+def check_max_document_tokens(value: Any) -> int | None:
+    """A whole number from 1, or None.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    try:
+        number = None if value is None or isinstance(value, bool) else int(value.__index__())
+    except (AttributeError, TypeError):
+        number = None
+    if value is not None and (number is None or number < 1):
+        raise InvalidInputError(f"max_document_tokens must be a whole number from 1, or None for all, not {value!r}")
+    return number
+
+
+def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Some texts at a time: enough that texts of like length fill batches, few enough that their rows fit in memory."""
+    first = characters = 0
+    for position, text in enumerate(texts):
+        if position > first and (position - first == _TEXTS or characters + len(text) > _CHARACTERS):
+            yield texts[first:position]
+            first, characters = position, 0
+        characters += len(text)
+    if first < len(texts):
+        yield texts[first:]
+
+
+@contextmanager
+def one_warning() -> Iterator[None]:
+    """While it lasts, documents that are cut are counted; at its end one warning tells of all of them."""
+    if _counted.get() is not None:  # inside another: that one warns
+        yield
+        return
+    counts = [0, 0, 0]
+    token = _counted.set(counts)
+    try:
+        yield
+    finally:
+        _counted.reset(token)
+        if counts[0]:
+            _warn_of_documents(*counts)
+
+
+def warn_of_documents(documents: int, tokens: int, limit: int) -> None:
+    """Tell that `documents` texts had more than `limit` tokens, and that `tokens` of them are not encoded."""
+    counts = _counted.get()
+    if counts is None:
+        _warn_of_documents(documents, tokens, limit)
+    else:
+        counts[:] = counts[0] + documents, counts[1] + tokens, limit
+
+
+def warn_of_queries(queries: int, tokens: int, limit: int) -> None:
+    """Tell that `queries` texts had more than `limit` tokens, and that `tokens` of them are not searched with."""
+    _warn(
+        f"{queries} {'query is' if queries == 1 else 'queries are'} longer than the model's {limit} tokens: the last "
+        f"{tokens} tokens are not searched with. Ask in fewer words"
+    )
+
+
+def _warn_of_documents(documents: int, tokens: int, limit: int) -> None:
+    _warn(
+        f"{documents} {'document is' if documents == 1 else 'documents are'} longer than {limit} tokens, which is all "
+        f"that is encoded of one: the last {tokens} tokens cannot be found. A larger max_document_tokens, or None, "
+        "encodes them"
+    )
+
+
+def _warn(message: str) -> None:
+    """Warn at the line outside this project that called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("fastlane_rag", "contextlib")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, FastLaneWarning, stacklevel=level)
