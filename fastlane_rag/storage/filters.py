@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastlane_rag.errors import FilterError, InvalidInputError
-from fastlane_rag.storage.metadata import catalogue_text, check_text
+from fastlane_rag.storage.metadata import catalogue_text, check_text, json_value
 
 __all__ = ["AllOf", "Compiled", "Filter", "all_of", "compile_filter"]
 
@@ -172,7 +172,7 @@ def _single(part: Any) -> tuple[str | None, Any, Any]:
 def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Compiled:
     """Compile one key's condition: a value, or a dict of operators that must all hold."""
     if not isinstance(condition, Mapping):
-        return _where(key, _equal("$eq", key, condition), indexed)
+        return _where(key, _equal("$eq", key, json_value(condition)), indexed)
     if not condition:
         raise FilterError(f"the condition on {key!r} is empty; for an operator write {{'$eq': value}}")
     if depth > _DEEPEST:
@@ -189,6 +189,7 @@ def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Com
 
 
 def _operation(key: str, operator: Any, operand: Any, indexed: frozenset[str]) -> Compiled:
+    operand = json_value(operand)
     if operator in ("$eq", "$ne"):
         found = _where(key, _equal(operator, key, operand), indexed)
         return found if operator == "$eq" else _negated(found)
@@ -221,6 +222,7 @@ def _equal(operator: str, key: str, value: Any) -> Compiled:
 def _one_of(operator: str, key: str, values: Any) -> Compiled:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):
         raise FilterError(f"{operator} on {key!r} takes a list of values, not {values!r}")
+    values = [json_value(value) for value in values]
     texts = [_plain(operator, key, v) for v in values if isinstance(v, str)]
     numbers = [_plain(operator, key, v) for v in values if _is_number(v)]
     parts = [_equal(operator, key, v) for v in values if not isinstance(v, str) and not _is_number(v)]

@@ -3,16 +3,33 @@
 SQLite's JSON functions before 3.45 end a text at U+0000, which occurs in text extracted from PDFs. The catalogue
 therefore stores U+0000 as U+FDD0 "0", and U+FDD0 (a code point that is no character) as U+FDD0 "1". The keys and
 values of filters are escaped in the same way.
+
+One rule says what a value may be, for documents, for filters and for both frameworks: `json_value`.
 """
 
+import datetime
+import decimal
+import enum
 import json
 import math
+import uuid
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
+
+import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
 
-__all__ = ["catalogue_text", "check_text", "kind", "metadata_from_json", "metadata_json"]
+__all__ = [
+    "catalogue_text",
+    "check_text",
+    "json_value",
+    "kind",
+    "metadata_from_json",
+    "metadata_json",
+    "plain_metadata",
+]
 
 # SQLite's JSON functions fail beyond 1,000 levels.
 _DEEPEST = 100
@@ -23,17 +40,48 @@ def metadata_json(metadata: Any, where: str = "metadata") -> str:
     """The catalogue's JSON text for a metadata dictionary; None is an empty one.
 
     Raises:
-        InvalidInputError: something in it is not JSON; the message names the part.
+        InvalidInputError: something in it cannot be stored; the message names the part.
     """
     if metadata is None:
         return "{}"
+    plain = plain_metadata(metadata, where)
+    text = _dumps(plain, where)
+    if "\\u0000" in text or _ESCAPE in text:
+        text = _dumps(_mapped(plain, catalogue_text), where)
+    return text
+
+
+def plain_metadata(metadata: Any, where: str = "metadata") -> dict[str, Any]:
+    """A copy of a metadata dictionary that is JSON, with values as `json_value` gives them.
+
+    Raises:
+        InvalidInputError: something in it cannot be stored; the message names the part.
+    """
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"{where} must be a dict, not {kind(metadata)}")
-    _check_json(metadata, where, 0)
-    text = _dumps(dict(metadata), where)
-    if "\\u0000" in text or _ESCAPE in text:
-        text = _dumps(_mapped(dict(metadata), catalogue_text), where)
-    return text
+    plain: dict[str, Any] = _plain(metadata, where, 0)
+    return plain
+
+
+def json_value(value: Any) -> Any:
+    """The JSON value that stands for a value of Python; values of other types come back as they are.
+
+    Dates and times become texts of ISO 8601, UUIDs and paths texts, members of enums their values, and decimals numbers.
+    NumPy's scalars and arrays become what they hold.
+    """
+    if isinstance(value, enum.Enum):
+        return json_value(value.value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID | PurePath):
+        return str(value)
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+    if isinstance(value, np.generic | np.ndarray):
+        # A NumPy date beyond what Python's dates reach is a number here, or a scalar still.
+        found = value.astype("datetime64[us]").tolist() if value.dtype.kind == "M" else value.tolist()
+        return found if isinstance(found, int | float | str | bool | list | None) else json_value(found)
+    return value
 
 
 def metadata_from_json(text: str) -> dict[str, Any]:
@@ -72,25 +120,32 @@ def kind(value: Any) -> str:
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
 
 
-def _check_json(value: Any, where: str, depth: int) -> None:
+def _plain(value: Any, where: str, depth: int) -> Any:
     if depth > _DEEPEST:
         raise InvalidInputError(f"{where} is nested more than {_DEEPEST} levels deep")
+    value = json_value(value)
     if isinstance(value, str):
-        check_text(where, value)
-    elif isinstance(value, float):
+        return check_text(where, value)
+    if isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidInputError(f"{where} is {value}, which is not JSON")
-    elif isinstance(value, dict) or (depth == 0 and isinstance(value, Mapping)):
+            raise InvalidInputError(f"{where} is {value}, which is not JSON; leave the key out, or give None")
+        return value
+    if isinstance(value, Mapping):
+        plain = {}
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidInputError(f"{where} has the key {key!r}: keys of JSON objects are str")
-            check_text(f"a key of {where}", key)
-            _check_json(item, f"{where}[{key!r}]", depth + 1)
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            _check_json(item, f"{where}[{i}]", depth + 1)
-    elif value is not None and not isinstance(value, bool | int):
-        raise InvalidInputError(f"{where} is {kind(value)}, which is not JSON")
+            name = check_text(f"a key of {where}", key.value if isinstance(key, enum.Enum) else key)
+            plain[name] = _plain(item, f"{where}[{key!r}]", depth + 1)
+        return plain
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if value is not None and not isinstance(value, bool | int):
+        raise InvalidInputError(
+            f"{where} is {kind(value)}, which is not JSON; give texts, numbers, True, False, None, dates, and lists "
+            "and dicts of them"
+        )
+    return value
 
 
 def _dumps(metadata: dict[str, Any], where: str) -> str:

@@ -18,6 +18,7 @@ from llama_index.core.schema import (
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.storage.metadata import plain_metadata
 from fastlane_rag.types import Document as StoredDocument
 
 # Keys stored beside those of the node's own metadata, which stay at the top level for filters.
@@ -79,13 +80,26 @@ def to_scored_node(hit: Hit) -> NodeWithScore:
 
 
 def _content(node: BaseNode) -> dict[str, Any]:
-    content: dict[str, Any] = node.model_dump(mode="json")
+    content: dict[str, Any] = _plain(node).model_dump(mode="json")
     content["embedding"] = None
     # llama-index-core 0.13 writes the separator under two spellings, and reads the other one last.
     content.pop("metadata_seperator", None)
     if isinstance(node, IndexNode) and isinstance(node.obj, BaseNode):
         content["obj"] = _content(node.obj)
     return content
+
+
+def _plain(node: BaseNode) -> BaseNode:
+    """The node with metadata as the index stores them. Pydantic alone would turn NaN into None and bytes into text."""
+    metadata = plain_metadata(node.metadata, f"the metadata of node {node.node_id!r}")
+    relationships = {}
+    for kind, related in node.relationships.items():
+        plain = [
+            one.model_copy(update={"metadata": plain_metadata(one.metadata, f"the metadata of node {one.node_id!r}")})
+            for one in (related if isinstance(related, list) else [related])
+        ]
+        relationships[kind] = plain if isinstance(related, list) else plain[0]
+    return node.model_copy(update={"metadata": metadata, "relationships": relationships})
 
 
 def _node(content: dict[str, Any]) -> BaseNode:
