@@ -23,13 +23,17 @@ FRAMEWORKS := langchain-core llama-index-core
 INTEGRATIONS := --group integrations -e ".[cpu]" -e integrations/langchain -e integrations/llama_index
 TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 
-.PHONY: help setup demo test test-all test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
+# Other versions of Python that test-all runs the quick tests on, where this machine has them (or pyenv does).
+PYTHONS := 3.12 3.13 3.14
+
+.PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
 	pytest lint format reproduce wheels clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
-	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones, and the integrations'"
-	@echo "               on the oldest and the newest frameworks (test-frameworks-floor, test-frameworks-newest)"
+	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones, those on other versions of"
+	@echo "               Python (test-python-3.13, ...), and the integrations' on the oldest and the newest frameworks"
+	@echo "               (test-frameworks-floor, test-frameworks-newest)"
 	@echo "make reproduce measure every figure of the documents again (PARTS=quality DATA=DIR LIMIT=queries DATASETS=a,b)"
 	@echo "make notebooks runs the examples again and keeps their outputs; make test-notebooks only runs them"
 	@echo "make wheels    an sdist and wheels for Linux on x86-64 and ARM;  make test-kernels  the C++ alone"
@@ -55,10 +59,22 @@ pytest: $(READY)
 
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+	$(MAKE) test-pythons
 	$(MAKE) test-kernels
 	$(MAKE) test-notebooks
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
+
+test-pythons: $(addprefix test-python-,$(PYTHONS))
+
+# The quick tests on one version, in an environment of its own: make test-python-3.13.
+test-python-%:
+	@for one in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do \
+		if "$$one" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$*")' 2> /dev/null; then \
+			exec $(MAKE) pytest VENV=$(VENV)-$* PYTHON="$$one"; \
+		fi; \
+	done; \
+	echo "the tests on Python $* are left out: there is no python$* here"
 
 # Checks the kernels without Python: under the address and undefined behaviour sanitizers, and as built for ARM under an
 # emulator of a processor with the dot product of bytes and of one without (Debian: g++-aarch64-linux-gnu qemu-user).

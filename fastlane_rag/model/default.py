@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import importlib.resources
 import os
 import shutil
 import stat
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from fastlane_rag.errors import ModelError
 
 __all__ = ["cache_dir", "default_model_path", "pack_model", "unpack_model"]
 
-_BUNDLE = Path(__file__).parent / "default"
+_BUNDLE = importlib.resources.files(__package__) / "default"  # of a package in a zip file as well
 _CODES = ".int8"
 _SCALES = ".scale"
 _DRAFT = ".unpack-"
@@ -52,8 +55,8 @@ def default_model_path() -> Path:
     if not (_BUNDLE / "model.safetensors").is_file():
         raise ModelError(f"the bundled default model is missing from {_BUNDLE}; reinstall fastlane-rag")
     digest = hashlib.sha256()
-    for file in sorted(p for p in _BUNDLE.rglob("*") if p.is_file()):
-        digest.update(file.relative_to(_BUNDLE).as_posix().encode())
+    for file_name, file in _files(_BUNDLE):
+        digest.update(file_name.encode())
         digest.update(file.read_bytes())
     name = f"default-{digest.hexdigest()[:16]}"
     failures = []
@@ -122,7 +125,7 @@ def pack_model(source: Path, target: Path) -> None:
         save_file(packed, file, metadata={"format": "pt"})
 
 
-def unpack_model(source: Path, target: Path) -> None:
+def unpack_model(source: Traversable, target: Path) -> None:
     """Turn a packed model directory into one that sentence-transformers opens (float16 weights).
 
     The directory appears whole or not at all, also when several processes unpack at once.
@@ -130,19 +133,18 @@ def unpack_model(source: Path, target: Path) -> None:
     _sweep(target.parent)
     work = target.parent / f"{_DRAFT}{uuid.uuid4().hex}"
     try:
-        for file in sorted(source.rglob("*")):
-            unpacked = work / file.relative_to(source)
+        for name, file in _files(source):
+            unpacked = work / name
             unpacked.parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix != ".safetensors":
-                if file.is_file():  # without its rights: the package may be read-only
-                    shutil.copyfile(file, unpacked)
+            if unpacked.suffix != ".safetensors":
+                unpacked.write_bytes(file.read_bytes())  # without its rights: the package may be read-only
                 continue
             plain: dict[str, Tensor] = {}
-            tensors = load_file(file)
+            tensors = load(file.read_bytes())
             for key, value in tensors.items():
                 if key.endswith(_CODES):
-                    name = key.removesuffix(_CODES)
-                    plain[name] = (value.float() * tensors[name + _SCALES].float()).half()
+                    whole = key.removesuffix(_CODES)
+                    plain[whole] = (value.float() * tensors[whole + _SCALES].float()).half()
                 elif not key.endswith(_SCALES):
                     plain[key] = value
             save_file(plain, unpacked, metadata={"format": "pt"})
@@ -153,6 +155,15 @@ def unpack_model(source: Path, target: Path) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _files(folder: Traversable, within: str = "") -> Iterator[tuple[str, Traversable]]:
+    """The files in a folder, which may lie in a zip file, by their paths in it."""
+    for entry in sorted(folder.iterdir(), key=lambda one: one.name):
+        if entry.is_dir():
+            yield from _files(entry, f"{within}{entry.name}/")
+        else:
+            yield f"{within}{entry.name}", entry
 
 
 def _sweep(folder: Path) -> None:

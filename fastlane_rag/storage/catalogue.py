@@ -63,9 +63,11 @@ class _Connection(sqlite3.Connection):
 
     Attributes:
         frozen: the signature of a database that was opened as immutable; None for one that is not.
+        log: device and inode of the write-ahead log that it has open; None where that is not known yet.
     """
 
     frozen: tuple[int, ...] | None = None
+    log: tuple[int, int] | None = None
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         """As the base class does, which would make a cursor of its own kind."""
@@ -161,17 +163,20 @@ class Catalogue:
         """A connection inside a write transaction, committed at the end and rolled back on any exception."""
         with self._translated(), self._borrowed(alone=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
+            self._know_log(connection)
             try:
                 yield connection
                 connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'commits'")
                 self.check_place()
+                self._check_log(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            # Where the directory was replaced in this very moment, the write went to the one that is gone.
+            # Where the directory or the log was replaced in this very moment, the write went to the one that is gone.
             self.check_place()
+            self._check_log(connection)
 
     def shrink(self) -> None:
         """Give free pages back to the file system, as far as readers allow."""
@@ -193,8 +198,13 @@ class Catalogue:
             if self.path is None and self._turns.used:
                 return
             idle, self._idle = self._idle, []
-            if self.path is not None and self._place is not None and _place_of(self.path) not in (self._place, None):
-                # SQLite would remove the write-ahead log by its path, which is that of another index now.
+            lost = any(connection.log not in (None, self._log_place()) for connection in self._all)
+            if (
+                self.path is not None
+                and self._place is not None
+                and (lost or _place_of(self.path) not in (self._place, None))
+            ):
+                # SQLite would remove the write-ahead log by its path, which is another one now, or write from the old.
                 _abandoned.extend(self._all)
                 return
             for connection in idle:
@@ -238,6 +248,8 @@ class Catalogue:
             self._check_open()
             self.check_place()
             waiting = self._idle.pop() if self._idle else None
+            if waiting is not None:
+                self._check_log(waiting)
         if waiting is not None and waiting.frozen is not None and waiting.frozen != _signature(self.path):
             # Somebody wrote since: what an immutable connection knows of the file no longer holds.
             self._discard(waiting)
@@ -247,6 +259,7 @@ class Catalogue:
             yield connection
         finally:
             _end_transaction(connection)
+            self._know_log(connection)
             with self._lock:
                 if self.closed:
                     self._discard(connection)
@@ -267,6 +280,30 @@ class Catalogue:
             raise IndexReplacedError(
                 f"the index {self.path.parent} was {what} since it was opened; nothing was read or written there. "
                 "Close this object and open the index again"
+            )
+
+    def _log_place(self) -> tuple[int, int] | None:
+        return None if self.path is None else _place_of(self.path.with_name(self.path.name + "-wal"))
+
+    def _know_log(self, connection: _Connection) -> None:
+        """Note which log a connection has open, once it has used it."""
+        if connection.log is None and connection.frozen is None:
+            connection.log = self._log_place()
+
+    def _check_log(self, connection: _Connection) -> None:
+        """Check that the write-ahead log's path still leads to the file that a connection has open.
+
+        Whoever opens and closes a file of the index in this process, as a backup does, takes SQLite's POSIX locks on
+        it away. Another process that closes the index then believes to be the last, and deletes the log.
+
+        Raises:
+            StorageError: it leads to another one, or to none: what is written there is lost.
+        """
+        if connection.log is not None and self._log_place() != connection.log:
+            raise StorageError(
+                f"{self.where}-wal, the write-ahead log, was deleted or replaced while this process used it; nothing "
+                "of this write is stored. Start the process again. Something may have read the files of the index in "
+                "this process, which takes the locks on them away: save() makes a copy of an index that is in use"
             )
 
     def _connect(self, mode: str) -> _Connection:

@@ -234,7 +234,7 @@ def test_unpacking_leaves_no_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (source / "part" / "config.json").chmod(0o444)
     default.unpack_model(source, tmp_path / "target")
     assert (tmp_path / "target" / "part" / "config.json").read_text() == "{}"
-    monkeypatch.setattr(shutil, "copyfile", lambda *paths: 1 / 0)
+    monkeypatch.setattr(default.Path, "write_bytes", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         default.unpack_model(source, tmp_path / "other")
     assert {path.name for path in tmp_path.iterdir()} == {".unpack-young", "source", "target"}
