@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.fastlane-ready
+CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these builds the compiled kernels again.
 NATIVE := CMakeLists.txt $(wildcard build_backend/*.py fastlane_rag/scoring/native/src/*)
@@ -45,7 +46,7 @@ $(READY): $(SOURCES)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; give another with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25.1"
-	$(PIP) install -q -c constraints.txt --group dev \
+	$(PIP) install -q -c $(CONSTRAINTS) --group dev \
 		-e ".[cpu,eval,train]" -e integrations/langchain -e integrations/llama_index
 	@touch $@
 
@@ -67,11 +68,13 @@ test-all: lint
 
 test-pythons: $(addprefix test-python-,$(PYTHONS))
 
-# The quick tests on one version, in an environment of its own: make test-python-3.13.
+# The quick tests on one version, in an environment of its own: make test-python-3.13. Which triton torch wants depends on
+# whose build of torch there is for that version.
 test-python-%:
+	@mkdir -p build && grep -v ^triton== constraints.txt > build/constraints-$*.txt
 	@for one in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do \
 		if "$$one" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$*")' 2> /dev/null; then \
-			exec $(MAKE) pytest VENV=$(VENV)-$* PYTHON="$$one"; \
+			exec $(MAKE) pytest VENV=$(VENV)-$* PYTHON="$$one" CONSTRAINTS=build/constraints-$*.txt; \
 		fi; \
 	done; \
 	echo "the tests on Python $* are left out: there is no python$* here"
