@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.fastlane-ready
+CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these builds the compiled kernels again.
 NATIVE := CMakeLists.txt $(wildcard build_backend/*.py fastlane_rag/scoring/native/src/*)
@@ -23,13 +24,17 @@ FRAMEWORKS := langchain-core llama-index-core
 INTEGRATIONS := --group integrations -e ".[cpu]" -e integrations/langchain -e integrations/llama_index
 TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 
-.PHONY: help setup demo test test-all test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
+# Other versions of Python that test-all runs the quick tests on, where this machine has them (or pyenv does).
+PYTHONS := 3.12 3.13 3.14
+
+.PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
 	pytest lint format reproduce wheels clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
-	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones, and the integrations'"
-	@echo "               on the oldest and the newest frameworks (test-frameworks-floor, test-frameworks-newest)"
+	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones, those on other versions of"
+	@echo "               Python (test-python-3.13, ...), and the integrations' on the oldest and the newest frameworks"
+	@echo "               (test-frameworks-floor, test-frameworks-newest)"
 	@echo "make reproduce measure every figure of the documents again (PARTS=quality DATA=DIR LIMIT=queries DATASETS=a,b)"
 	@echo "make notebooks runs the examples again and keeps their outputs; make test-notebooks only runs them"
 	@echo "make wheels    an sdist and wheels for Linux on x86-64 and ARM;  make test-kernels  the C++ alone"
@@ -41,7 +46,7 @@ $(READY): $(SOURCES)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}; give another with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25.3"
-	$(PIP) install -q -c constraints.txt --build-constraint constraints.txt --group dev \
+	$(PIP) install -q -c $(CONSTRAINTS) --build-constraint constraints.txt --group dev \
 		-e ".[cpu,eval,train]" -e integrations/langchain -e integrations/llama_index
 	@touch $@
 
@@ -55,10 +60,24 @@ pytest: $(READY)
 
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+	$(MAKE) test-pythons
 	$(MAKE) test-kernels
 	$(MAKE) test-notebooks
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
+
+test-pythons: $(addprefix test-python-,$(PYTHONS))
+
+# The quick tests on one version, in an environment of its own: make test-python-3.13. Which triton torch wants depends on
+# whose build of torch there is for that version.
+test-python-%:
+	@mkdir -p build && grep -v ^triton== constraints.txt > build/constraints-$*.txt
+	@for one in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do \
+		if "$$one" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$*")' 2> /dev/null; then \
+			exec $(MAKE) pytest VENV=$(VENV)-$* PYTHON="$$one" CONSTRAINTS=build/constraints-$*.txt; \
+		fi; \
+	done; \
+	echo "the tests on Python $* are left out: there is no python$* here"
 
 # Checks the kernels without Python: under the address and undefined behaviour sanitizers, and under an emulator of
 # processors without AVX2 (Nehalem) and with it alone (Haswell), and of ARM with the dot product of bytes and without

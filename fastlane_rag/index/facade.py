@@ -541,6 +541,10 @@ class FastLaneIndex:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> None:
         """Copy the live documents into a directory that `open` opens, without encoding them again.
 
+        The copy is of one commit, and reads and writes go on meanwhile: this is how to back up an index in use. What
+        copies the files of an open index instead copies several moments, and in the same process (`shutil.copytree`,
+        `tarfile`, an upload) takes the locks away that keep other processes from deleting its log.
+
         Args:
             path: a new or empty directory. Where the index lives already, there is nothing to do; its codec cannot
                 change there.

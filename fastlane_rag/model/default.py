@@ -10,30 +10,40 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import importlib.resources
 import os
 import shutil
+import stat
 import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from fastlane_rag.errors import ModelError
 
 __all__ = ["cache_dir", "default_model_path", "pack_model", "unpack_model"]
 
-_BUNDLE = Path(__file__).parent / "default"
+_BUNDLE = importlib.resources.files(__package__) / "default"  # of a package in a zip file as well
 _CODES = ".int8"
 _SCALES = ".scale"
-_SMALLEST_PACKED = 4096  # elements; smaller matrices are stored unpacked
+_DRAFT = ".unpack-"
+_ABANDONED_SECONDS = 3600
+_SMALLEST_PACKED = 4096  # below this many numbers a matrix is not worth packing
 
 
 def cache_dir() -> Path:
-    """Directory of files that FastLane can make again: $FASTLANE_CACHE, else one in the user's cache folder."""
-    if configured := os.environ.get("FASTLANE_CACHE"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastlane-rag"
+    """Where FastLane keeps what it can make again: $FASTLANE_CACHE, else the user's cache folder, else a temporary."""
+    try:
+        return _cache()
+    except (LookupError, RuntimeError):  # a user without a home
+        return _temporary()
 
 
 def default_model_path() -> Path:
@@ -45,19 +55,54 @@ def default_model_path() -> Path:
     if not (_BUNDLE / "model.safetensors").is_file():
         raise ModelError(f"the bundled default model is missing from {_BUNDLE}; reinstall fastlane-rag")
     digest = hashlib.sha256()
-    for file in sorted(p for p in _BUNDLE.rglob("*") if p.is_file()):
-        digest.update(file.relative_to(_BUNDLE).as_posix().encode())
+    for file_name, file in _files(_BUNDLE):
+        digest.update(file_name.encode())
         digest.update(file.read_bytes())
     name = f"default-{digest.hexdigest()[:16]}"
-    for parent in (cache_dir(), Path(tempfile.gettempdir()) / f"fastlane-rag-{getpass.getuser()}"):
+    failures = []
+    for parent, make in ((_cache, _made), (_temporary, _own)):
         try:
-            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not (parent / name).is_dir():
-                unpack_model(_BUNDLE, parent / name)
-            return parent / name
-        except OSError as error:
-            failure = error
-    raise ModelError(f"cannot unpack the default model: {failure}. Set FASTLANE_CACHE to a folder that can be written.")
+            folder = make(parent())
+            if not (folder / name).is_dir():
+                unpack_model(_BUNDLE, folder / name)
+            return folder / name
+        except (OSError, LookupError, RuntimeError) as error:
+            failures.append(str(error))
+    raise ModelError(
+        f"cannot unpack the default model, neither in the cache ({failures[0]}) nor in a temporary folder "
+        f"({failures[1]}). Set FASTLANE_CACHE to a folder that can be written."
+    )
+
+
+def _cache() -> Path:
+    if configured := os.environ.get("FASTLANE_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastlane-rag"
+
+
+def _temporary() -> Path:
+    """A folder of this user's among the temporary ones; users without a name, as in containers, have a number."""
+    user = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
+    return Path(tempfile.gettempdir()) / f"fastlane-rag-{user}"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _own(folder: Path) -> Path:
+    """The folder, made where it is missing. In a place that all may write, somebody else may have made it before.
+
+    Raises:
+        PermissionError: it is another user's, or others may write into it.
+    """
+    _made(folder)
+    found = folder.lstat()
+    foreign = hasattr(os, "getuid") and (found.st_uid != os.getuid() or bool(found.st_mode & 0o022))
+    if foreign or not stat.S_ISDIR(found.st_mode):
+        raise PermissionError(f"{folder} belongs to another user, or others may write into it")
+    return folder
 
 
 def pack_model(source: Path, target: Path) -> None:
@@ -80,24 +125,29 @@ def pack_model(source: Path, target: Path) -> None:
         save_file(packed, file, metadata={"format": "pt"})
 
 
-def unpack_model(source: Path, target: Path) -> None:
-    """Unpack a packed model directory into one that sentence-transformers opens (float16 weights).
+def unpack_model(source: Traversable, target: Path) -> None:
+    """Turn a packed model directory into one that sentence-transformers opens (float16 weights).
 
     The target appears complete or not at all, also when several processes unpack at once.
     """
-    work = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+    _sweep(target.parent)
+    work = target.parent / f"{_DRAFT}{uuid.uuid4().hex}"
     try:
-        shutil.copytree(source, work, dirs_exist_ok=True)
-        for file in work.rglob("*.safetensors"):
+        for name, file in _files(source):
+            unpacked = work / name
+            unpacked.parent.mkdir(parents=True, exist_ok=True)
+            if unpacked.suffix != ".safetensors":
+                unpacked.write_bytes(file.read_bytes())  # without its rights: the package may be read-only
+                continue
             plain: dict[str, Tensor] = {}
-            tensors = load_file(file)
+            tensors = load(file.read_bytes())
             for key, value in tensors.items():
                 if key.endswith(_CODES):
-                    name = key.removesuffix(_CODES)
-                    plain[name] = (value.float() * tensors[name + _SCALES].float()).half()
+                    whole = key.removesuffix(_CODES)
+                    plain[whole] = (value.float() * tensors[whole + _SCALES].float()).half()
                 elif not key.endswith(_SCALES):
                     plain[key] = value
-            save_file(plain, file, metadata={"format": "pt"})
+            save_file(plain, unpacked, metadata={"format": "pt"})
         try:
             work.rename(target)
         except OSError:
@@ -105,3 +155,20 @@ def unpack_model(source: Path, target: Path) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _files(folder: Traversable, within: str = "") -> Iterator[tuple[str, Traversable]]:
+    """The files in a folder, which may lie in a zip file, by their paths in it."""
+    for entry in sorted(folder.iterdir(), key=lambda one: one.name):
+        if entry.is_dir():
+            yield from _files(entry, f"{within}{entry.name}/")
+        else:
+            yield f"{within}{entry.name}", entry
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed in mid-unpacking left."""
+    for draft in folder.glob(f"{_DRAFT}*"):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(draft, ignore_errors=True)

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fastlane_rag.errors import ModelError
+from fastlane_rag.model.folder import ROUTERS_FILE
 from fastlane_rag.model.router import (
     DocumentRouter,
     QueryRouter,
@@ -25,9 +26,9 @@ from fastlane_rag.model.router import (
 
 __all__ = ["ROUTERS_FILE", "RoutedEncoder"]
 
-# Lists the routers. They are not in modules.json, because sentence-transformers refuses modules from other packages
-# unless trust_remote_code is set. This way `MultiVectorEncoder(path)` opens a FastLane checkpoint, without routing.
-ROUTERS_FILE = "fastlane_routers.json"
+# The routers are in ROUTERS_FILE and not in modules.json, because sentence-transformers refuses modules from other
+# packages unless trust_remote_code is set. So `MultiVectorEncoder(path)` opens a FastLane checkpoint as it is
+# (without routing), and nobody has to switch a safety off.
 _ROUTERS: dict[str, type[TokenRouter]] = {c.__name__: c for c in (QueryRouter, DocumentRouter)}
 
 logger = logging.getLogger(__name__)

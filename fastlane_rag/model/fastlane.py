@@ -20,6 +20,7 @@ from torch import Tensor
 from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.lengths import check_max_document_tokens, warn_of_documents, warn_of_queries
 from fastlane_rag.model.encoder import RoutedEncoder
+from fastlane_rag.model.folder import check_complete, check_model_folder
 from fastlane_rag.model.route import Route
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
 from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
@@ -103,11 +104,18 @@ class FastLaneModel:
             else:
                 path = name = str(model)
             device = None if device is None else str(device)
+            local = Path(path).is_dir()
             try:
+                if local:
+                    check_model_folder(Path(path))
                 encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
-            except (OSError, ValueError, KeyError, ImportError) as error:
+                if local:
+                    check_complete(Path(path), _stored_weights(encoder))
+            except ModelError:
+                raise
+            except Exception as error:  # of any kind: what libraries make of a damaged file
                 raise ModelError(
-                    f"cannot open the model {name!r}: {error}. Give a directory that holds a "
+                    f"cannot open the model {name!r}: {error or type(error).__name__}. Give a directory that holds a "
                     "sentence-transformers, PyLate, Stanford ColBERT or Hugging Face encoder, or a hub id (which "
                     "needs a network the first time)."
                 ) from error
@@ -382,6 +390,12 @@ def _checked(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"text {position} is a {type(text).__name__}, not a string: {text!r}")
     return list(texts)
+
+
+def _stored_weights(encoder: RoutedEncoder) -> set[str]:
+    """Names of the backbone's weights that a file of it holds."""
+    tied = getattr(encoder.backbone, "all_tied_weights_keys", None) or {}
+    return set(encoder.backbone.state_dict()) - set(tied)
 
 
 def _scored(row: dict[str, Any]) -> Tensor | slice:

@@ -10,8 +10,9 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fastlane_rag.errors import (
     IndexClosedError,
@@ -23,9 +24,10 @@ from fastlane_rag.errors import (
     StorageError,
 )
 from fastlane_rag.storage.folder import check_regular
-from fastlane_rag.storage.fork import inside_sqlite
+from fastlane_rag.storage.fork import breathe, guarding, inside_sqlite
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.schema import check_schema, create_tables, fill_tables, meta_checksum
+from fastlane_rag.storage.turns import Turns
 
 __all__ = ["Catalogue"]
 
@@ -40,25 +42,47 @@ _SETTINGS = (
     "cell_size_check = ON",
     "temp_store = MEMORY",
 )
+# What `sqlite3.threadsafety` says where threads may share a connection.
+_SERIALIZED = 3
 # A commit of another process holds readers up for milliseconds; half a minute means something is stuck.
 _TIMEOUT_SECONDS = 30.0
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor whose every call passes the gate of forks; between two, a fork need not wait for it."""
+
+    execute = guarding(sqlite3.Cursor.execute)
+    executemany = guarding(sqlite3.Cursor.executemany)
+    fetchone = guarding(sqlite3.Cursor.fetchone)
+    fetchall = guarding(sqlite3.Cursor.fetchall)
+    __next__ = guarding(sqlite3.Cursor.__next__)  # type: ignore[arg-type]
 
 
 class _Connection(sqlite3.Connection):
     """A connection that allows weak references.
 
     Attributes:
-        frozen: the signature of a database that was opened as immutable; None for any other.
+        frozen: the signature of a database that was opened as immutable; None for one that is not.
+        log: device and inode of the write-ahead log that it has open; None where that is not known yet.
     """
 
     frozen: tuple[int, ...] | None = None
+    log: tuple[int, int] | None = None
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """As the base class does, which would make a cursor of its own kind."""
+        return self.cursor(_Cursor).execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        """As `execute`."""
+        return self.cursor(_Cursor).executemany(*arguments)
 
 
 class Catalogue:
     """Connections to one catalogue, for any number of threads.
 
-    On disk, each reader has its own connection and sees its own snapshot (SQLite's WAL mode). In memory, all threads
-    share one connection, one thread at a time.
+    On disk every reader has a connection of its own and a snapshot of its own (SQLite's WAL mode). In
+    memory all share one connection: many read at once, and one writes alone.
     """
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
@@ -71,7 +95,7 @@ class Catalogue:
         # Weak references: a connection that an interrupt kept out of the pool is closed, and its snapshot freed.
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._place: tuple[int, int] | None = None
-        self._nested = 0  # nested uses of the in-memory connection by the thread that holds the lock
+        self._turns = Turns()  # at the one connection in memory
 
     @classmethod
     def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> Catalogue:
@@ -81,7 +105,7 @@ class Catalogue:
             # SQLite would make it without the group's right to write; its other files get the rights of this one.
             with refusals(f"cannot create {path}"):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
-        with catalogue._translated(), inside_sqlite():
+        with catalogue._translated():
             connection = catalogue._connect("rwc")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL" if path else "PRAGMA journal_mode = MEMORY")
@@ -130,50 +154,59 @@ class Catalogue:
 
     @contextmanager
     def reading(self) -> Iterator[_Connection]:
-        """A connection inside a read transaction, which sees one commit."""
-        with self._translated(), inside_sqlite(), self._borrowed() as connection:
-            # In memory, a nested read (by a callable filter, for example) uses the same connection.
-            if not connection.in_transaction:
+        """A connection inside a read transaction: everything seen through it is of one commit."""
+        with self._translated(), self._borrowed() as connection:
+            if self.path is not None:
                 connection.execute("BEGIN")
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[_Connection]:
         """A connection inside a write transaction, committed at the end and rolled back on any exception."""
-        with self._translated(), inside_sqlite(), self._borrowed() as connection:
+        with self._translated(), self._borrowed(alone=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
+            self._know_log(connection)
             try:
                 yield connection
                 connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'commits'")
                 self.check_place()
+                self._check_log(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            # If the directory was replaced during the commit, the write went to the one that is gone.
+            # Where the directory or the log was replaced in this very moment, the write went to the one that is gone.
             self.check_place()
+            self._check_log(connection)
 
     def shrink(self) -> None:
-        """Give free pages back to the file system, as far as running readers allow."""
-        with self._translated(), inside_sqlite(), self._borrowed() as connection:
+        """Give free pages back to the file system, as far as readers allow."""
+        with self._translated(), self._borrowed(alone=True) as connection:
             connection.execute("PRAGMA incremental_vacuum").fetchall()
         self.empty_log()
 
     def empty_log(self) -> None:
-        """Move the write-ahead log into the database. Where a reader prevents it, a later commit does it."""
-        with self._translated(), inside_sqlite(), self._borrowed() as connection:
+        """Move the write-ahead log into the database, unless a reader is in mid-search: then a later commit does."""
+        with self._translated(), self._borrowed(alone=True) as connection:
             connection.execute("PRAGMA busy_timeout = 100")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT_SECONDS * 1000)}")
 
     def close(self) -> None:
-        """Close the connections. One that another thread is using is closed when that thread is done."""
-        with inside_sqlite(), self._lock:
+        """Close the connections; one that another thread is using closes when that thread is done."""
+        with self._lock:
             self.closed = True
+            if self.path is None and self._turns.used:
+                return
             idle, self._idle = self._idle, []
-            if self.path is not None and self._place is not None and _place_of(self.path) not in (self._place, None):
-                # Closing would make SQLite remove the write-ahead log by its path, which belongs to another index now.
+            lost = any(connection.log not in (None, self._log_place()) for connection in self._all)
+            if (
+                self.path is not None
+                and self._place is not None
+                and (lost or _place_of(self.path) not in (self._place, None))
+            ):
+                # SQLite would remove the write-ahead log by its path, which is another one now, or write from the old.
                 _abandoned.extend(self._all)
                 return
             for connection in idle:
@@ -182,33 +215,43 @@ class Catalogue:
     def abandon(self) -> None:
         """In a forked child: drop the parent's connections without closing them."""
         self._lock = threading.RLock()
-        self._nested = 0
+        self._turns.after_fork()
         if self.path is not None:
             # SQLite connections must be neither used nor closed in a forked child.
             _abandoned.extend(self._all)
             self._idle, self._all = [], weakref.WeakSet()
 
     @contextmanager
-    def _borrowed(self) -> Iterator[_Connection]:
-        """A connection from the pool, outside any transaction. On the way back, an open transaction is rolled back."""
-        if self.path is None:
-            with self._lock:
+    def _shared(self, *, alone: bool) -> Iterator[_Connection]:
+        """The connection in memory: all threads that read have it at once, where SQLite was built for that."""
+        turns = self._turns
+        nested = turns.writing_here
+        try:
+            with turns.writing() if alone or sqlite3.threadsafety < _SERIALIZED else turns.reading():
                 self._check_open()
                 connection = self._idle[0]
-                if not self._nested:
-                    _end_transaction(connection)  # left open by an interrupted use
-                self._nested += 1
-                try:
-                    yield connection
-                finally:
-                    self._nested -= 1
-                    if not self._nested:
-                        _end_transaction(connection)
+                if not nested and connection.in_transaction:
+                    # Of a write that an interrupt, or a fork, ended too early. Another reader may see it as well.
+                    with suppress(sqlite3.OperationalError):
+                        connection.execute("ROLLBACK")
+                yield connection
+        finally:
+            if self.closed and not turns.used:
+                self.close()
+
+    @contextmanager
+    def _borrowed(self, *, alone: bool = False) -> Iterator[_Connection]:
+        """A connection outside any transaction, which comes back to the pool outside any transaction."""
+        if self.path is None:
+            with self._shared(alone=alone) as connection:
+                yield connection
             return
         with self._lock:
             self._check_open()
             self.check_place()
             waiting = self._idle.pop() if self._idle else None
+            if waiting is not None:
+                self._check_log(waiting)
         if waiting is not None and waiting.frozen is not None and waiting.frozen != _signature(self.path):
             # The file was written since: an immutable connection has stale pages.
             self._discard(waiting)
@@ -218,6 +261,7 @@ class Catalogue:
             yield connection
         finally:
             _end_transaction(connection)
+            self._know_log(connection)
             with self._lock:
                 if self.closed:
                     self._discard(connection)
@@ -240,6 +284,30 @@ class Catalogue:
                 "Close this object and open the index again"
             )
 
+    def _log_place(self) -> tuple[int, int] | None:
+        return None if self.path is None else _place_of(self.path.with_name(self.path.name + "-wal"))
+
+    def _know_log(self, connection: _Connection) -> None:
+        """Note which log a connection has open, once it has used it."""
+        if connection.log is None and connection.frozen is None:
+            connection.log = self._log_place()
+
+    def _check_log(self, connection: _Connection) -> None:
+        """Check that the write-ahead log's path still leads to the file that a connection has open.
+
+        Whoever opens and closes a file of the index in this process, as a backup does, takes SQLite's POSIX locks on
+        it away. Another process that closes the index then believes to be the last, and deletes the log.
+
+        Raises:
+            StorageError: it leads to another one, or to none: what is written there is lost.
+        """
+        if connection.log is not None and self._log_place() != connection.log:
+            raise StorageError(
+                f"{self.where}-wal, the write-ahead log, was deleted or replaced while this process used it; nothing "
+                "of this write is stored. Start the process again. Something may have read the files of the index in "
+                "this process, which takes the locks on them away: save() makes a copy of an index that is in use"
+            )
+
     def _connect(self, mode: str) -> _Connection:
         with refusals(f"cannot open {self.where}"):
             return self._connected(mode)
@@ -251,17 +319,19 @@ class Catalogue:
             for suffix in ("", "-wal", "-shm", "-journal"):
                 check_regular(self.path.with_name(self.path.name + suffix))
             frozen = _signature(self.path) if mode == "ro" and _frozen(self.path) else None
-        connection = sqlite3.connect(
-            target + ("&immutable=1" if frozen else ""),
-            uri=True,
-            timeout=_TIMEOUT_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=_Connection,
-        )
+        with inside_sqlite():
+            connection = sqlite3.connect(
+                target + ("&immutable=1" if frozen else ""),
+                uri=True,
+                timeout=_TIMEOUT_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=_Connection,
+            )
         connection.frozen = frozen
-        # Interrupt long statements now and then, so that Python can handle a signal.
-        connection.set_progress_handler(_breathe, _BREATH)
+        # Statements give Python the floor now and then, so that a signal ends a long one.
+        # In memory a forked child goes on with this connection, which must not be in mid-call then.
+        connection.set_progress_handler(_nothing if self.path is None else breathe, _BREATH)
         try:
             for setting in _SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
@@ -281,7 +351,8 @@ class Catalogue:
 
     def _discard(self, connection: _Connection) -> None:
         self._all.discard(connection)
-        connection.close()
+        with inside_sqlite():
+            connection.close()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -352,5 +423,5 @@ def _end_transaction(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _breathe() -> int:
+def _nothing() -> int:
     return 0

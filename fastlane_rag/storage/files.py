@@ -202,7 +202,10 @@ class MemoryStore:
 
     def map(self, name: str, size: int) -> NDArray[np.uint8]:
         """The buffer itself."""
-        return self._files[name]
+        try:
+            return self._files[name]
+        except KeyError as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
 
     def remove(self, names: Iterable[str]) -> None:
         """Drop buffers; arrays over them stay valid."""

@@ -1,7 +1,8 @@
 """Forking while indexes are open: a fork waits until no other thread is inside SQLite.
 
-SQLite has locks for the whole process. A lock that another thread holds at the instant of a fork stays locked in the
-child for ever. Therefore every use of a connection passes a gate, and a fork first closes it.
+SQLite has locks of its own for the whole process. One that another thread holds at the instant of a fork
+stays locked in the child for ever. So every call of SQLite passes a gate, and a fork first closes it. A call takes
+microseconds; in a long one SQLite gives Python the floor every few milliseconds, and there it steps outside.
 """
 
 import os
@@ -9,12 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
-__all__ = ["inside_sqlite", "reset_after_fork"]
+__all__ = ["breathe", "guarding", "inside_sqlite", "reset_after_fork"]
 
-# A fork waits at most this long for running searches. A search that takes longer, or that waits for the forking thread,
-# may leave a lock of SQLite locked in the child.
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A fork waits this long for calls, of which a commit on a slow disk is the longest. What takes longer, or waits for the
+# forking thread, is left to its luck.
 _PATIENCE_SECONDS = 10.0
+# A call waits this long for a fork; then the fork waits for that call.
+_HOLD_SECONDS = 0.05
 _PAUSE_SECONDS = 0.0005
 
 
@@ -29,44 +36,86 @@ class _Gate:
     def __init__(self) -> None:
         self._inside: dict[int, int] = {}  # uses by thread
         self._closed = False
+        self._forking = False
 
     @contextmanager
     def passing(self) -> Iterator[None]:
         thread = threading.get_ident()
         mine = self._inside.get(thread, 0)
         try:
-            self._inside[thread] = mine + 1
-            # Let a thread through that is inside already: the fork is waiting for it.
-            while self._closed and not mine:
+            self._enter(thread, mine)
+            yield
+        finally:
+            self._leave(thread, mine)
+
+    def guarding(self, call: Callable[P, T]) -> Callable[P, T]:
+        """The function, passing the gate at each call."""
+
+        def guarded(*arguments: P.args, **options: P.kwargs) -> T:
+            thread = threading.get_ident()
+            mine = self._inside.get(thread, 0)
+            try:
+                self._enter(thread, mine)
+                return call(*arguments, **options)
+            finally:
+                self._leave(thread, mine)
+
+        return guarded
+
+    def breathe(self) -> int:
+        """What SQLite calls in mid-call: let a fork go first."""
+        thread = threading.get_ident()
+        mine = self._inside.get(thread, 0)
+        if self._closed and mine:
+            try:
+                self._enter(thread, 0)
+            finally:
+                self._inside[thread] = mine
+        return 0
+
+    def _enter(self, thread: int, mine: int) -> None:
+        self._inside[thread] = mine + 1
+        # A thread that was inside already is let through, or the fork would wait for it in vain.
+        if self._closed and not mine:
+            end = time.monotonic() + _HOLD_SECONDS
+            while self._forking or (self._closed and time.monotonic() < end):
                 self._inside.pop(thread, None)
                 time.sleep(_PAUSE_SECONDS)
                 self._inside[thread] = 1
-            yield
-        finally:
-            # Restore the count instead of subtracting: an interrupt may have come before it was raised.
-            if mine:
-                self._inside[thread] = mine
-            else:
-                self._inside.pop(thread, None)
+
+    def _leave(self, thread: int, mine: int) -> None:
+        # Set to what it was, not counted down: an interrupt may have come before it was counted up.
+        if mine:
+            self._inside[thread] = mine
+        else:
+            self._inside.pop(thread, None)
 
     def close(self) -> None:
         self._closed = True
         thread, end = threading.get_ident(), time.monotonic() + _PATIENCE_SECONDS
-        while set(self._inside) - {thread} and time.monotonic() < end:
+        while time.monotonic() < end:
+            # Who did not wait any longer says that he is inside, and only then looks whether this is set.
+            self._forking = True
+            if not set(self._inside) - {thread}:
+                return
+            self._forking = False
             time.sleep(_PAUSE_SECONDS)
+        self._forking = True
 
     def open(self) -> None:
-        self._closed = False
+        self._closed = self._forking = False
 
     def reset(self) -> None:
         """In the child, where only the forking thread exists."""
         thread = threading.get_ident()
         self._inside = {thread: self._inside[thread]} if thread in self._inside else {}
-        self._closed = False
+        self._closed = self._forking = False
 
 
 _gate = _Gate()
 inside_sqlite = _gate.passing
+guarding = _gate.guarding
+breathe = _gate.breathe
 
 
 def reset_after_fork(reset: Callable[[], None]) -> None:

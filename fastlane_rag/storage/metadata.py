@@ -66,7 +66,7 @@ def plain_metadata(metadata: Any, where: str = "metadata") -> dict[str, Any]:
 def json_value(value: Any) -> Any:
     """The JSON value that stands for a value of Python; values of other types come back as they are.
 
-    Dates and times become texts of ISO 8601, UUIDs and paths texts, members of enums their values, and decimals numbers.
+    Dates and times become texts of ISO 8601, UUIDs and paths texts, members of enums their values, decimals numbers.
     NumPy's scalars and arrays become what they hold.
     """
     if isinstance(value, enum.Enum):

@@ -7,6 +7,7 @@ from contextlib import closing
 from functools import cache
 
 from fastlane_rag.errors import IndexFormatError, IndexNotFoundError
+from fastlane_rag.storage.fork import inside_sqlite
 
 __all__ = ["VERSION", "check_schema", "create_tables", "fill_tables", "meta_checksum"]
 
@@ -113,7 +114,7 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 @cache
 def _our_schema() -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(":memory:")) as connection:
+    with inside_sqlite(), closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(_SCHEMA)
         return _schema(connection)
 

@@ -16,7 +16,7 @@ import pytest
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexNotFoundError, IndexReplacedError
+from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexNotFoundError, IndexReplacedError, StorageError
 from fastlane_rag.upkeep.verify import verify
 
 TEXTS = [f"word{i} of many" for i in range(60)]
@@ -234,3 +234,45 @@ def test_a_long_filter_can_be_interrupted(tmp_path):
             index.ids(slow)
         assert time.monotonic() - start < 2
         assert len(index.ids({"a": {"$lt": 5}})) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks of POSIX")
+def test_a_write_whose_log_was_taken_away_is_not_acknowledged(tmp_path):
+    """Reading the index's files, as a backup does, drops this process's locks on them, which are POSIX's."""
+    path, copy = tmp_path / "index", tmp_path / "copy"
+    other = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+connection.close()
+"""
+    with FastLaneIndex.create(path, model=WordModel()) as index, FastLaneIndex.open(path, model=WordModel()) as reader:
+        index.add([f"word{i}" for i in range(20)], ids=[str(i) for i in range(20)])
+        assert len(reader) == 20
+        index.save(copy)
+        index.add(["after the copy"], ids=["20"])
+        for file in path.iterdir():
+            if file.is_file():
+                file.read_bytes()
+        catalogue = str(path / "catalogue.sqlite3")
+        done = subprocess.run([sys.executable, "-c", other, catalogue], capture_output=True, text=True, check=True)
+        assert done.stdout == "21\n"
+        for _ in range(2):
+            with pytest.raises(StorageError, match=r"catalogue.sqlite3-wal, .* was deleted.* save\(\) makes a copy"):
+                index.add(["lost"], ids=["lost"])
+        with pytest.raises(StorageError, match="was deleted"):
+            reader.search("word1")
+    script = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from word_model import WordModel
+from fastlane_rag import FastLaneIndex
+index = FastLaneIndex.open(sys.argv[1], model=WordModel())
+index.add(["new"], ids=["new"])
+print(len(index), index.verify(), "lost" in index)
+"""
+    command = [sys.executable, "-c", script, str(path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "22 [] False\n"
+    with FastLaneIndex.open(copy, model=WordModel()) as saved:
+        assert len(saved) == 20

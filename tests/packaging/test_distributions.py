@@ -1,5 +1,7 @@
 """The three distributions build, carry what they need and install side by side."""
 
+import compileall
+import os
 import shutil
 import subprocess
 import sys
@@ -87,3 +89,59 @@ def test_llama_index_stays_a_namespace(dist: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "llama_index/retrievers/fastlane/__init__.py" in names
     assert not {"llama_index/__init__.py", "llama_index/retrievers/__init__.py"} & names
+
+
+SEARCH = """
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.scoring.native import kernels
+import fastlane_rag
+assert fastlane_rag.__file__.startswith(FOLDER), fastlane_rag.__file__
+with FastLaneIndex.create() as index:
+    index.add(["Cats purr.", "Dogs bark."])
+    print(index.search("what does a cat do?", k=1)[0].text, kernels.available())
+"""
+
+
+def searched(place: Path, tmp_path: Path, **environment: str) -> str:
+    """What a search prints with the package found in this place alone."""
+    code = f"import sys; sys.path.insert(0, {str(place)!r}); FOLDER = {str(place)!r}\n{SEARCH}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | environment | {"PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.stdout or done.stderr
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is installed, without caches."""
+    folder = tmp_path_factory.mktemp("source")
+    ignored = shutil.ignore_patterns("__pycache__", "src")
+    shutil.copytree(ROOT / "fastlane_rag", folder / "fastlane_rag", ignore=ignored)
+    return folder
+
+
+def test_a_package_of_compiled_python_alone_searches(source: Path, tmp_path: Path) -> None:
+    """Some images keep no sources: nothing may read or compile them while it runs."""
+    place = tmp_path / "compiled"
+    shutil.copytree(source, place)
+    assert compileall.compile_dir(place, quiet=1, legacy=True)
+    for file in place.rglob("*.py"):
+        file.unlink()
+    assert searched(place, tmp_path) == "Cats purr. True\n"
+
+
+def test_a_package_in_a_zip_file_searches(source: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "package"), "zip", source)
+    assert searched(Path(archive), tmp_path, FASTLANE_CACHE=str(tmp_path / "cache")) == "Cats purr. True\n"
+
+
+@pytest.mark.parametrize("name", ["NUMBA_DISABLE_JIT", "NUMBA_CACHE_DIR"])
+def test_what_is_meant_for_numba_changes_nothing(source: Path, tmp_path: Path, name: str) -> None:
+    """Kernels were compiled by numba once."""
+    assert searched(source, tmp_path, **{name: "1"}) == "Cats purr. True\n"
