@@ -14,6 +14,7 @@ from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexLockedErro
 from fastlane_rag.storage.creation import check_free
 from fastlane_rag.storage.folder import Folder, sync_directory
 from fastlane_rag.storage.lock import WriterLock
+from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.upkeep.copy import copy_live
 
@@ -86,7 +87,8 @@ def _renamed(place: Path, path: Path) -> bool:
         place.rename(path)
     except OSError:  # a mounted volume, another file system, a foreign `.DS_Store`
         return False
-    sync_directory(path.parent)
+    with refusals(f"cannot create an index in {path}"):
+        sync_directory(path.parent)
     return True
 
 
@@ -113,7 +115,8 @@ def _place_beside(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         place.mkdir()
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="fastlane-"))
+        with refusals(f"cannot create an index in {path}"):
+            return Path(tempfile.mkdtemp(prefix="fastlane-"))
     return place
 
 
