@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import ModelError
+from fastlane_rag.model.batches import encoded_in_batches
+from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
+from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
 from fastlane_rag.model.route import Route
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
 from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
@@ -50,7 +53,8 @@ class FastLaneModel:
         model: str | Path | MultiVectorEncoder | FastLaneModel | None = None,
         *,
         device: str | torch.device | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        backend: Backend = "auto",
+        dtype: Dtype = "auto",
         trust_remote_code: bool = False,
         document_budget: float | None = None,
         **options: Any,
@@ -61,9 +65,13 @@ class FastLaneModel:
             model: None for the bundled default; a model directory; a Hugging Face hub id; or an object already
                 loaded. Multi-vector models, PyLate and Stanford ColBERT checkpoints and plain encoders all open.
             device: where to run; None takes CUDA or MPS when there is one, else the CPU.
-            dtype: number format of the encoder. "auto" is float32, except bfloat16 where the processor multiplies
-                it natively (CPUs with AVX512-BF16 or AMX, CUDA from Ampere on): nearly twice as fast, with token
-                embeddings at cosine 0.9999 of float32's.
+            backend: what computes on a CPU: "onnx" is onnxruntime (the extra `cpu`), which takes BERT-like encoders;
+                "auto" is onnxruntime where it is installed and can. Otherwise, and where it fails, torch computes,
+                and a warning says why. Encoders given as objects stay with torch unless "onnx" is asked for.
+            dtype: number format of the encoder. "auto" is, by onnxruntime, float32 for queries and int8 for documents
+                (docs/encoding.md has what that costs); by torch float32, except bfloat16 where the processor
+                multiplies it natively (CPUs with AVX512-BF16 or AMX, CUDA from Ampere on). "int8" is for
+                onnxruntime alone, "bfloat16" and "float16" for torch.
             trust_remote_code: run code that comes with a checkpoint. Off unless you trust its source.
             document_budget: tokens to keep per document (see :class:`DocumentRouter`); None leaves it as saved.
             **options: passed to ``MultiVectorEncoder`` (``revision``, ``token``, ``prompts``, ...).
@@ -71,15 +79,18 @@ class FastLaneModel:
         Raises:
             ModelError: the model cannot be opened; the message says why.
         """
+        check_choice(backend, dtype)
         if isinstance(model, FastLaneModel):
             return model
+        folder = None
         if isinstance(model, MultiVectorEncoder):
             opened = cls(model)
+            if backend == "onnx":
+                opened._set_backend(folder, backend, dtype)
         else:
             if model is None:
-                from fastlane_rag.model.default import default_model_path
-
                 path, name = str(default_model_path()), "fastlane-default"
+                folder = Path(path, "onnx")
             else:
                 path = name = str(model)
             device = None if device is None else str(device)
@@ -92,14 +103,20 @@ class FastLaneModel:
                     "needs a network the first time)."
                 ) from error
             opened = cls(encoder, name=name)
-            opened._set_dtype(dtype)
+            opened._set_backend(folder, backend, dtype)
         if document_budget is not None:
             opened.encoder.document_router.budget = document_budget
         return opened
 
+    def _set_backend(self, folder: Path | None, backend: str, dtype: str) -> None:
+        self.encoder.float()
+        self.encoder.states = onnx_states(self.encoder, self.encoder.backbone, self.name, folder, backend, dtype)
+        if self.encoder.states is None:
+            self._set_dtype(dtype)
+
     def _set_dtype(self, dtype: str) -> None:
         native = "bfloat16" if native_bfloat16(self.device) else "float32"
-        self.encoder.to(getattr(torch, native if dtype == "auto" else dtype))
+        self.encoder.to(getattr(torch, native if dtype in ("auto", "int8") else dtype))
         for module in self.encoder:
             if isinstance(module, TokenRouter):
                 module.float()  # a few scores a query: precision costs nothing here
@@ -108,6 +125,11 @@ class FastLaneModel:
     def device(self) -> torch.device:
         """Where the encoder runs."""
         return next(self.encoder.parameters()).device  # the encoder's own `device` walks over all modules
+
+    @property
+    def backend(self) -> str:
+        """What computes token states: "torch" or "onnx"."""
+        return "torch" if self.encoder.states is None else "onnx"
 
     @cached_property
     def dim(self) -> int:
@@ -230,7 +252,6 @@ class FastLaneModel:
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None
     ) -> list[dict[str, Any]]:
         texts = _checked(texts)
-        encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
         size = batch_size or (32 if self.device.type == "cpu" else 128)
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -238,8 +259,7 @@ class FastLaneModel:
             return []
         if len(texts) <= size and task in self.encoder.prompts:
             return self._one_pass(texts, task)
-        rows: Any = encode(texts, batch_size=size, show_progress_bar=bool(show_progress), output_value=None)
-        return list(rows)
+        return encoded_in_batches(self.encoder, texts, task, size, bool(show_progress))
 
     def _one_pass(self, texts: Sequence[str], task: str) -> list[dict[str, Any]]:
         """What `MultiVectorEncoder.encode` gives for one batch, without what it does around the forward pass.
@@ -274,7 +294,7 @@ class FastLaneModel:
             features = self._features([texts[i] for i in rows], task)
             mask = features["attention_mask"].bool()
             with torch.inference_mode():
-                states = self.encoder.transformer(features)["token_embeddings"].float()
+                states = self.encoder.token_states(features, task).float()
             mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
             out[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return out
