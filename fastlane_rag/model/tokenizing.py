@@ -11,7 +11,9 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from sentence_transformers.base.modules import Transformer
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 __all__ = ["TaskTokenizers"]
@@ -24,7 +26,7 @@ class TaskTokenizers:
     """
 
     def __init__(self) -> None:
-        self._copies: dict[tuple[Any, ...], PreTrainedTokenizerBase] = {}
+        self._copies: dict[tuple[Any, ...], _Copy] = {}
 
     def preprocess(
         self, transformer: Transformer, inputs: Sequence[Any], prompt: str | None, kwargs: dict[str, Any]
@@ -59,14 +61,10 @@ class TaskTokenizers:
         )
         own = self._copies.get(key)
         if own is None:
-            own = copy.deepcopy(tokenizer)
-            # The first call sets the state, so it comes before another thread can have the copy.
-            _with(transformer, own).preprocess(["a"], prompt=prompt, **kwargs)
             if len(self._copies) >= _MOST:
                 self._copies.clear()
-            own = self._copies.setdefault(key, own)
-        features: dict[str, Any] = _with(transformer, own).preprocess(inputs, prompt=prompt, **kwargs)
-        return features
+            own = self._copies.setdefault(key, _Copy(tokenizer, transformer, prompt, kwargs))
+        return own.features(transformer, inputs, prompt, kwargs)
 
     def __reduce__(self) -> tuple[type[TaskTokenizers], tuple[()]]:
         return TaskTokenizers, ()
@@ -75,6 +73,46 @@ class TaskTokenizers:
 _KNOWN = {"task", "max_length"}
 # A caller who changes lengths or prompts all the time does not fill the memory with copies.
 _MOST = 16
+
+
+class _Copy:
+    """One copy of a tokenizer, which is always called alike."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, transformer: Transformer, prompt: str | None, kwargs: dict[str, Any]
+    ) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._plain = False
+        # The first call sets the state, so it comes before another thread can have the copy.
+        known = self.features(transformer, _TEXTS, prompt, kwargs)
+        ours = self._directly(_TEXTS)
+        self._plain = known.keys() == ours.keys() and all(
+            torch.equal(ours[name], value) if isinstance(value, Tensor) else ours[name] == value
+            for name, value in known.items()
+        )
+
+    def features(
+        self, transformer: Transformer, inputs: Sequence[str], prompt: str | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        if self._plain:
+            return self._directly(inputs)
+        features: dict[str, Any] = _with(transformer, self._tokenizer).preprocess(inputs, prompt=prompt, **kwargs)
+        return features
+
+    def _directly(self, inputs: Sequence[str]) -> dict[str, Any]:
+        """What most modules' ``preprocess`` comes to, in a third of its time, which a query feels.
+
+        It is taken where it gave the same for some texts.
+        """
+        encoded = self._tokenizer.backend_tokenizer.encode_batch(list(inputs))
+        features: dict[str, Any] = {"input_ids": torch.tensor([one.ids for one in encoded])}
+        if "token_type_ids" in self._tokenizer.model_input_names:
+            features["token_type_ids"] = torch.tensor([one.type_ids for one in encoded])
+        features["attention_mask"] = torch.tensor([one.attention_mask for one in encoded])
+        return {**features, "modality": "text"}
+
+
+_TEXTS = ["a text to try", "", "Try Another; " + "it is too long for any model. " * 2000]
 
 
 def _with(transformer: Transformer, tokenizer: PreTrainedTokenizerBase) -> Transformer:

@@ -56,7 +56,10 @@ class OnnxStates:
         self._sample = sample
         self._sessions: dict[tuple[Precision, bool], Any] = {}
         self._lock = threading.Lock()
-        self._parameters = list(backbone.parameters())
+        # Weights made in inference mode have no count of changes, and cannot be changed outside it.
+        self._parameters: list[Tensor] = [one for one in backbone.parameters() if not one.is_inference()]
+        before = int(backbone.config.pad_token_id) + 1 if "roberta" in backbone.config.model_type else 0
+        self._longest = int(backbone.config.max_position_embeddings) - before
         self._weights = self._signature()
         _all.add(self)
 
@@ -94,20 +97,17 @@ class OnnxStates:
         if ids is None or mask is None or ids.ndim != 2 or ids.device.type != "cpu" or torch.is_grad_enabled():
             return None
         types = features.get("token_type_ids")
-        if (types is not None and types.any()) or not self.current():
+        if ids.shape[1] > self._longest or not self.current() or (types is not None and types.any()):
             return None
-        if ids.shape[1] > self._longest():
-            return None
-        seen = mask.numpy().astype(bool)
-        lengths = seen.sum(1)
-        if not lengths.all() or not np.array_equal(seen, np.arange(ids.shape[1]) < lengths[:, None]):
-            return None
-        numbers = ids.numpy()
+        numbers, seen = ids.numpy(), mask.numpy()
         precision = self._precision(task)
         try:
-            if lengths.min() == ids.shape[1] and ids.numel() <= _RUN:
-                states = _run(self._session(precision, masked=False), {"input_ids": numbers})
-            elif features.get("query_expansion_positions") is not None:
+            if numbers.size <= _RUN and seen.all():  # one query, for which everything else here takes time too
+                return torch.from_numpy(_run(self._session(precision, masked=False), {"input_ids": numbers}))
+            lengths = np.count_nonzero(seen, axis=1)
+            if not lengths.all() or not np.array_equal(seen != 0, np.arange(ids.shape[1]) < lengths[:, None]):
+                return None
+            if features.get("query_expansion_positions") is not None and lengths.min() < ids.shape[1]:
                 # These are not seen by the others, and have states all the same.
                 inputs = {"input_ids": numbers, "lengths": lengths.astype(np.int32)}
                 states = _run(self._session(precision, masked=True), inputs)
@@ -168,12 +168,9 @@ class OnnxStates:
         if not lowest >= _FLOORS[precision]:
             raise StatesError(f"a token's states in {precision} have cosine {lowest:.5f} with torch's")
 
-    def _longest(self) -> int:
-        positions = self._backbone.config.max_position_embeddings
-        return int(positions) - (2 if "roberta" in self._backbone.config.model_type else 0)
-
-    def _signature(self) -> tuple[tuple[int, int], ...]:
-        return tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in self._parameters)
+    def _signature(self) -> list[int]:
+        """What changes with the weights: the count of each one's changes, and where the first is."""
+        return [one.data_ptr() for one in self._parameters[:1]] + [one._version for one in self._parameters]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles open the graphs again."""
