@@ -49,7 +49,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
             another starting model, or any at all where ``resume`` is False.
     """
     torch.manual_seed(config.seed)  # before the model opens: routers it lacks are drawn at random
-    return train_from(FastLaneModel.from_pretrained(config.model, dtype="float32"), config, resume=resume)
+    return train_from(
+        FastLaneModel.from_pretrained(config.model, dtype="float32", backend="torch"), config, resume=resume
+    )
 
 
 def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
