@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _PLAIN_WIDTH = 100
+_FEW = 10
 
 
 class Commands(click.Group):
@@ -56,10 +57,10 @@ class Rate:
         self._start = time.perf_counter()
 
     def report(self, done: "Ingested") -> None:
-        """Print the documents and tokens stored a second; nothing where none was encoded."""
+        """Print the documents and tokens stored a second; nothing for a few, of which it would say little."""
         seconds = max(time.perf_counter() - self._start, 1e-6)
         documents = done.added + done.changed
-        if not documents:
+        if documents < _FEW:
             return
         # The tokens that replaced documents had are not known any more.
         tokens = "" if done.changed else f", {(self._index.stats().tokens - self._tokens) / seconds:,.0f} tokens/s"
