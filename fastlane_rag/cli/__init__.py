@@ -3,7 +3,7 @@
 import click
 
 from fastlane_rag import __version__
-from fastlane_rag.cli import demo, doctor, evaluate, explain, index, inspection, search, train
+from fastlane_rag.cli import demo, doctor, evaluate, explain, index, inspection, reindex, search, train
 from fastlane_rag.cli.base import Commands
 
 __all__ = ["main"]
@@ -18,6 +18,7 @@ def main(debug: bool) -> None:
 
 for command in (
     index.index,
+    reindex.reindex,
     search.search,
     explain.explain,
     inspection.verify,

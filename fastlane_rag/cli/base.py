@@ -1,5 +1,6 @@
 """Shared by the commands: errors in one line, the terminal, common options."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from fastlane_rag import FastLaneIndex
+    from fastlane_rag.types import Ingested
+
 
 _PLAIN_WIDTH = 100
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
+_FEW = 10
 
 
 class Commands(click.Group):
@@ -44,6 +49,27 @@ class Commands(click.Group):
 
 def _one_line(error: Exception) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+class Rate:
+    """How fast an index takes documents, on stderr. Begins where it is made, once the model is loaded."""
+
+    def __init__(self, index: "FastLaneIndex") -> None:
+        self._index = index
+        self._library = getattr(index.model, "backend", None)
+        self._tokens = index.stats().tokens
+        self._start = time.perf_counter()
+
+    def report(self, done: "Ingested") -> None:
+        """Print the documents and tokens stored a second; nothing for a few, of which it would say little."""
+        seconds = max(time.perf_counter() - self._start, 1e-6)
+        documents = done.added + done.changed
+        if documents < _FEW:
+            return
+        # The tokens that replaced documents had are not known any more.
+        tokens = "" if done.changed else f", {(self._index.stats().tokens - self._tokens) / seconds:,.0f} tokens/s"
+        speed = f"{documents / seconds:,.1f} documents/s{tokens}{f', by {self._library}' if self._library else ''}"
+        click.echo(f"{documents} documents encoded in {seconds:.1f} s: {speed}", err=True)
 
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -207,7 +207,11 @@ def _search(model: str | None) -> Iterator[Finding]:
     start = perf_counter()
     opened = FastLaneModel.from_pretrained(model)
     seconds = perf_counter() - start
-    yield Finding("ok", "model", f"{opened.name}, {opened.dim} wide, on {opened.device}, opened in {seconds:.1f} s")
+    yield Finding(
+        "ok",
+        "model",
+        f"{opened.name}, {opened.dim} wide, on {opened.device} by {opened.backend}, opened in {seconds:.1f} s",
+    )
     yield _self_check(opened)
 
 

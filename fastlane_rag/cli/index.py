@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, plain_warnings, quiet_libraries
+from fastlane_rag.cli.base import Rate, console, plain_warnings, quiet_libraries
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.errors import DataError
 from fastlane_rag.rendering.terminal import printable
@@ -62,6 +62,7 @@ def index(
         quiet_libraries()
         with _open_or_create(out, model, filter_keys, codec, max_document_tokens) as target, plain_warnings():
             passages = read_passages(path, on_bad=lambda error: None)
+            rate = Rate(target)
             try:
                 done = add_passages(
                     target, passages, batch_size=batch_size, total=total, show_progress=sys.stderr.isatty()
@@ -76,6 +77,7 @@ def index(
                 markup=False,
                 soft_wrap=True,
             )
+            rate.report(done)
 
 
 @contextmanager

@@ -268,7 +268,8 @@ class FastLaneIndex:
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
                         f"embeddings differ from those of {model.name!r}; open it with "
-                        "FastLaneIndex.open(path, model=...) and that model, or index the documents again"
+                        "FastLaneIndex.open(path, model=...) and that model, or encode its documents again: "
+                        f"fastlane reindex {self.path} --model MODEL"
                     )
                 self._model = model
             return self._model

@@ -12,17 +12,20 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.util import load_file_path
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fastlane_rag.errors import ModelError
 from fastlane_rag.model.folder import ROUTERS_FILE
+from fastlane_rag.model.onnx.backend import warn
+from fastlane_rag.model.onnx.session import OnnxStates, StatesError
 from fastlane_rag.model.router import (
     DocumentRouter,
     QueryRouter,
     TokenRouter,
     vocabulary_prior,
 )
+from fastlane_rag.model.tokenizing import TaskTokenizers
 
 __all__ = ["ROUTERS_FILE", "RoutedEncoder"]
 
@@ -41,6 +44,9 @@ class RoutedEncoder(MultiVectorEncoder):
     plain encoders. A checkpoint without routers gets untrained ones, which rank tokens by rarity. For a plain encoder
     sentence-transformers would add a random projection; this class uses its token states instead.
     """
+
+    states: OnnxStates | None = None
+    """Makes token states in place of :attr:`transformer`, faster; None leaves them to it."""
 
     def __init__(self, model_name_or_path: str | None = None, **kwargs: Any) -> None:
         self._source = model_name_or_path
@@ -98,10 +104,48 @@ class RoutedEncoder(MultiVectorEncoder):
 
         With ``part`` among the features, these are windows of documents, whose budget is not spent yet.
         """
-        features: dict[str, Any] = super().forward(input, **kwargs)
+        features = self._modules_forward(input, kwargs)
         return features if features.get("part") else self.document_router.condense(features, kwargs.get("task"))
 
+    def _modules_forward(self, input: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the base class gives, by :attr:`states` where that can make the token states."""
+        states = self._fast_states(input, kwargs.get("task"))
+        if states is None:
+            features: dict[str, Any] = super().forward(input, **kwargs)
+            return features
+        input[self.transformer.module_output_name] = states
+        for name, module in list(self.named_children())[1:]:
+            taken = {*(self.module_kwargs or {}).get(name, ()), *getattr(module, "forward_kwargs", ())}
+            input = module(input, **{key: value for key, value in kwargs.items() if key in taken})
+        return input
+
+    def token_states(self, features: dict[str, Any], task: str | None) -> Tensor:
+        """(B, L, h) token states of texts, which routers and projection take."""
+        states = self._fast_states(features, task)
+        return self.transformer(features)["token_embeddings"] if states is None else states
+
+    def _fast_states(self, features: dict[str, Any], task: str | None) -> Tensor | None:
+        if self.states is None or self.training:
+            return None
+        try:
+            return self.states(features, task)
+        except StatesError as error:
+            self.states = None
+            warn(str(self._source), str(error))
+            return None
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Features of texts, as the base class gives them; several threads may call it with different tasks."""
+        first: nn.Module = self[0]
+        if inputs and isinstance(first, Transformer) and all(isinstance(text, str) for text in inputs):
+            features = self._tokenizers.preprocess(first, inputs, prompt, kwargs)
+            if features is not None:
+                return features
+        features = super().preprocess(inputs, prompt=prompt, **kwargs)
+        return features
+
     def _post_init(self) -> None:
+        self._tokenizers = TaskTokenizers()
         self._apply_legacy_fixups()
         self._legacy.is_pylate_v3 = False  # already converted; otherwise the base class would append the modules again
         if not any(isinstance(m, TokenRouter) for m in self):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.lengths import check_max_document_tokens, warn_of_documents, warn_of_queries
+from fastlane_rag.model.batches import encoded_in_batches
+from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.folder import check_complete, check_model_folder
+from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
 from fastlane_rag.model.route import Route
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
 from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
@@ -56,7 +59,8 @@ class FastLaneModel:
         model: str | Path | MultiVectorEncoder | FastLaneModel | None = None,
         *,
         device: str | torch.device | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        backend: Backend = "auto",
+        dtype: Dtype = "auto",
         trust_remote_code: bool = False,
         document_budget: float | None = None,
         max_document_tokens: int | None = None,
@@ -68,9 +72,13 @@ class FastLaneModel:
             model: None for the bundled default; a model directory; a Hugging Face hub id; or an object already
                 loaded. Multi-vector models, PyLate and Stanford ColBERT checkpoints and plain encoders all open.
             device: where to run; None takes CUDA or MPS when there is one, else the CPU.
-            dtype: number format of the encoder. "auto" is float32, except bfloat16 where the processor multiplies
-                it natively (CPUs with AVX512-BF16 or AMX, CUDA from Ampere on): nearly twice as fast, with token
-                embeddings at cosine 0.9999 of float32's.
+            backend: what computes on a CPU: "onnx" is onnxruntime (the extra `cpu`), which takes BERT-like encoders;
+                "auto" is onnxruntime where it is installed and can. Otherwise, and where it fails, torch computes,
+                and a warning says why. Encoders given as objects stay with torch unless "onnx" is asked for.
+            dtype: number format of the encoder. "auto" is, by onnxruntime, float32 for queries and int8 for documents
+                (docs/encoding.md has what that costs); by torch float32, except bfloat16 where the processor
+                multiplies it natively (CPUs with AVX512-BF16 or AMX, CUDA from Ampere on). "int8" is for
+                onnxruntime alone, "bfloat16" and "float16" for torch.
             trust_remote_code: run code that comes with a checkpoint. Off unless you trust its source.
             document_budget: tokens to keep per document (see :class:`DocumentRouter`); None leaves it as saved. Of
                 these options a loaded ``MultiVectorEncoder`` takes this one and the next, a ``FastLaneModel`` the next.
@@ -82,25 +90,22 @@ class FastLaneModel:
             InvalidInputError: options are given with a model that is loaded already, or `max_document_tokens` is no
                 whole number from 1.
         """
+        check_choice(backend, dtype)
         if isinstance(model, FastLaneModel | MultiVectorEncoder):
-            asked: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code or None, **options}
-            asked["dtype"] = None if dtype == "auto" else dtype
-            if isinstance(model, FastLaneModel) and document_budget != model.document_budget:
-                asked["document_budget"] = document_budget
-            if ignored := [name for name, value in asked.items() if value is not None]:
-                raise InvalidInputError(
-                    f"{', '.join(ignored)}: no option of a model that is loaded already, such as this "
-                    f"{type(model).__name__}; give them with its folder or name"
-                )
+            asked = {"device": device, "trust_remote_code": trust_remote_code or None, **options}
+            asked["dtype"] = None if dtype == "auto" or backend == "onnx" else dtype
+            _refuse_options(model, asked, backend, document_budget)
         if isinstance(model, FastLaneModel):
             return model if max_document_tokens is None else model.bounded(max_document_tokens)
+        folder = None
         if isinstance(model, MultiVectorEncoder):
             opened = cls(model)
+            if backend == "onnx":
+                opened._set_backend(folder, backend, dtype)
         else:
             if model is None:
-                from fastlane_rag.model.default import default_model_path
-
                 path, name = str(default_model_path()), "fastlane-default"
+                folder = Path(path, "onnx")
             else:
                 path = name = str(model)
             device = None if device is None else str(device)
@@ -120,7 +125,7 @@ class FastLaneModel:
                     "needs a network the first time)."
                 ) from error
             opened = cls(encoder, name=name)
-            opened._set_dtype(dtype)
+            opened._set_backend(folder, backend, dtype)
         if document_budget is not None:
             opened.encoder.document_router.budget = document_budget
         return opened if max_document_tokens is None else opened.bounded(max_document_tokens)
@@ -137,9 +142,15 @@ class FastLaneModel:
         other._max_document_tokens = check_max_document_tokens(max_document_tokens)
         return other
 
+    def _set_backend(self, folder: Path | None, backend: str, dtype: str) -> None:
+        self.encoder.float()
+        self.encoder.states = onnx_states(self.encoder, self.encoder.backbone, self.name, folder, backend, dtype)
+        if self.encoder.states is None:
+            self._set_dtype(dtype)
+
     def _set_dtype(self, dtype: str) -> None:
         native = "bfloat16" if native_bfloat16(self.device) else "float32"
-        self.encoder.to(getattr(torch, native if dtype == "auto" else dtype))
+        self.encoder.to(getattr(torch, native if dtype in ("auto", "int8") else dtype))
         for module in self.encoder:
             if isinstance(module, TokenRouter):
                 module.float()  # routers compute few numbers, so float32 costs nothing
@@ -148,6 +159,11 @@ class FastLaneModel:
     def device(self) -> torch.device:
         """Where the encoder runs."""
         return next(self.encoder.parameters()).device  # the encoder's own `device` walks over all modules
+
+    @property
+    def backend(self) -> str:
+        """What computes token states: "torch" or "onnx"."""
+        return "torch" if self.encoder.states is None else "onnx"
 
     @cached_property
     def dim(self) -> int:
@@ -320,9 +336,7 @@ class FastLaneModel:
         """The encoder's rows of texts that fit in its window, or are cut there."""
         if len(texts) <= size and task in self.encoder.prompts:
             return self._one_pass(texts, task)
-        encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
-        rows: Any = encode(texts, batch_size=size, show_progress_bar=bool(show_progress), output_value=None)
-        return list(rows)
+        return encoded_in_batches(self.encoder, texts, task, size, bool(show_progress))
 
     def _one_pass(self, texts: Sequence[str], task: str) -> list[dict[str, Any]]:
         """The forward pass of `MultiVectorEncoder.encode` for one batch.
@@ -355,21 +369,36 @@ class FastLaneModel:
         out = np.zeros((len(texts), int(self.encoder.transformer.get_embedding_dimension())), dtype=np.float32)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            mean = self._mean_states(self._features([texts[i] for i in rows], task))["pooled"]
+            features = self._features([texts[i] for i in rows], task)
+            mean = self._mean_states(features, task=task)["pooled"]
             out[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         places = list(long)
-        for i, row in encoded_windows(self.encoder, list(long.values()), size, self._mean_states):
+        for i, row in encoded_windows(self.encoder, list(long.values()), size, partial(self._mean_states, task=task)):
             out[places[i]] = torch.nn.functional.normalize(row["pooled"], dim=-1).cpu().numpy()
         return out
 
     @torch.inference_mode()
-    def _mean_states(self, features: dict[str, Any]) -> dict[str, Tensor]:
+    def _mean_states(self, features: dict[str, Any], *, task: str) -> dict[str, Tensor]:
         mask = features["attention_mask"].bool()
-        states = self.encoder.transformer(features)["token_embeddings"].float()
+        states = self.encoder.token_states(features, task).float()
         return {"pooled": (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)}
 
     def __repr__(self) -> str:
         return f"FastLaneModel({self.name!r}, dim={self.dim}, device={str(self.device)!r})"
+
+
+def _refuse_options(
+    model: FastLaneModel | MultiVectorEncoder, asked: dict[str, Any], backend: str, document_budget: float | None
+) -> None:
+    """Refuse options that a loaded model cannot take any more."""
+    if isinstance(model, FastLaneModel):
+        asked["backend"] = None if backend == "auto" else backend
+        asked["document_budget"] = None if document_budget == model.document_budget else document_budget
+    if ignored := [name for name, value in asked.items() if value is not None]:
+        raise InvalidInputError(
+            f"{', '.join(ignored)}: no option of a model that is loaded already, such as this {type(model).__name__}; "
+            "give them with its folder or name"
+        )
 
 
 def native_bfloat16(device: torch.device) -> bool:

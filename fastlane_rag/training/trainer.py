@@ -49,7 +49,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> FastLaneModel:
             starting model; or there are any checkpoints and ``resume`` is False.
     """
     torch.manual_seed(config.seed)  # before the model opens, because missing routers are initialised at random
-    return train_from(FastLaneModel.from_pretrained(config.model, dtype="float32"), config, resume=resume)
+    return train_from(
+        FastLaneModel.from_pretrained(config.model, dtype="float32", backend="torch"), config, resume=resume
+    )
 
 
 def train_from(start: FastLaneModel, config: TrainConfig, *, resume: bool = True) -> FastLaneModel:

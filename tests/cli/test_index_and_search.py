@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -50,6 +51,9 @@ def index(chosen: Passages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.output
     counts = "24 passages read, 24 of them new, 0 changed, 0 stored already"
     assert result.stdout == f"{counts}; {folder / 'index'} holds 24\n"
+    assert re.search(
+        r"24 documents encoded in [\d.]+ s: [\d.,]+ documents/s, [\d.,]+ tokens/s, by onnx$", result.stderr.strip()
+    )
     return folder / "index"
 
 
