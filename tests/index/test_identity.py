@@ -229,10 +229,10 @@ def test_a_long_filter_can_be_interrupted(tmp_path):
         index.add([f"word{i}" for i in range(3000)], metadatas=[{"a": i} for i in range(3000)])
         slow = {"$and": [{"a": {"$gte": -i}} for i in range(3000)]}
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        start = time.monotonic()
+        start = time.process_time()
         with pytest.raises(KeyboardInterrupt):
             index.ids(slow)
-        assert time.monotonic() - start < 2
+        assert time.process_time() - start < 2
         assert len(index.ids({"a": {"$lt": 5}})) == 5
 
 
