@@ -120,7 +120,8 @@ def _observed(model: "FastLaneModel") -> Iterator[None]:
     router = model.encoder.document_router
     budget = router.budget
 
-    def pool(module: Any, inputs: Any, features: dict[str, Any]) -> None:
+    def pool(module: Any, inputs: tuple[dict[str, Any]]) -> None:
+        features = inputs[0]
         mask = features["attention_mask"].bool()
         states = features["token_embeddings"].float()
         features["pooled"] = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -130,7 +131,9 @@ def _observed(model: "FastLaneModel") -> Iterator[None]:
             features["token_embeddings"], features["attention_mask"].bool(), features.get("input_ids")
         )
 
-    hooks = [model.encoder.transformer.register_forward_hook(pool), router.register_forward_hook(score)]
+    # The second module takes the token states, whichever library made them.
+    second = list(model.encoder.children())[1]
+    hooks = [second.register_forward_pre_hook(pool), router.register_forward_hook(score)]
     router.budget = None
     try:
         yield

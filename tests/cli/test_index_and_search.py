@@ -189,7 +189,7 @@ def test_an_interruption_says_what_is_stored(
 
     monkeypatch.setattr(FastLaneIndex, "add", interrupted)
     result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert f"interrupted; {tmp_path / 'index'} holds 4, the same command goes on from there" in result.stderr
     monkeypatch.setattr(FastLaneIndex, "add", add)
     result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
