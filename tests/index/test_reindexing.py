@@ -104,7 +104,7 @@ def test_nobody_writes_meanwhile_and_readers_read_on(path: Path) -> None:
     thread.start()
     try:
         assert entered.wait(20)
-        with FastLaneIndex.open(path, model=WordModel()) as other:
+        with FastLaneIndex.open(path, model=WordModel(), timeout=0) as other:
             with pytest.raises(IndexLockedError):
                 other.add(["late"])
             assert other.search("cats", k=1)

@@ -5,6 +5,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,14 @@ async def test_from_texts_and_from_documents_sync_and_async(model, tmp_path):
 
 
 def test_a_dense_embedding_model_is_passed_over_with_a_warning(monkeypatch, model):
-    create = FastLaneIndex.create
+    build = FastLaneIndex.build
     given = []
 
-    def remembering(path: Any = None, **options: Any) -> FastLaneIndex:
+    def remembering(path: Any = None, **options: Any) -> AbstractContextManager[FastLaneIndex]:
         given.append(options["model"])
-        return create(path, **{**options, "model": model})
+        return build(path, **{**options, "model": model})
 
-    monkeypatch.setattr(FastLaneIndex, "create", remembering)
+    monkeypatch.setattr(FastLaneIndex, "build", remembering)
     with pytest.warns(UserWarning, match="DeterministicFakeEmbedding is not used"):
         FastLaneVectorStore.from_texts(CATS_AND_DOGS, DeterministicFakeEmbedding(size=4))
     with warnings.catch_warnings():

@@ -267,7 +267,8 @@ def test_threads_follow_torch_and_batches_are_shared_among_them(
             ran.clear()
             torch.set_num_threads(threads)
             assert lowest_cosine(model.encode_documents(DOCUMENTS), expected) > 0.999999
-            assert ran == names
+            # A document of several windows is a batch of its own, which may be too small to share.
+            assert names <= ran <= names | {threading.current_thread().name}
         assert sessions._threads is not None
         assert sessions._threads._max_workers == 3
     finally:
