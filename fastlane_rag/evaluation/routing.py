@@ -67,7 +67,8 @@ def routing_report(index: FastLaneIndex, dataset: Dataset, *, k: int = 4) -> dic
     A token is useful as far as the passage that answers falls in the ranking of full SumMaxSim when the token is left
     out (``left_out``, in log2 of its rank), and as far as it finds that passage alone (``alone``, minus log2 of its
     rank). Agreement is Spearman's rank correlation within a query, averaged over queries; the same for what a router
-    might have learned instead: rarity (the prior), position, and the norm of the token state.
+    might have learned instead: rarity (the prior), position, and the norm of the token state. Tokens that may not be
+    routed, such as [CLS], are not compared.
 
     Args:
         index: of the dataset's corpus.
@@ -82,18 +83,20 @@ def routing_report(index: FastLaneIndex, dataset: Dataset, *, k: int = 4) -> dic
     numbers = _numbers(index)
     for i, (query_id, query) in enumerate(zip(dataset.queries, queries, strict=True)):
         gold = [numbers[d] for d, grade in dataset.qrels[query_id].items() if grade > 0 and d in numbers]
-        if not gold or len(query.tokens) < 3:
+        router = query.scores.numpy()
+        routable = np.isfinite(router)
+        if not gold or routable.sum() < 3:
             continue
         useful = _usefulness(index, query, gold)
         offered = {
-            "router": query.scores.numpy(),
+            "router": router,
             "rarity": states[i][0],
             "position": -np.arange(len(query.tokens), dtype=np.float64),
             "norm": states[i][1],
         }
         for kind, values in useful.items():
             for name, scores in offered.items():
-                found[kind][name].append(_spearman(scores, values))
+                found[kind][name].append(_spearman(scores[routable], values[routable]))
     return selection_statistics(queries, k) | {
         "usefulness": {
             kind: {n: float(np.nanmean(v)) if v else None for n, v in by_name.items()}
@@ -135,7 +138,6 @@ def _log_rank(scores: NDArray[np.float32], number: int) -> float:
 def _spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     from scipy.stats import spearmanr
 
-    a = np.where(np.isfinite(a), a, np.min(a[np.isfinite(a)], initial=0.0) - 1.0)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")  # every token alike: no ranking to agree with
     return float(spearmanr(a, b).statistic)
