@@ -1,10 +1,10 @@
 """nDCG@10 of a model's full SumMaxSim, and of few routed tokens, where it was trained and where it was not.
 
-    python examples/training/judge.py MODEL DATA [--sets cacm squad ...] [--k 1 4]
+    python examples/training/judge.py MODEL DATA [--sets cacm squad ...] [--k 1 4 auto] [--budget 0.34]
 
 MODEL is a model directory, or "default" for the bundled one; DATA the folder of BEIR datasets. Dev splits of the six
 training sets (200 questions, the passages named below) choose between models. The four zero-shot collections are whole,
-with their first 300 questions: read their mean, tune to none.
+with their first 300 questions: read their mean, tune to none. Without --k and --budget all tokens are compared.
 """
 
 import argparse
@@ -42,7 +42,8 @@ def judged(name: str, data: Path) -> DevSet:
 
 def main(options: argparse.Namespace) -> None:
     """Judge, and print one JSON object a collection and the means."""
-    model = FastLaneModel.from_pretrained(None if options.model == "default" else options.model)
+    source = None if options.model == "default" else options.model
+    model = FastLaneModel.from_pretrained(source, document_budget=options.budget)
     figures = {}
     for name in options.sets:
         figures[name] = dev_scores(model, judged(name, options.data), tuple(options.k))
@@ -58,5 +59,6 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", nargs="+", default=[*ZERO_SHOT, *DEV])
-    parser.add_argument("--k", nargs="*", type=int, default=[])
+    parser.add_argument("--k", nargs="*", type=lambda k: k if k == "auto" else int(k), default=[])
+    parser.add_argument("--budget", type=float, help="share of a document's tokens that is kept")
     main(parser.parse_args())

@@ -1,61 +1,85 @@
-"""Lists of hard negatives with an outside teacher's scores, for `fastlane train examples/training/distill.yaml`.
+"""An outside teacher's scores of queries and passages, for distil.py.
 
-    python examples/training/teach.py TEACHER BASE DATA OUT
+    python examples/training/teach.py TEACHER BASE DATA OUT [DOMAIN ...]
 
 TEACHER is a directory with sentence-transformers/all-mpnet-base-v2 (model.safetensors sha256 78c0197b...5658), which
 teaches and is never shipped; BASE, DATA and OUT as for fit_projection.py, so that nothing is encoded twice.
-OUT/pairs gets one JSONL file per domain, {query, pos, neg, scores}: eight negatives per query, drawn from what the
-base's mean vector, BM25 and the teacher find, and the teacher's cosines times SCALE. Passages that answer the query are
-no negatives. A stopped run continues with the domain it was at.
+
+Of each domain (all of broad.py without DOMAIN; DOMAIN:1 is a second pool) a pool of POOL passages is taught: answers of
+drawn queries and passages that look like them. Every query with an answer in the pool gets two scores of each passage
+of it: the cosine of mean vectors, and the mean of the query's token maxima over all token states (SumMaxSim of an
+untrained mpnet, over its number of tokens). OUT/cache/taught gets a file a pool, so that a stopped run goes on with the
+pool it was at.
 """
 
-import json
 import random
 import sys
 from functools import cache, partial
 from pathlib import Path
 
 import torch
-from broad import DOCUMENT_TOKENS, MINED, QUERY_TOKENS, SEED, Domain, Encoder, domains, encoded, kept, mine
+from broad import QUERY_TOKENS, SEED, Domain, Encoder, domains, encoded, kept, mine
+from fastlane_rag.training.projection import States
+from torch.nn import functional as F
 
-NEGATIVES, SCALE, CHUNK = 8, 20.0, 256
-
-
-def vectors(encoder: Encoder, texts: list[str], most: int) -> torch.Tensor:
-    """(N, h) mean vectors; the states of few texts are held at once."""
-    parts = [encoder(texts[i : i + CHUNK], most).means() for i in range(0, len(texts), CHUNK)]
-    return torch.cat(parts)
+POOL, DOCUMENT_TOKENS = 400, 128
 
 
-def lists(domain: Domain, teacher: Encoder) -> list[dict[str, object]]:
-    """A record for each query."""
-    print(f"teaching {domain.name}", flush=True)
-    cosines = vectors(teacher, domain.queries, QUERY_TOKENS) @ vectors(teacher, domain.texts, DOCUMENT_TOKENS).T
-    draw = random.Random(f"{SEED}-{domain.name}")
-    records: list[dict[str, object]] = []
-    for row, (query, gold, near) in enumerate(zip(domain.queries, domain.gold, domain.near, strict=True)):
-        taught = [i for i in torch.topk(cosines[row], MINED).indices.tolist() if i not in gold]
-        # A drawn sentence stands in its own passage word for word: the best of the others is to be found.
-        answer = draw.choice(gold) if domain.labelled[row] else taught[0]
-        found = [i for i in dict.fromkeys([*near[0], *near[1], *taught]) if i != answer]
-        chosen = draw.sample(found, NEGATIVES)
-        scores = [round(SCALE * float(cosines[row, i]), 4) for i in (answer, *chosen)]
-        texts = [domain.texts[i] for i in (answer, *chosen)]
-        records.append({"query": query, "pos": texts[0], "neg": texts[1:], "scores": scores})
-    return records
+def pool_of(domain: Domain, number: int) -> list[int]:
+    """Passages that answer drawn queries, each with three that look alike."""
+    draw = random.Random(f"{SEED}-{domain.name}" + (f"-{number}" if number else ""))
+    order = list(range(len(domain.queries)))
+    draw.shuffle(order)
+    pool: dict[int, None] = {}
+    for query in order:
+        by_mean, by_words = domain.near[query]
+        alike = [*draw.sample(by_mean[:10], min(2, len(by_mean))), *draw.sample(by_words[:10], min(1, len(by_words)))]
+        pool |= dict.fromkeys([draw.choice(domain.gold[query]), *alike])
+        if len(pool) >= POOL:
+            break
+    return list(pool)
 
 
-def main(teacher: Path, base: Path, data: Path, out: Path) -> None:
-    """Encode, mine, write."""
-    sample = domains(data)
-    mine(sample, encoded(cache(partial(Encoder, base)), sample, out / "cache"), out / "cache")
+def mean_maxsim(queries: States, documents: States) -> torch.Tensor:
+    """(Q, N) SumMaxSim over the number of the query's tokens."""
+    rows = F.normalize(documents.rows.float(), dim=-1)
+    lengths = documents.offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(documents)), lengths)
+    scores = []
+    for start, end in zip(queries.offsets[:-1].tolist(), queries.offsets[1:].tolist(), strict=True):
+        tokens = F.normalize(queries.rows[start:end].float(), dim=-1)
+        best = torch.full((len(tokens), len(documents)), -1.0)
+        best.scatter_reduce_(1, owner.expand(len(tokens), -1), tokens @ rows.T, "amax")
+        scores.append(best.mean(0))
+    return torch.stack(scores)
+
+
+def taught(domain: Domain, number: int, teacher: Encoder) -> dict[str, object]:
+    """Of one domain: which passages and queries were scored, and both scores of each pair."""
+    print(f"teaching {domain.name}, pool {number}", flush=True)
+    pool = pool_of(domain, number)
+    asked = [q for q, gold in enumerate(domain.gold) if set(gold) & set(pool)]
+    documents = teacher([domain.texts[i] for i in pool], DOCUMENT_TOKENS)
+    queries = teacher([domain.queries[q] for q in asked], QUERY_TOKENS)
+    return {
+        "pool": pool,
+        "queries": asked,
+        "cosine": queries.means() @ documents.means().T,
+        "maxsim": mean_maxsim(queries, documents),
+    }
+
+
+def main(teacher: Path, base: Path, data: Path, out: Path, *names: str) -> None:
+    """Encode, mine, teach."""
     taught_by = Encoder(teacher)
-    (out / "pairs").mkdir(parents=True, exist_ok=True)
-    for domain in sample:
-        records = kept(out / "cache" / f"{domain.name}-taught.pt", partial(lists, domain, taught_by))
-        lines = (json.dumps(record) + "\n" for record in records)
-        (out / "pairs" / f"{domain.name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    sample = {domain.name: domain for domain in domains(data)}
+    for asked in names or sample:
+        name, _, number = asked.partition(":")
+        one = [sample[name]]
+        mine(one, encoded(cache(partial(Encoder, base)), one, out / "cache"), out / "cache" / "taught")
+        file = out / "cache" / "taught" / f"{asked.replace(':', '-')}.pt"
+        kept(file, partial(taught, sample[name], int(number or 0), taught_by))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:5]), *sys.argv[5:])

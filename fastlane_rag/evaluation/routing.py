@@ -65,10 +65,11 @@ def selection_statistics(queries: Sequence[RoutedQuery], k: int = 4) -> dict[str
 def routing_report(index: FastLaneIndex, dataset: Dataset, *, k: int = 4) -> dict[str, Any]:
     """Selection statistics, and the agreement of router scores with the measured usefulness of tokens.
 
-    Usefulness is measured twice. ``left_out``: how far the relevant passage falls in the ranking of full SumMaxSim
-    without the token, in log2 of its rank. ``alone``: minus log2 of the passage's rank by the token alone. Agreement
-    is Spearman's rank correlation within a query, averaged over queries. It is also given for what a router might have
-    learned instead: rarity (the prior), position, and the norm of the token state.
+    A token is useful as far as the passage that answers falls in the ranking of full SumMaxSim when the token is left
+    out (``left_out``, in log2 of its rank), and as far as it finds that passage alone (``alone``, minus log2 of its
+    rank). Agreement is Spearman's rank correlation within a query, averaged over queries; the same for what a router
+    might have learned instead: rarity (the prior), position, and the norm of the token state. Tokens that may not be
+    routed, such as [CLS], are not compared.
 
     Args:
         index: holds the dataset's corpus.
@@ -83,18 +84,20 @@ def routing_report(index: FastLaneIndex, dataset: Dataset, *, k: int = 4) -> dic
     numbers = _numbers(index)
     for i, (query_id, query) in enumerate(zip(dataset.queries, queries, strict=True)):
         gold = [numbers[d] for d, grade in dataset.qrels[query_id].items() if grade > 0 and d in numbers]
-        if not gold or len(query.tokens) < 3:
+        router = query.scores.numpy()
+        routable = np.isfinite(router)
+        if not gold or routable.sum() < 3:
             continue
         useful = _usefulness(index, query, gold)
         offered = {
-            "router": query.scores.numpy(),
+            "router": router,
             "rarity": states[i][0],
             "position": -np.arange(len(query.tokens), dtype=np.float64),
             "norm": states[i][1],
         }
         for kind, values in useful.items():
             for name, scores in offered.items():
-                found[kind][name].append(_spearman(scores, values))
+                found[kind][name].append(_spearman(scores[routable], values[routable]))
     return selection_statistics(queries, k) | {
         "usefulness": {
             kind: {n: float(np.nanmean(v)) if v else None for n, v in by_name.items()}
@@ -136,7 +139,6 @@ def _log_rank(scores: NDArray[np.float32], number: int) -> float:
 def _spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     from scipy.stats import spearmanr
 
-    a = np.where(np.isfinite(a), a, np.min(a[np.isfinite(a)], initial=0.0) - 1.0)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")  # all tokens equal: there is no ranking to agree with
     return float(spearmanr(a, b).statistic)

@@ -16,7 +16,10 @@ from fastlane_rag.model.router import QueryRouter, takes_context, toward_views
 __all__ = ["AUTO_MASS", "LazyRouting", "RoutedQuery", "Selection"]
 
 AUTO_MASS = 0.8
-"""``route_k="auto"`` takes tokens until their share of the router's mass passes this. docs/tuning.md has the evidence.
+"""Share of the router's mass that ``route_k="auto"`` collects before it stops.
+
+On dev queries of six datasets it takes 5.5 of 12.0 tokens. Unrefined they find nDCG@10 .870, where 4 tokens find
+.860 and 16 find .895 (examples/training/judge.py).
 """
 
 Selection = int | Literal["auto"] | None

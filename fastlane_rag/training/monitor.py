@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from fastlane_rag.evaluation.metrics import mean_scores, score_run
 from fastlane_rag.evaluation.routing import COLLAPSE_SHARE
 from fastlane_rag.model import FastLaneModel
+from fastlane_rag.model.routed_query import Selection
 from fastlane_rag.scoring import maxsim
 from fastlane_rag.training.data import DevSet
 from fastlane_rag.training.loss import RoutedTerms
@@ -122,7 +124,7 @@ class DevEvaluator(BaseEvaluator):
         return results
 
 
-def dev_scores(model: FastLaneModel, dev: DevSet, ks: tuple[int, ...]) -> dict[str, float]:
+def dev_scores(model: FastLaneModel, dev: DevSet, ks: Sequence[Selection]) -> dict[str, float]:
     """nDCG@10 of full SumMaxSim ("full") and of the routed score ("k1", ...) on one dev collection."""
     ids = list(dev.documents)
     documents = model.encode_documents(list(dev.documents.values()))

@@ -121,6 +121,7 @@ def learn_projection(
     batch_size: int = 24,
     learning_rate: float = 1e-3,
     near: int = 2,
+    prefixes: Sequence[int] = (),
     seed: int = 17,
     told: Callable[[int, dict[str, float]], None] = lambda step, terms: None,
 ) -> Tensor:
@@ -133,7 +134,8 @@ def learn_projection(
         steps: number of steps, each with ``batch_size`` queries of one domain.
         batch_size: queries per step, each ranked against the passages of all.
         learning_rate: of Adam, annealed to 0.
-        near: passages to draw per query from each list of similar passages, half of them from its first ten.
+        near: passages drawn of each list of look-alikes, a query: half of them from its first ten.
+        prefixes: widths below dim that shall serve alone as well; each has the same loss again.
         seed: of every draw.
         told: called every hundred steps and at the end, with the step and the mean of each term over the last hundred.
     """
@@ -148,7 +150,9 @@ def learn_projection(
     shares = [math.sqrt(len(d.queries)) for d in domains]
     recent: dict[str, list[float]] = {}
     for step in range(1, steps + 1):
-        terms = _terms(draw.choices(domains, shares)[0], projection, weights, batch_size, near, draw)
+        terms = _terms(
+            draw.choices(domains, shares)[0], projection, (len(start), *prefixes), weights, batch_size, near, draw
+        )
         loss = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -162,9 +166,15 @@ def learn_projection(
 
 
 def _terms(
-    domain: Ranking, projection: Tensor, weights: ProjectionLoss, batch_size: int, near: int, draw: random.Random
+    domain: Ranking,
+    projection: Tensor,
+    widths: Sequence[int],
+    weights: ProjectionLoss,
+    batch_size: int,
+    near: int,
+    draw: random.Random,
 ) -> dict[str, Tensor]:
-    """The terms of the loss on queries drawn from one domain."""
+    """The terms of the loss on queries drawn from one domain, summed over the widths."""
     chosen = draw.sample(range(len(domain.queries)), min(batch_size, len(domain.queries)))
     column: dict[int, int] = {}
     answer = []
@@ -178,32 +188,37 @@ def _terms(
     queries, query_mask = domain.queries.padded(chosen)
     documents, document_mask = domain.documents.padded(list(column))
     old_queries, old_documents = F.normalize(queries[query_mask], dim=-1), F.normalize(documents, dim=-1)
-    new_queries = F.normalize(old_queries @ projection.T, dim=-1)
-    new_documents = F.normalize(old_documents @ projection.T, dim=-1)
     with torch.no_grad():
         target = _mean_maxsim(old_queries, query_mask, old_documents, document_mask)
-    ranking = _mean_maxsim(new_queries, query_mask, new_documents, document_mask)
-    terms = {
-        "ranking": F.kl_div(
-            torch.log_softmax(ranking * weights.scale, 1),
-            torch.log_softmax(target * weights.scale, 1),
-            reduction="batchmean",
-            log_target=True,
-        )
-    }
-    if weights.tokens:
-        i, j = torch.randint(len(old_queries), (200,)), torch.randint(int(document_mask.sum()), (1500,))
-        old = old_queries[i] @ old_documents[document_mask][j].T
-        new = new_queries[i] @ new_documents[document_mask][j].T
-        terms["tokens"] = 100 * (new - old).square().mean()
+    i, j = torch.randint(len(old_queries), (200,)), torch.randint(int(document_mask.sum()), (1500,))
+    old = old_queries[i] @ old_documents[document_mask][j].T
     labelled = torch.tensor([domain.labelled[q] for q in chosen])
-    if weights.answer and labelled.any():
-        # Other right answers of a query do not count as wrong.
-        others = torch.zeros_like(ranking, dtype=torch.bool)
-        for row, query in enumerate(chosen):
-            others[row, [column[g] for g in domain.gold[query] if column.get(g, answer[row]) != answer[row]]] = True
-        logits = (20 * ranking).masked_fill(others, -1e4)
-        terms["answer"] = F.cross_entropy(logits[labelled], torch.tensor(answer)[labelled])
+    # A question's other right answers are not wrong ones.
+    others = torch.zeros_like(target, dtype=torch.bool)
+    for row, query in enumerate(chosen):
+        others[row, [column[g] for g in domain.gold[query] if column.get(g, answer[row]) != answer[row]]] = True
+    projected_queries, projected_documents = old_queries @ projection.T, old_documents @ projection.T
+    terms: dict[str, Tensor] = {}
+    for width in widths:
+        new_queries = F.normalize(projected_queries[:, :width], dim=-1)
+        new_documents = F.normalize(projected_documents[..., :width], dim=-1)
+        ranking = _mean_maxsim(new_queries, query_mask, new_documents, document_mask)
+        found_terms = {
+            "ranking": F.kl_div(
+                torch.log_softmax(ranking * weights.scale, 1),
+                torch.log_softmax(target * weights.scale, 1),
+                reduction="batchmean",
+                log_target=True,
+            )
+        }
+        if weights.tokens:
+            new = new_queries[i] @ new_documents[document_mask][j].T
+            found_terms["tokens"] = 100 * (new - old).square().mean()
+        if weights.answer and labelled.any():
+            logits = (20 * ranking).masked_fill(others, -1e4)
+            found_terms["answer"] = F.cross_entropy(logits[labelled], torch.tensor(answer)[labelled])
+        for name, value in found_terms.items():
+            terms[name] = terms[name] + value if name in terms else value
     return terms
 
 

@@ -99,8 +99,8 @@ def test_pieces_of_a_word_point_at_the_whole_word(model: FastLaneModel) -> None:
     assert len(model.encode_queries(["walrus"])[0]) > 1
     explanation = explain(model, "walrus", "A walrus, they say.\nThe walrus is an operator.")
     check_spans(explanation)
-    assert {match.matched for match in explanation.tokens} == {"walrus"}
-    assert {match.query_span for match in explanation.tokens} == {(0, 6)}
+    assert {match.matched for match in explanation.tokens if match.query_span} == {"walrus"}
+    assert {match.query_span for match in explanation.tokens} == {(0, 6), None}  # None: [CLS] and [SEP]
     assert {span.text for span in explanation.spans} == {"walrus"}
 
 
@@ -155,7 +155,7 @@ def test_pruned_documents_keep_their_spans(index: FastLaneIndex, hit: Hit) -> No
 def test_the_index_explains_by_id_and_by_hit(index: FastLaneIndex, hit: Hit) -> None:
     by_id = index.explain(QUERY, LINE_LENGTH, route_k=3)
     assert by_id == index.explain(QUERY, hit, route_k=3) == hit.explain()
-    assert all(match.routed for match in index.explain(QUERY, hit, route_k="all").tokens)
+    assert all(match.routed == bool(match.query_span) for match in index.explain(QUERY, hit, route_k="all").tokens)
     assert sum(match.routed for match in index.explain(QUERY, hit, route_k=1).tokens) == 1
     with pytest.raises(InvalidInputError, match="no document with the id 'absent'"):
         index.explain(QUERY, "absent")
@@ -204,7 +204,7 @@ def test_a_hit_outlives_its_index_and_does_not_keep_it(model: FastLaneModel, tmp
     del index
     gc.collect()
     assert gone() is None
-    assert hit.explain().spans[0].text.startswith("lines")
+    assert hit.explain().spans[0].text.strip(".") in {"lines", "characters"}
     with FastLaneIndex.open(tmp_path / "index", model=model) as again:
         again.add(["The writer's lock is free."])
 

@@ -104,7 +104,9 @@ def test_the_terminal_marks_the_evidence(model: FastLaneModel) -> None:
     assert "The walrus is an operator." in plain
     rows = [line.split() for line in plain.splitlines()]
     for match in explanation.tokens:
-        assert [match.token, f"{match.weight:.1%}", f"{match.similarity:.3f}", "walrus"] in rows
+        share = f"{match.weight:.1%}" if match.query_span else "-"
+        assert [match.token, share, f"{match.similarity:.3f}", match.matched] in rows
+        assert match.matched == "walrus" or not match.query_span
 
 
 def test_long_texts_are_shown_around_their_evidence(model: FastLaneModel) -> None:

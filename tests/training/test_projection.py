@@ -59,3 +59,22 @@ def test_training_improves_on_the_axes(ranking: Ranking, term: str) -> None:
     learned, again, _ = learn(0.05), learn(0.05), learn(0.0)
     torch.testing.assert_close(learned, again)
     assert seen[0][term] < 0.9 * seen[2][term]
+
+
+def test_a_prefix_learns_to_serve_alone(ranking: Ranking) -> None:
+    """The loss counts both widths, and training lowers it."""
+    only = ProjectionLoss(ranking=1.0, tokens=0.0, answer=0.0)
+    turned = principal_axes([ranking.documents], 4).flip(0)  # the smallest first: a poor prefix
+    seen: list[float] = []
+
+    def learn(prefixes: list[int], rate: float) -> torch.Tensor:
+        return learn_projection(
+            [ranking], turned, weights=only, steps=60, batch_size=8, learning_rate=rate, prefixes=prefixes,
+            told=lambda _step, terms: seen.append(terms["ranking"]),
+        )  # fmt: skip
+
+    learn([2], 0.05)
+    learn([2], 0.0)
+    learn([], 0.0)
+    assert seen[0] < 0.9 * seen[1]
+    assert seen[1] > seen[2]
