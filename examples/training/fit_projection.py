@@ -7,10 +7,11 @@ folder of BEIR datasets, OUT gets start.pt, what the transformer made of the tex
 changes) and the log (OUT/log.csv: step, name, value). Only train splits are read; see broad.py.
 
 - [CLS] and [SEP] are scored, prose punctuation is not. On dev passages untrained at 384 dimensions that has the nDCG@10
-  of scoring all (.898), for a tenth fewer tokens.
+  of scoring all (.898), for fewer tokens.
 - The projection starts as the principal axes of the token states and learns to keep the ranking of SumMaxSim over all
   384 dimensions, in all of its dimensions and in its first 128 alone; see fastlane_rag.training.projection.
-- DIR holds a transformer trained from BASE; its lowest two layers, which that training froze, stay those of BASE. The projection is fitted to BASE's states.
+- DIR holds a transformer trained from BASE; its lowest two layers, which that training froze, stay those of BASE. The
+  projection is fitted to BASE's states.
 """
 
 import argparse
