@@ -20,7 +20,9 @@ from fastlane_rag.scoring.native import kernels
 
 __all__ = ["IMPORTANCE", "condensed", "stand_ins"]
 
-# docs/tuning.md says what was measured of it.
+# On dev queries of squad_dev and fairytaleqa, a third of the tokens: of an earlier default model the best scores alone
+# kept .89 and .61 of the nDCG@10 of all tokens, cover with all tokens alike .98 and .93, with this weight .98 and .95.
+# Of today's this weight keeps .98 and .97 (examples/training/judge.py --budget 0.33333).
 IMPORTANCE = 0.3
 _GPU_ELEMENTS = 1 << 26  # similarities held at once
 
