@@ -1,5 +1,6 @@
 """What every test may use: the bundled model and real passages."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+_COLLECT_BYTES = 3 << 30
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,3 +57,10 @@ def passages() -> list[dict[str, str]]:
 def shared_data() -> Path:
     """The folder of research datasets, for tests marked `shared`."""
     return SHARED_DATA
+
+
+def pytest_runtest_teardown() -> None:
+    """Collect models that tests have opened and dropped: torch's modules are cycles, and wait for a full collection."""
+    pages = Path("/proc/self/statm")
+    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _COLLECT_BYTES:
+        gc.collect()

@@ -75,9 +75,9 @@ def test_a_document_is_found_by_its_last_sentence(model: FastLaneModel) -> None:
 
 
 def test_texts_of_any_script_keep_all_tokens(model: FastLaneModel) -> None:
-    """Markers and skipped punctuation have no rows."""
+    """The two markers have rows, punctuation has none."""
     texts = [CHINESE, "word " * 3000, "", "x" * 5000, "🙂" * 3000, "." * 3000, "\n \t"]
-    assert [len(rows) for rows in model.encode_documents(texts)] == [1000, 3000, 1, 1, 1, 1, 1]
+    assert [len(rows) for rows in model.encode_documents(texts)] == [1002, 3002, 2, 3, 3, 2, 2]
 
 
 def test_a_text_that_fits_is_encoded_as_before(model: FastLaneModel, passages: list[dict[str, str]]) -> None:
@@ -137,7 +137,8 @@ def test_a_budget_is_spent_on_the_whole_document(model: FastLaneModel, budget: f
     finally:
         model.encoder.document_router.budget = None
     wanted = -(-len(whole) * budget // 1) if budget < 1 else min(budget, len(whole))
-    assert len(kept) == pytest.approx(wanted, abs=1)
+    # The markers are no tokens that a budget picks, and short of a budget they have rows.
+    assert len(kept) == pytest.approx(wanted, abs=3)
     assert 1 <= len(short) <= 12
     assert all(text[span.start : span.end] == span.text for span in explanation.spans)
     torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
