@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-_COLLECT_BYTES = 3 << 30
+_COLLECT_BYTES = 2 << 30
+_collect_at = _COLLECT_BYTES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,6 +62,13 @@ def shared_data() -> Path:
 
 def pytest_runtest_teardown() -> None:
     """Collect models that tests have opened and dropped: torch's modules are cycles, and wait for a full collection."""
-    pages = Path("/proc/self/statm")
-    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _COLLECT_BYTES:
+    global _collect_at  # noqa: PLW0603
+    if (resident := _resident()) > _collect_at:
         gc.collect()
+        _collect_at = max(resident, _resident() + _COLLECT_BYTES)
+
+
+def _resident() -> int:
+    """Bytes of memory in use; 0 where the system does not say."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
