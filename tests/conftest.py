@@ -62,7 +62,7 @@ def shared_data() -> Path:
 
 def pytest_runtest_teardown() -> None:
     """Collect models that tests have opened and dropped: torch's modules are cycles, and wait for a full collection."""
-    global _collect_at  # noqa: PLW0603
+    global _collect_at
     if (resident := _resident()) > _collect_at:
         gc.collect()
         _collect_at = max(resident, _resident() + _COLLECT_BYTES)
