@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from broad import SEED, Domain, domains, kept, mine
-from fastlane_rag.training.projection import States
+from fastlane_rag.training.projection import States, mean_maxsim
 from halves import lower, run_layers
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,17 +109,6 @@ def draw_step(domain: Domain, pools: Sequence[Taught], options: argparse.Namespa
             for document in draw.sample(found, min(count, len(found))):
                 place.setdefault(document, len(place))
     return Step(domain, queries, list(place), answers, taught)
-
-
-def mean_maxsim(queries: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
-    """(B, N) SumMaxSim over the number of query tokens, of unit rows (B, Lq, d) and (N, Ld, d)."""
-    tokens = queries[query_mask]
-    count, length, width = documents.shape
-    similar = (tokens @ documents.reshape(-1, width).T).view(-1, count, length)
-    maxima = similar.masked_fill(~document_mask, -2.0).amax(2)
-    owner = query_mask.nonzero()[:, 0]
-    sums = torch.zeros(len(query_mask), count).index_add(0, owner, maxima)
-    return sums / query_mask.sum(1, keepdim=True)
 
 
 class Trainer:
@@ -202,7 +191,7 @@ class Trainer:
         d, d_mask = documents.padded(step.documents)
         q_mask, d_mask = self._scored(queries, step.queries, q_mask), self._scored(documents, step.documents, d_mask)
         d, d_mask = d[:, :DOCUMENT_TOKENS], d_mask[:, :DOCUMENT_TOKENS]
-        return mean_maxsim(F.normalize(q, dim=-1), q_mask, F.normalize(d, dim=-1), d_mask)
+        return mean_maxsim(F.normalize(q, dim=-1)[q_mask], q_mask, F.normalize(d, dim=-1), d_mask)
 
     def loss(self, step: Step) -> tuple[Tensor, dict[str, float]]:
         """The loss of one step and its terms."""
@@ -221,7 +210,7 @@ class Trainer:
         total, told = torch.zeros(()), {}
         for width in WIDTHS:
             q, d = F.normalize(queries[..., :width], dim=-1), F.normalize(documents[..., :width], dim=-1)
-            scores = mean_maxsim(q, query_mask, d, document_mask)
+            scores = mean_maxsim(q[query_mask], query_mask, d, document_mask)
             terms = {"base": divergence(scores * BASE_SCALE, base * BASE_SCALE)}
             weights = {"base": options.base_weight * (0.2 if step.taught else 1.0), "teacher": 1.0, "answer": 0.5}
             if target is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["ProjectionLoss", "Ranking", "States", "learn_projection", "principal_axes"]
+__all__ = ["ProjectionLoss", "Ranking", "States", "learn_projection", "mean_maxsim", "principal_axes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _terms(
     documents, document_mask = domain.documents.padded(list(column))
     old_queries, old_documents = F.normalize(queries[query_mask], dim=-1), F.normalize(documents, dim=-1)
     with torch.no_grad():
-        target = _mean_maxsim(old_queries, query_mask, old_documents, document_mask)
+        target = mean_maxsim(old_queries, query_mask, old_documents, document_mask)
     i, j = torch.randint(len(old_queries), (200,)), torch.randint(int(document_mask.sum()), (1500,))
     old = old_queries[i] @ old_documents[document_mask][j].T
     labelled = torch.tensor([domain.labelled[q] for q in chosen])
@@ -202,7 +202,7 @@ def _terms(
     for width in widths:
         new_queries = F.normalize(projected_queries[:, :width], dim=-1)
         new_documents = F.normalize(projected_documents[..., :width], dim=-1)
-        ranking = _mean_maxsim(new_queries, query_mask, new_documents, document_mask)
+        ranking = mean_maxsim(new_queries, query_mask, new_documents, document_mask)
         found_terms = {
             "ranking": F.kl_div(
                 torch.log_softmax(ranking * weights.scale, 1),
@@ -222,8 +222,15 @@ def _terms(
     return terms
 
 
-def _mean_maxsim(tokens: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
-    """(B, N) mean MaxSim (SumMaxSim divided by the query's tokens) of query tokens (T, d) and documents (N, L, d)."""
+def mean_maxsim(tokens: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:
+    """(B, N) mean MaxSim: SumMaxSim divided by the query's tokens.
+
+    Args:
+        tokens: (T, d) unit rows of all queries' tokens, one query after the other.
+        query_mask: (B, Lq) bool, with T tokens in all.
+        documents: (N, Ld, d) unit rows.
+        document_mask: (N, Ld) bool.
+    """
     count, length, width = documents.shape
     similar = (tokens @ documents.reshape(-1, width).T).view(-1, count, length)
     maxima = similar.masked_fill(~document_mask, -2.0).amax(2)
