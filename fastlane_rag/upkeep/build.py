@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexLockedError, IndexNotFoundError
+from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexNotFoundError
 from fastlane_rag.storage.creation import check_free
 from fastlane_rag.storage.folder import Folder, sync_directory
 from fastlane_rag.storage.lock import WriterLock
@@ -127,7 +127,7 @@ def _remove_leftovers(path: Path) -> None:
                 continue
             folder = Folder(place)
             try:
-                with suppress(IndexLockedError, FastLaneError), WriterLock(folder, 0.0).turn(lambda: None):
+                with suppress(FastLaneError), WriterLock(folder, 0.0).turn(lambda: None):
                     shutil.rmtree(place, ignore_errors=True)
             finally:
                 folder.close()
