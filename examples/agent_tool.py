@@ -1,8 +1,8 @@
 # %% [markdown]
 # # FastLane as an agent's tool
 #
-# An agent decides by itself when to search and with which words. The model here is scripted, so that this runs
-# without a network and always the same way; a real chat model goes in its place unchanged.
+# An agent decides when to search, and with which words. The chat model here is a script, so that the notebook runs
+# without a network and gives the same output each time. Put a real chat model in its place; nothing else changes.
 
 # %%
 import os
@@ -24,7 +24,7 @@ index = pep_index(model)
 # %% [markdown]
 # ## A retriever as a tool
 #
-# `content_and_artifact` hands the text to the model and keeps the documents for you.
+# With `content_and_artifact` the model gets the text, and you keep the documents.
 
 # %%
 search = create_retriever_tool(
@@ -37,7 +37,7 @@ search = create_retriever_tool(
 # %% [markdown]
 # ## A tool with arguments of its own
 #
-# The agent can narrow the search: options of one call need no second retriever.
+# The agent may narrow the search. Options are given with the call, so one retriever is enough.
 
 # %%
 retriever = FastLaneRetriever(index=index)

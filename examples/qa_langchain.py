@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Questions about the PEPs, in LangChain
 #
-# A retrieval chain over about 2,000 passages of Python Enhancement Proposals. Everything runs without a network: the
-# passages and FastLane's model come with the package. The language model is one that repeats its prompt, so you see
-# exactly what retrieval gave it; `FASTLANE_EXAMPLES_LLM=smollm2` puts a real small one there (the outputs kept
-# here are SmolLM2's, 135 million parameters: small enough to be wrong with the right passage before it).
+# A retrieval chain over about 2,000 passages of Python Enhancement Proposals. Nothing needs a network: the passages and
+# FastLane's model come with the package. By default the language model only repeats its prompt, which shows exactly what
+# retrieval gave it. `FASTLANE_EXAMPLES_LLM=smollm2` uses SmolLM2 instead, and the outputs below are from it. It has 135
+# million parameters, so some of its answers are wrong although the right passage is in the prompt.
 
 # %%
 import os
@@ -24,7 +24,7 @@ from common import generator, pep_index
 # %% [markdown]
 # ## The retriever
 #
-# `FastLaneRetriever.from_texts(texts)` would index in memory. Here the index is kept on disk and opened again.
+# `FastLaneRetriever.from_texts(texts)` makes an index in memory. Here the index is on disk, and is opened again.
 
 # %%
 model = FastLaneModel.from_pretrained()
@@ -39,7 +39,7 @@ for document in retriever.invoke(question):
     print("       ", document.page_content[:110], "...")
 
 # %% [markdown]
-# Everything about the search can be changed for one call: how many, which documents, how many query tokens gather.
+# Each call may change the search: how many documents, which of them, and how many query tokens gather candidates.
 
 # %%
 for document in retriever.invoke(question, k=2, filter={"pep": {"$gte": 3000}}, route_k="auto"):
@@ -83,7 +83,7 @@ for result in chain.batch(questions):
 # %% [markdown]
 # ## What reached the model
 #
-# With the repeating model the answer IS the prompt, so this shows that every passage arrived.
+# The model that repeats its prompt shows that every passage reached it.
 
 # %%
 result = chain.invoke(question)

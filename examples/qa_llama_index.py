@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Questions about the PEPs, in LlamaIndex
 #
-# A query engine over about 2,000 passages of Python Enhancement Proposals, without a network. The language model is
-# one that repeats its prompt; `FASTLANE_EXAMPLES_LLM=smollm2` puts a real small one there (the outputs kept
-# here are SmolLM2's, 135 million parameters: small enough to be wrong with the right passage before it).
+# A query engine over about 2,000 passages of Python Enhancement Proposals. Nothing needs a network. By default the
+# language model only repeats its prompt. `FASTLANE_EXAMPLES_LLM=smollm2` uses SmolLM2 instead, and the outputs below are
+# from it. It has 135 million parameters, so some of its answers are wrong although the right passage is in the prompt.
 
 # %%
 import os
@@ -24,8 +24,8 @@ from common import generator, pep_index
 # %% [markdown]
 # ## The retriever
 #
-# `FastLaneRetriever.from_nodes(nodes)` would index in memory. Here an index that was made elsewhere is opened: its
-# documents become text nodes.
+# `FastLaneRetriever.from_nodes(nodes)` makes an index in memory. Here the retriever opens an index on disk that was made
+# without LlamaIndex. Its documents become text nodes.
 
 # %%
 model = FastLaneModel.from_pretrained()
@@ -37,7 +37,7 @@ for scored in retriever.retrieve(question):
     print("       ", scored.text[:110], "...")
 
 # %% [markdown]
-# Filters are LlamaIndex's own, with every operator, and apply before ranking.
+# Filters are LlamaIndex's own. Every operator works, and they apply before ranking.
 
 # %%
 recent = MetadataFilters(filters=[MetadataFilter(key="pep", operator=FilterOperator.GTE, value=600)])
@@ -83,8 +83,8 @@ for asked in questions:
 # %% [markdown]
 # ## Reranking
 #
-# The same scores behind any retriever. Here a quick one, one routed token and no refinement, finds twenty and
-# `FastLaneRerank` keeps the best three.
+# `FastLaneRerank` gives the same scores behind any retriever. Here a retriever with one routed token and no refinement
+# finds twenty nodes, and the reranker keeps the best three.
 
 # %%
 quick = FastLaneRetriever(index, similarity_top_k=20, route_k=1, refine=False)

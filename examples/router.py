@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Seeing the router
 #
-# Before the search, the router scores every token of the query and picks the few that gather candidates. This shows
-# its scores for several queries, and what the number of routed tokens costs and brings.
+# Before a search, the router scores the tokens of the query and picks the few that gather candidates. This notebook shows
+# its scores for several queries. Then it measures what more or fewer routed tokens cost, and what they find.
 
 # %%
 import os
@@ -24,8 +24,8 @@ index = pep_index(model)
 # %% [markdown]
 # ## Heat maps
 #
-# The darker a token, the larger its share of the router's attention; routed tokens have a border. Tokens without a
-# score, such as [CLS], are never routed and count in the refinement alone.
+# The darker a token, the larger its share of the router's attention. Routed tokens have a border. [CLS] and [SEP] are
+# never routed. They count in the refinement alone.
 
 
 # %%
@@ -68,8 +68,8 @@ for query in queries:
 # %% [markdown]
 # ## The number of routed tokens against quality and cost
 #
-# Recall of the exact search's first ten, comparisons of a query token with a document token, and time, without
-# encoding; over the questions of the labelled set. `refine=False` shows the routed tokens on their own.
+# For the forty labelled questions: recall of the exact search's first ten, how many times a query token was compared with
+# a document token, and the time without encoding. `refine=False` ranks by the routed tokens alone.
 
 # %%
 routed = model.encode_routed([question["question"] for question in pep_questions()])

@@ -1,12 +1,11 @@
 # %% [markdown]
 # # Swapping out a dense retriever
 #
-# The same chain, once with a dense retriever and once with FastLane, over labelled questions: does the context that
-# reaches the language model contain the answer? Both use the same encoder; the dense one pools its token vectors
-# into a single vector a passage, which is what dense retrieval does.
+# A dense retriever and FastLane answer the same labelled questions. Does the context that reaches the language model
+# contain the answer? Both use the same encoder. The dense retriever pools the token vectors of a passage into one.
 #
-# Two sets: forty questions about the PEPs, made for this example, and SQuAD's development set if it is at hand
-# (`FASTLANE_EXAMPLES_SQUAD=DIR`, BEIR's layout with an `answers` field).
+# There are two sets of questions: forty about the PEPs, made for this example, and SQuAD's development set where it is
+# at hand (`FASTLANE_EXAMPLES_SQUAD=DIR`, in BEIR's layout with a field `answers`).
 
 # %%
 import os
@@ -46,7 +45,7 @@ class MeanPooled(Embeddings):
 # %% [markdown]
 # ## The question set: PEPs
 #
-# A question counts as answered at k if one of the first k passages is from the right PEP and contains the answer.
+# A question is answered at k if one of the first k passages is from the right PEP and contains the answer.
 
 # %%
 passages = pep_passages()
@@ -91,7 +90,7 @@ questions = pep_questions()
 found = judge({"dense": dense, "FastLane": retriever}, questions)
 
 # %% [markdown]
-# ## What dense retrieval misses and FastLane finds, and the other way round
+# ## What only one of the two finds
 
 
 # %%
@@ -112,8 +111,8 @@ assert sum(answered(one, q, 5) for one, q in zip(found["FastLane"], questions, s
 # %% [markdown]
 # ## SQuAD
 #
-# The paragraphs of the first articles and at most 200 of their questions. An answer counts if it is in the text of one
-# of the first k paragraphs.
+# The first 300 paragraphs, and at most 200 questions about them. A question is answered at k if the text of one of the
+# first k paragraphs contains the answer.
 
 # %%
 folder = Path(os.environ.get("FASTLANE_EXAMPLES_SQUAD", "../../shared/data/squad_dev"))
