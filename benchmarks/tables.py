@@ -481,6 +481,56 @@ def long_documents(results: Path) -> str:
     return "\n\n".join([table(header, rows), asked_for, of_file(report, path)])
 
 
+def engine(results: Path) -> str:
+    """The index alone: of each codec the exhaustive search, the default, and the fastest setting with its quality."""
+    path = results / "engine.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    rows = []
+    for index in report["indexes"]:
+        found = index["results"]
+        shown = [one for one in found if one["engine"] != "approximate"]
+        keeping = [one for one in found if one["engine"] == "approximate" and one["of_exhaustive_nDCG@10"] >= _KEEPS]
+        shown += sorted(keeping, key=lambda one: float(one["p50_ms"]))[:1]
+        for one in shown:
+            knobs = ", ".join(f"{knob}={one[knob]}" for knob in ("route_k", "nprobe", "depth") if knob in one)
+            rows.append(
+                [
+                    index["codec"],
+                    knobs or one["engine"],
+                    f"{one['p50_ms']:.2f} / {one['p95_ms']:.2f}",
+                    decimal(one[METRIC]),
+                    f"{one['shared_with_exhaustive']:.1%}",
+                    count(index.get("segment_bytes_per_document")),
+                ]
+            )
+    header = ["codec", "search", "ms p50 / p95", METRIC, "ten best of exhaustive", "bytes a document"]
+    asked_for = (
+        f"{report['dataset']['name']}, {report['documents']:,} documents, {report['dim']} dimensions, "
+        f"{report['dataset']['queries']} queries that are encoded already, {report['environment']['threads']} thread(s)."
+    )
+    return "\n\n".join([table(header, rows), asked_for, of_file(report, path)])
+
+
+def busy(results: Path) -> str:
+    """The default search on quiet cores, and beside as many busy processes as cores."""
+    path = results / "busy.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    quiet, loaded = report["quiet"], report["busy"]
+    rows = [
+        [
+            name,
+            *(f"{one[f'{name}_ms']:.2f}" for one in (quiet, loaded)),
+            f"{loaded[f'{name}_ms'] / quiet[f'{name}_ms']:.1f}",
+        ]
+        for name in ("median", "mean", "p95")
+    ]
+    return "\n\n".join([table(["ms", "quiet", "busy", "ratio"], rows), of_file(report, path)])
+
+
 def kernels(results: Path) -> str:
     """SumMaxSim alone, by our kernels and by others."""
     parts = []
@@ -551,6 +601,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "peers": peers,
     "end-to-end": end_to_end,
     "growth": growth,
+    "engine": engine,
+    "busy": busy,
     "kernels": kernels,
     "adapters": adapters,
     "tuning": tuning,
