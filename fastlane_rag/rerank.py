@@ -29,7 +29,7 @@ class Ranked:
 
     Attributes:
         position: position of the text among the given ones.
-        score: SumMaxSim over all query tokens; higher is better.
+        score: SumMaxSim over all query tokens, weighted or not; higher is better.
         relevance: the score on a scale from 0 to 1 that allows comparison across queries; see `relevance`.
     """
 
@@ -43,7 +43,14 @@ def relevance(score: float, tokens: int) -> float:
     return min(max((score / tokens + 1) / 2, 0.0), 1.0)
 
 
-def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size: int | None = None) -> list[Ranked]:
+def rerank(
+    query: str,
+    texts: Sequence[str],
+    *,
+    model: FastLaneModel,
+    batch_size: int | None = None,
+    weighted: bool = True,
+) -> list[Ranked]:
     """Rank texts by SumMaxSim with all tokens of query and text: best first, ties in the given order.
 
     Texts of any length are scored to their end, or to the model's `max_document_tokens`.
@@ -53,6 +60,7 @@ def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size
         texts: the texts.
         model: encodes both.
         batch_size: texts to encode at once; None lets the model choose.
+        weighted: whether each query token counts by the router's weight, as in a search.
     """
     if not texts:
         return []
@@ -62,11 +70,12 @@ def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size
 
     scores: list[float] = []
     with torch.inference_mode(), one_warning():
-        (query_tokens,) = model.encode_queries([query])
+        (encoded,) = model.encode_routed([query])
+        rows, weights = encoded.embeddings, encoded.weights if weighted else None
         for some in chunks(texts):
             packed, offsets = _pack(model.encode_documents(list(some), batch_size=batch_size))
-            scores += maxsim(query_tokens.to(packed.device), packed, document_offsets=offsets)[0].tolist()
-    ranked = [Ranked(i, score, relevance(score, len(query_tokens))) for i, score in enumerate(scores)]
+            scores += maxsim(rows, packed, document_offsets=offsets, query_weights=weights)[0].tolist()
+    ranked = [Ranked(i, score, relevance(score, len(rows))) for i, score in enumerate(scores)]
     return sorted(ranked, key=lambda one: -one.score)
 
 

@@ -91,7 +91,8 @@ def evaluate(
     hnsw      the same vectors behind a faiss HNSW graph
     bm25      stemmed words, k1 0.9, b 0.4
     full      SumMaxSim of all query tokens with every document, in half precision
-    fastlane  k routed tokens gather, all tokens refine
+    weighted  the same, each query token weighted by the router
+    fastlane  k routed tokens gather, all tokens refine, weighted
     gather    k routed tokens alone
     hybrid    the default search and BM25 together
 

@@ -374,7 +374,8 @@ class FastLaneIndex:
         Args:
             query: any text; what exceeds the model's query length is cut off, with a warning.
             k: how many to return; exactly min(k, matching documents) come back.
-            **options: `filter`, `route_k`, `refine`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`: see
+            **options: `filter`, `route_k`, `refine`, `weighted`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`:
+                see
                 `fastlane_rag.search.options.SearchOptions`.
 
         Returns:
@@ -426,7 +427,8 @@ class FastLaneIndex:
             results = answer(view, self._states.of(view.snapshot), encoded, told, words)
         for query, result in zip(queries, results, strict=True):
             if isinstance(query, str):
-                evidence = self._evidence(query, told.route_k or (told.policy or self.policy).route_k)
+                route_k = told.route_k or (told.policy or self.policy).route_k
+                evidence = self._evidence(query, route_k, weighted=told.weighted)
                 for hit in result.hits:
                     remember(hit, evidence)
         return results
@@ -437,13 +439,16 @@ class FastLaneIndex:
             queries = self.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
         return [checked_query(query, self.dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
-    def explain(self, query: str, hit: Hit | str, *, route_k: RouteK | None = None) -> Explanation:
+    def explain(
+        self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
+    ) -> Explanation:
         """Which tokens of a query were routed, and where in a document each of them found its match.
 
         Args:
             query: the query.
             hit: a hit, or the id of a document.
             route_k: as in `search`.
+            weighted: as in `search`.
 
         Returns:
             An explanation, whose `spans` say what to highlight in the text.
@@ -460,12 +465,12 @@ class FastLaneIndex:
             text = documents[0].text
         else:
             text = hit.text
-        return self._evidence(query, route_k)(text)
+        return self._evidence(query, route_k, weighted=weighted)(text)
 
-    def _evidence(self, query: str, route_k: RouteK | None) -> Callable[[str], Explanation]:
+    def _evidence(self, query: str, route_k: RouteK | None, *, weighted: bool) -> Callable[[str], Explanation]:
         """What explains texts for a query. It keeps the model alive, and the index not."""
         chosen = self.policy.route_k if route_k is None else route_k
-        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen)
+        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids, in this order; ids that are not stored are left out."""

@@ -32,8 +32,8 @@ from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, to
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
 _BLOCK = 8192  # rows of a text that are normalised at once
-# Features that the query router adds.
-_OF_ROUTER = ("routing_scores", "routing_attended", "routing_pooled")
+# Features of single tokens that the query router adds.
+_OF_ROUTER = ("routing_states", "routing_scores", "routing_attended", "routing_weights")
 
 
 class FastLaneModel:
@@ -254,14 +254,15 @@ class FastLaneModel:
             numbers = ids.tolist()
             tokens = [self._vocabulary[i] for i in numbers]
             embeddings = _unit(row["token_embeddings"][scored])
-            known = {name: part(row[name]) for name in ("routing_states", *_OF_ROUTER[:2]) if name in row}
+            known = {name: part(row[name]) for name in _OF_ROUTER if name in row}
             if "routing_pooled" in row:
                 known["routing_pooled"] = row["routing_pooled"].clone()
             later = LazyRouting(router, ids, embeddings, known)
             context = later.views if router.context is not None else None
+            weights = later.weights if router.token_weights is not None else None
             waits = "routing_states" in known
             scores, routable = (later.scores, router.routable(numbers)) if waits else (later.scores(), None)
-            queries.append(RoutedQuery(embeddings, scores, tokens, context, routable=routable))
+            queries.append(RoutedQuery(embeddings, scores, tokens, context, weights, routable=routable))
         return queries
 
     def route(self, texts: str | Sequence[str], k: Selection = "auto") -> list[Route]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         filter: Filter | None = None
         route_k: RouteK | None = None
         refine: bool = True
+        weighted: bool = True
         lane: Lane | None = None
         nprobe: int | None = None
         depth: int | None = None

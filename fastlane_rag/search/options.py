@@ -26,6 +26,7 @@ class SearchKeywords(TypedDict, total=False):
     filter: Filter | None
     route_k: RouteK | None
     refine: bool
+    weighted: bool
     lane: Lane | None
     nprobe: int | None
     depth: int | None
@@ -169,6 +170,8 @@ class SearchOptions:
         route_k: query tokens that gather candidates: a number, "auto" (the router decides) or "all" (exact, nothing
             to refine); None leaves it to the policy.
         refine: whether the candidates are scored again with all query tokens.
+        weighted: whether a score of all query tokens counts each by the router's weight, whose mean is 1: the sum of
+            w_i max_j Q_i.D_j. False is SumMaxSim as it is; so is True where the model has no weights.
         lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to rank.
             Documents that are not in code are gathered exhaustively in both, and so is everything where the
             approximate lane finds fewer than k.
@@ -194,6 +197,7 @@ class SearchOptions:
         metadata=about("Query tokens to gather with: a number, 'auto' or 'all'.", _check_route_k, parse_route_k),
     )
     refine: bool = field(default=True, metadata=about("Rank by the routed tokens alone.", check_flag))
+    weighted: bool = field(default=True, metadata=about("Count all query tokens the same.", check_flag))
     lane: Lane | None = field(
         default=None, metadata=about("How to gather: 'exhaustive' or 'approximate'.", _check_lane, str)
     )

@@ -4,7 +4,7 @@ route   the router picks the k tokens worth comparing
 gather  they find candidates among the documents that pass the filter, in one of two lanes:
         exhaustive   by their partial SumMaxSim with every document
         approximate  by the centroids near them, and the documents that have a token there
-refine  full SumMaxSim over all query tokens, for the candidates alone
+refine  full SumMaxSim over all query tokens, weighted by the router, for the candidates alone
 fetch   text and metadata of the best
 
 A hybrid search adds the documents of highest BM25 to the candidates, and ranks all by both scores.
@@ -89,10 +89,20 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """A query, the positions of its tokens that gather, its text where words count, and what each stage took."""
+    """A query on its way.
+
+    Attributes:
+        routed: the query as it was encoded.
+        selected: positions of the tokens that gather.
+        rows: (L, dim) float32: its token embeddings, each times its weight. As max_j w Q_i.D_j = w max_j Q_i.D_j, what
+            compares them weighs them.
+        text: its text, where words count.
+        milliseconds: what each stage took.
+    """
 
     routed: EncodedQuery
     selected: torch.Tensor
+    rows: torch.Tensor
     text: str | None
     milliseconds: dict[str, float]
 
@@ -101,14 +111,11 @@ class _Query:
         self.milliseconds[stage] += milliseconds
 
     @property
-    def rows(self) -> torch.Tensor:
-        """(L, dim) float32."""
-        return self.routed.embeddings
-
-    @property
     def gathering(self) -> torch.Tensor:
         """(k, dim) float32: what the routed tokens are compared by."""
-        return self.routed.compared(self.selected)
+        if self.routed.in_context(len(self.selected)):
+            return self.routed.compared(self.selected)
+        return self.rows[self.selected]
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,8 @@ class _Plan:
     def ask(self, query: EncodedQuery, text: str | None, filtering: float) -> _Query:
         """Route a query; `filtering` is its share, in milliseconds, of what the filter took."""
         self.clock.lap()
-        asked = _Query(query, self.select(query), text, dict.fromkeys(STAGES, 0.0))
+        selected = self.select(query)
+        asked = _Query(query, selected, self.weighed(query, len(selected)), text, dict.fromkeys(STAGES, 0.0))
         asked.spend("filter", filtering)
         asked.spend("route", self.clock.lap())
         return asked
@@ -165,6 +173,11 @@ class _Plan:
         if self.route_k == "all":
             return torch.arange(len(query.embeddings))
         return query.select(self.route_k, ordered=False)
+
+    def weighed(self, query: EncodedQuery, routed: int) -> torch.Tensor:
+        """The query's rows, times their weights where all tokens score: their weights have the mean 1, no others'."""
+        whole = self.refine or routed == len(query.embeddings)
+        return query.embeddings * query.weights[:, None] if self.options.weighted and whole else query.embeddings
 
     @cached_property
     def matching(self) -> int:

@@ -27,6 +27,7 @@ class FastLaneReranker(BaseDocumentCompressor):
         model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
         top_n: how many documents to return.
         batch_size: how many texts to encode at once; None lets the model choose.
+        weighted: whether each query token counts by the router's weight, as in a search.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -34,6 +35,7 @@ class FastLaneReranker(BaseDocumentCompressor):
     model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)
     top_n: int = Field(default=4, ge=0)
     batch_size: int | None = None
+    weighted: bool = True
 
     @field_validator("model", mode="before")
     @classmethod
@@ -45,7 +47,7 @@ class FastLaneReranker(BaseDocumentCompressor):
     ) -> Sequence[Document]:
         """Copies of the `top_n` best documents, best first, with their relevance (0 to 1) as `relevance_score`."""
         texts = [document.page_content for document in documents]
-        ranking = rerank(query, texts, model=self.model, batch_size=self.batch_size)
+        ranking = rerank(query, texts, model=self.model, batch_size=self.batch_size, weighted=self.weighted)
         best = []
         for one in ranking[: self.top_n]:
             document = documents[one.position]

@@ -30,11 +30,13 @@ class FastLaneRerank(BaseNodePostprocessor):
         top_n: how many nodes to return.
         keep_retrieval_score: whether to put the first retriever's score into the metadata, as `retrieval_score`.
         batch_size: how many texts to encode at once; None lets the model choose.
+        weighted: whether each query token counts by the router's weight, as in a search.
     """
 
     top_n: int = Field(default=4, ge=0)
     keep_retrieval_score: bool = False
     batch_size: int | None = None
+    weighted: bool = True
     _model: FastLaneModel = PrivateAttr()
 
     def __init__(
@@ -44,10 +46,12 @@ class FastLaneRerank(BaseNodePostprocessor):
         *,
         keep_retrieval_score: bool = False,
         batch_size: int | None = None,
+        weighted: bool = True,
         **fields: Any,
     ) -> None:
         """Load the model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled one."""
-        super().__init__(top_n=top_n, keep_retrieval_score=keep_retrieval_score, batch_size=batch_size, **fields)
+        own = {"keep_retrieval_score": keep_retrieval_score, "batch_size": batch_size, "weighted": weighted}
+        super().__init__(top_n=top_n, **own, **fields)
         self._model = FastLaneModel.from_pretrained(model)
 
     @classmethod
@@ -71,7 +75,8 @@ class FastLaneRerank(BaseNodePostprocessor):
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             texts = [scored.node.get_content(metadata_mode=MetadataMode.EMBED) for scored in nodes]
-            ranking = rerank(query_bundle.query_str, texts, model=self._model, batch_size=self.batch_size)
+            options: dict[str, Any] = {"batch_size": self.batch_size, "weighted": self.weighted}
+            ranking = rerank(query_bundle.query_str, texts, model=self._model, **options)
             best = [self._scored_copy(nodes[one.position], one.score) for one in ranking[: self.top_n]]
             event.on_end(payload={EventPayload.NODES: best})
         dispatcher.event(ReRankEndEvent(nodes=best))
