@@ -75,7 +75,7 @@ class Rate:
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a search but `k`, each under its own name."""
-    weighted = set()
+    weighted: set[str] = set()
 
     @wraps(command)
     def called(**given: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a search can be told: every option once, with its default, its check and its documentation.
 
 `SearchOptions` is the list. Searches, adapters and the command line take options as keyword arguments, make one
-`SearchOptions` of them, and pass it on. A new option is a field there, and its type in `SearchKeywords`.
+`SearchOptions` of them, and pass it on. A new option is a field there, and its type in `RankingKeywords`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fastlane_rag.storage.filters import Filter, all_of
 from fastlane_rag.types import Fusion, Lane, RouteK
 
 __all__ = [
+    "RankingKeywords",
     "SearchKeywords",
     "SearchOptions",
     "about",
@@ -32,10 +33,9 @@ __all__ = [
 ]
 
 
-class SearchKeywords(TypedDict, total=False):
-    """The options as keyword arguments, for type checkers. A test holds it against `SearchOptions`."""
+class RankingKeywords(TypedDict, total=False):
+    """The options but `k` and `filter` as keyword arguments, for type checkers."""
 
-    filter: Filter | None
     route_k: RouteK | None
     refine: bool
     lane: Lane | None
@@ -45,6 +45,12 @@ class SearchKeywords(TypedDict, total=False):
     fusion: Fusion
     score_threshold: float | None
     policy: SearchPolicy | None
+
+
+class SearchKeywords(RankingKeywords, total=False):
+    """The options but `k` as keyword arguments, for type checkers. A test holds it against `SearchOptions`."""
+
+    filter: Filter | None
 
 
 def check_count(value: Any, name: str = "k") -> int:
@@ -237,7 +243,7 @@ class SearchOptions:
         fusion: how a hybrid search joins scores. "relative": with a weight, (1 - w) * SumMaxSim + w * L * BM25 / best,
             for L query tokens and the best BM25 there is; with True, SumMaxSim + `words_weight` of the policy * L *
             BM25 / best, which ranks as w = .13 does. "rrf": (1 - w) / (c + rank) + w / (c + rank by BM25), for the
-            policy's `rrf_constant` c and ranks among the candidates from 1; True weighs both alike, w = .5.
+            policy's `rrf_constant` c and ranks among the candidates from 1; True takes the policy's `rrf_weight`.
         score_threshold: hits of lower relevance (`Hit.relevance`, from 0 to 1) are left out of the k best.
         policy: constants of planning for this search; None takes the index's. `bm25_k1`, `bm25_b`, `gather_block`,
             `gather_postings` and `filters_kept` are always the index's, because searches share what depends on them.

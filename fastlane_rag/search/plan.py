@@ -303,7 +303,7 @@ class _Plan:
         relevant: Callable[[float], float] = partial(relevance, tokens=tokens)
         hybrid, constant = self.options.hybrid, self.policy.rrf_constant
         if words is not None and self.options.fusion == "rrf":
-            scores = by_ranks(scores, words[numbers], constant, 0.5 if hybrid is True else hybrid)
+            scores = by_ranks(scores, words[numbers], constant, self.policy.rrf_weight if hybrid is True else hybrid)
             relevant = lambda score: min(score * (constant + 1), 1.0)  # noqa: E731
         elif words is not None:
             share, weight = (1.0, self.policy.words_weight) if hybrid is True else (1 - hybrid, hybrid)

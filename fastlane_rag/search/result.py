@@ -111,3 +111,14 @@ class SearchResult:
     def comparisons(self) -> int:
         """Gathered and refined."""
         return self.gathered + self.refined
+
+    def summary(self) -> dict[str, Any]:
+        """What the search took, for events and logs: lane, hits, candidates, comparisons and milliseconds, as JSON."""
+        return {
+            "lane": self.lane,
+            "hits": len(self.hits),
+            "candidates": self.candidates,
+            "comparisons": self.comparisons,
+            "milliseconds": dict(self.milliseconds),
+            **({"hint": self.hint} if self.hint else {}),
+        }

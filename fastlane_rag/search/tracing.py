@@ -1,4 +1,6 @@
-"""Spans of OpenTelemetry, where its API is installed: one for each call that searches.
+"""Who wants to know what searches took: `searches` collects their results, and OpenTelemetry gets spans.
+
+Where OpenTelemetry's API is installed, each call that searches is a span.
 
 The span `fastlane.search` has the attributes `fastlane.queries`, `fastlane.k`, `fastlane.hybrid`, `fastlane.filtered`,
 `fastlane.lane` (of all queries), `fastlane.hits` and `fastlane.comparisons` (summed over queries). Each stage that ran
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,20 @@ from fastlane_rag.search.result import STAGES
 if TYPE_CHECKING:
     from fastlane_rag.search.result import SearchResult
 
-__all__ = ["SearchSpan", "search_span"]
+__all__ = ["SearchSpan", "search_span", "searches"]
+
+_heard: ContextVar[list[SearchResult] | None] = ContextVar("_heard", default=None)
+
+
+@contextmanager
+def searches() -> Iterator[list[SearchResult]]:
+    """A list to which every search in the block adds its results, for callers between which and a search others are."""
+    results: list[SearchResult] = []
+    token = _heard.set(results)
+    try:
+        yield results
+    finally:
+        _heard.reset(token)
 
 
 class SearchSpan:
@@ -31,7 +47,7 @@ class SearchSpan:
     """
 
     def __init__(self, span: Any) -> None:
-        self._span = span if span is not None and span.is_recording() else None
+        self._span: Any = span if span is not None and span.is_recording() else None
         self._start = perf_counter()
 
     def encoded(self) -> None:
@@ -41,6 +57,8 @@ class SearchSpan:
 
     def found(self, results: Sequence[SearchResult]) -> None:
         """Note what was found, and what it took."""
+        if (heard := _heard.get()) is not None:
+            heard += results
         if self._span is None:
             return
         self._span.set_attributes(

@@ -5,14 +5,14 @@
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from sqlite3 import Connection
+from sqlite3 import Connection, OperationalError
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.codecs.base import Codec, HalfCodec
-from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.errors import FilterError, IndexFormatError
 from fastlane_rag.storage.filters import Compiled, DocumentFilter, Filter, compile_filter
 from fastlane_rag.storage.metadata import metadata_from_json
 from fastlane_rag.storage.schema import fill_tables
@@ -23,6 +23,7 @@ __all__ = ["Condition", "Reader", "Writer", "intact"]
 
 Condition = Compiled | None
 """Selects documents: by a compiled filter, or all of them."""
+_DEEP = 60  # brackets of a condition that SQLite's parser may not hold: its stack has 100 places before 3.46
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
@@ -126,7 +127,15 @@ class Reader:
         Raises:
             FilterError: the filter is not valid.
         """
-        return None if filter_ is None else compile_filter(filter_, self.filter_keys())
+        condition = None if filter_ is None else compile_filter(filter_, self.filter_keys())
+        if condition is not None and condition.sql.count("(") > _DEEP:
+            try:
+                self.connection.execute(f"EXPLAIN SELECT 1 FROM documents WHERE {condition.sql}", condition.parameters)
+            except OperationalError as error:
+                if "overflow" not in str(error) and "depth" not in str(error):
+                    raise
+                raise FilterError(f"the filter is nested too deep for SQLite: {error}") from error
+        return condition
 
     def places(self, condition: Condition) -> NDArray[np.int64]:
         """(N, 2): segment and row of the documents that meet a condition, in no particular order."""

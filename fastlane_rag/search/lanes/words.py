@@ -9,7 +9,7 @@ import torch
 __all__ = ["NotEncoded"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NotEncoded:
     """An `EncodedQuery` without tokens: stands for a query that no model has encoded."""
 
