@@ -53,13 +53,13 @@ class Hit(_Explained):
         Computed when called, by encoding the query and the text once more.
 
         Raises:
-            FastLaneError: the hit does not come from a search, or was copied or pickled since.
+            FastLaneError: the hit does not come from a search that encodes its query, or was copied or pickled since.
             ModelError: the model cannot say where its tokens are.
         """
         explain: Callable[[str], Explanation] | None = getattr(self, "_explain", None)
         if explain is None:
             raise FastLaneError(
-                f"the hit {self.id!r} does not know its search, because it was copied, pickled or made by hand; "
+                f"the hit {self.id!r} does not know its search: it was copied, pickled, made or found by words; "
                 "index.explain(query, hit) explains it"
             )
         return explain(self.text)

@@ -78,6 +78,7 @@ class FastLaneRerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise ValueError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
+        nodes = list(nodes)
         dispatcher.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name)
         )
