@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,27 +75,45 @@ class Rate:
 
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a search but `k`, each under its own name."""
+    weighted: set[str] = set()
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        for name in weighted:
+            weight = given.pop(f"{name}_weight")
+            given[name] = given[name] if weight is None else weight
+        return command(**given)
+
     for one in reversed([one for one in fields(SearchOptions) if one.name != "k"]):
-        flag, said, default = one.name.replace("_", "-"), one.metadata["help"], one.default
+        flag, said, default, parse = (
+            one.name.replace("_", "-"),
+            one.metadata["help"],
+            one.default,
+            one.metadata["parse"],
+        )
         if isinstance(default, bool):
+            if parse is not None:  # the flag stays one, so that what follows it is not taken for its value
+                weighted.add(one.name)
+                called = click.option(f"--{flag}-weight", callback=parsed_by(parse), help=f"{said} With this weight.")(
+                    called
+                )
             flag = f"no-{flag}" if default else flag
-            option = click.option(
+            called = click.option(
                 f"--{flag}", one.name, is_flag=True, flag_value=not default, default=default, help=said
-            )
-        elif one.metadata["parse"] is not None:
-            option = click.option(f"--{flag}", one.name, callback=parsed_by(one.metadata["parse"]), help=said)
-        else:
-            continue
-        command = option(command)
-    return command
+            )(called)
+        elif parse is not None:
+            called = click.option(f"--{flag}", one.name, callback=parsed_by(parse, default), help=said)(called)
+    return called
 
 
-def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+def parsed_by(
+    parse: Callable[[str], Any], default: Any = None
+) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """A callback for options whose text is parsed by a function that raises ValueError."""
 
     def callback(context: click.Context, option: click.Parameter, text: str | None) -> Any:
         try:
-            return None if text is None else parse(text)
+            return default if text is None else parse(text)
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
 

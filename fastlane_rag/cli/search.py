@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, quiet_libraries, search_options
+from fastlane_rag.cli.base import console, plain_warnings, quiet_libraries, search_options
 from fastlane_rag.rendering.terminal import json_text, printable
 
 if TYPE_CHECKING:
@@ -32,13 +32,14 @@ def search(index: Path, query: str, k: int, model: str | None, as_json: bool, **
     quiet_libraries()
     from fastlane_rag import FastLaneIndex
 
-    with FastLaneIndex.open(index, model=model, read_only=True) as opened:
+    with FastLaneIndex.open(index, model=model, read_only=True) as opened, plain_warnings():
         result = opened.search_detailed(query, k, **options)
     if as_json:
         click.echo(json_text(_as_json(query, result), indent=2))
         return
     out = console()
-    show_route(out, result.routed.tokens, result.selected)
+    if result.routed.tokens:
+        show_route(out, result.routed.tokens, result.selected)
     show_hits(out, result.hits)
 
 
@@ -93,6 +94,18 @@ def _as_json(query: str, result: "SearchResult") -> dict[str, Any]:
     return {
         "query": query,
         "routed": [{"token": tokens[i], "score": scores[i]} for i in selected],
+        "lane": result.lane,
         "comparisons": result.comparisons,
-        "hits": [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits],
+        "milliseconds": dict(result.milliseconds),
+        "hint": result.hint,
+        "hits": [
+            {
+                "id": hit.id,
+                "score": hit.score,
+                "relevance": hit.relevance,
+                "text": hit.text,
+                "metadata": hit.metadata,
+            }
+            for hit in result.hits
+        ],
     }

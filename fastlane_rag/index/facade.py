@@ -21,15 +21,16 @@ from fastlane_rag.errors import (
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation, explain
-from fastlane_rag.index.checks import check_ids, check_texts, checked_query, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, check_texts, checked_query, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_documents, open_model
 from fastlane_rag.index.ingestion import ingest
-from fastlane_rag.lengths import check_max_document_tokens, one_warning
-from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.lengths import check_max_document_tokens, one_warning, warn_caller
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, remember
 from fastlane_rag.search.state import SearchStates
+from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.fork import reset_after_fork
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
@@ -374,12 +375,12 @@ class FastLaneIndex:
         Args:
             query: any text; what exceeds the model's query length is cut off, with a warning.
             k: how many to return; exactly min(k, matching documents) come back.
-            **options: `filter`, `route_k`, `refine`, `weighted`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`:
-                see
-                `fastlane_rag.search.options.SearchOptions`.
+            **options: `filter`, `route_k`, `refine`, `weighted`, `lane`, `nprobe`, `depth`, `hybrid`, `fusion`,
+                `score_threshold`, `policy`: see `fastlane_rag.search.options.SearchOptions`.
 
         Returns:
-            Hits by descending score, ties broken by id.
+            Hits by descending score, ties broken by id. Fewer than k only where fewer documents match, share a word
+            with the query (lane="words"), or are relevant enough (`score_threshold`).
 
         Raises:
             InvalidInputError: an option or the query is not what it must be.
@@ -388,17 +389,17 @@ class FastLaneIndex:
         """
         return self.search_batch([query], k, **options)[0]
 
-    def search_batch(self, queries: Sequence[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
+    def search_batch(self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
         """Search for several queries at one commit, sharing the work; arguments as `search`."""
         return [result.hits for result in self.search_batch_detailed(queries, k, **options)]
 
     def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
-        """As `search`, with what it took: the routed tokens, the lane, comparisons and milliseconds."""
+        """As `search`, with what it took: the routed tokens, the lane, comparisons, milliseconds of each stage."""
         return self.search_batch_detailed([query], k, **options)[0]
 
     def search_batch_detailed(
         self,
-        queries: Sequence[str] | Sequence[EncodedQuery],
+        queries: Iterable[str] | Iterable[EncodedQuery],
         k: int = 10,
         *,
         texts: Sequence[str] | None = None,
@@ -410,7 +411,7 @@ class FastLaneIndex:
             queries: texts, or queries that the index's model has encoded (`model.encode_routed`). Only hits of texts
                 can explain themselves.
             k: as in `search`.
-            texts: of queries that come encoded; a hybrid search needs them.
+            texts: of queries that come encoded; a hybrid search and the lane of words need them.
             **options: as in `search`.
 
         Raises:
@@ -418,15 +419,23 @@ class FastLaneIndex:
             FilterError: the filter means nothing.
             IndexClosedError: the index is closed.
         """
+        from fastlane_rag.search.lanes.words import NotEncoded
         from fastlane_rag.search.plan import answer
 
         told = SearchOptions.of(k=k, **options)
-        words = query_texts(queries, texts) if told.hybrid else None
-        encoded = self._encoded(queries)
-        with self._storage.view() as view:
-            results = answer(view, self._states.of(view.snapshot), encoded, told, words)
+        queries = check_queries(queries)
+        by_words = told.lane == "words"
+        words = query_texts(queries, texts) if told.hybrid or by_words else None
+        with search_span(told, len(queries)) as span:
+            encoded: Sequence[EncodedQuery] = [NotEncoded() for _ in queries] if by_words else self._encoded(queries)
+            span.encoded()
+            with self._storage.view() as view:
+                results = answer(view, self._states.of(view.snapshot), encoded, told, words)
+            span.found(results)
+        for hint in {result.hint for result in results if result.hint}:
+            warn_caller(f"nothing matches the filter: {hint}")
         for query, result in zip(queries, results, strict=True):
-            if isinstance(query, str):
+            if isinstance(query, str) and not by_words:
                 route_k = told.route_k or (told.policy or self.policy).route_k
                 evidence = self._evidence(query, route_k, weighted=told.weighted)
                 for hit in result.hits:
@@ -435,7 +444,7 @@ class FastLaneIndex:
 
     def _encoded(self, queries: Sequence[str] | Sequence[EncodedQuery]) -> list[EncodedQuery]:
         """The queries, encoded and on the CPU, where the index is."""
-        if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
+        if not all(hasattr(query, "embeddings") for query in queries):
             queries = self.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
         return [checked_query(query, self.dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
@@ -477,6 +486,22 @@ class FastLaneIndex:
         wanted = check_ids(ids)
         with self._storage.view() as view:
             return view.reader.get(wanted)
+
+    def find(self, filter: Filter | None = None, limit: int | None = None, offset: int = 0) -> list[Document]:
+        """Read documents without a query, in the order of their first addition.
+
+        Args:
+            filter: as in `search`; None passes every document.
+            limit: how many documents at most; None for all that are left.
+            offset: how many of the documents that pass to leave out first.
+
+        Raises:
+            FilterError: the filter means nothing.
+            InvalidInputError: `limit` or `offset` is no whole number from 0.
+        """
+        most, first = None if limit is None else check_count(limit, "limit"), check_count(offset, "offset")
+        with self._storage.view() as view:
+            return view.reader.find(filter, most, first)
 
     def ids(self, filter: Filter | None = None) -> list[str]:
         """The ids of all documents, or of those that pass a filter, in the order of their first addition."""

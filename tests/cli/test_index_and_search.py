@@ -77,6 +77,36 @@ def test_search_prints_passages_scores_and_routed_tokens(run: Run, index: Path) 
     assert result.stderr == ""
 
 
+def test_words_thresholds_and_weights(run: Run, index: Path) -> None:
+    def found(*options: Any) -> dict[str, Any]:
+        result = run("search", index, "zip strict", "-k", 3, "--json", *options)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    assert found("--lane", "words")["lane"] == "words"
+    relevances = [hit["relevance"] for hit in found()["hits"]]
+    assert len(found("--score-threshold", relevances[1])["hits"]) == 2
+    scores = [hit["score"] for hit in found("--hybrid-weight", 0.4)["hits"]]
+    assert scores != [hit["score"] for hit in found("--hybrid")["hits"]] != [hit["score"] for hit in found()["hits"]]
+    assert found("--hybrid", "--fusion", "rrf")["hits"][0]["score"] < 1
+    assert "routed:" not in run("search", index, "zip strict", "--lane", "words").stdout
+    for wrong in (("--score-threshold", "2"), ("--fusion", "sum"), ("--hybrid-weight", "x")):
+        assert run("search", index, "zip strict", *wrong).exit_code != 0
+
+
+def test_a_filter_that_matches_nothing_says_why(run: Run, index: Path) -> None:
+    """Case 36."""
+    result = run("search", index, "zip strict", "--filter", '{"pep": "618"}')
+    assert result.exit_code == 0
+    assert "no passage matches" in result.stdout
+    assert result.stderr == (
+        "Warning: nothing matches the filter: the filter compares 'pep' with a text, and it is a number in the "
+        "documents: give the number without quotes\n"
+    )
+    found = json.loads(run("search", index, "zip strict", "--json", "--filter", '{"pap": 618}').stdout)
+    assert found["hint"] == "no document has the metadata key 'pap'; did you mean 'pep'?"
+
+
 def test_json_is_what_the_index_finds(run: Run, index: Path) -> None:
     result = run("search", index, "how long may a line be?", "-k", 3, "--json", "--route-k", "auto")
     found = json.loads(result.stdout)

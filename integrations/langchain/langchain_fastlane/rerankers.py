@@ -1,8 +1,9 @@
 """The document compressor: reranks the documents of any retriever, without an index."""
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -26,6 +27,7 @@ class FastLaneReranker(BaseDocumentCompressor):
     Attributes:
         model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
         top_n: how many documents to return.
+        score_threshold: leave out documents of lower relevance, 0 to 1.
         batch_size: how many texts to encode at once; None lets the model choose.
         weighted: whether each query token counts by the router's weight, as in a search.
     """
@@ -34,8 +36,20 @@ class FastLaneReranker(BaseDocumentCompressor):
 
     model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)
     top_n: int = Field(default=4, ge=0)
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = None
     weighted: bool = True
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            model: FastLaneModel | str | os.PathLike[str] | Any = None,
+            top_n: int = 4,
+            score_threshold: float | None = None,
+            batch_size: int | None = None,
+        ) -> None: ...
 
     @field_validator("model", mode="before")
     @classmethod
@@ -46,8 +60,16 @@ class FastLaneReranker(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
         """Copies of the `top_n` best documents, best first, with their relevance (0 to 1) as `relevance_score`."""
+        documents = list(documents)
         texts = [document.page_content for document in documents]
-        ranking = rerank(query, texts, model=self.model, batch_size=self.batch_size, weighted=self.weighted)
+        ranking = rerank(
+            query,
+            texts,
+            model=self.model,
+            batch_size=self.batch_size,
+            weighted=self.weighted,
+            score_threshold=self.score_threshold,
+        )
         best = []
         for one in ranking[: self.top_n]:
             document = documents[one.position]

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Self, Unpack
 
@@ -12,12 +12,14 @@ from llama_index.core.ingestion import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle, TransformComponent
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores import MetadataFilters
+from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.index.passages import given_index
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_flag
 from fastlane_rag.storage.filters import all_of
 
 # Hits to find for each of several query texts, before their scores are averaged.
@@ -31,7 +33,7 @@ class FastLaneRetriever(BaseRetriever):
     LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters` and each option of a
     search (`route_k`, `hybrid`, ...) are attributes that may be set between calls. A `QueryBundle` is searched by its
     text. If it has several `custom_embedding_strs`, as HyDE makes, each is searched and their scores are averaged. Its
-    embedding is not used.
+    embedding is not used. What a search took (lane, comparisons, milliseconds a stage) is a `FastLaneSearchEvent`.
 
     Example:
         ```python
@@ -44,6 +46,10 @@ class FastLaneRetriever(BaseRetriever):
         similarity_top_k: how many nodes to return; fewer only when fewer match.
         filters: metadata filters, every operator, nested as deep as wanted; applied before ranking. An option `filter`
             narrows them: both are applied.
+        normalize_scores: whether nodes are scored by relevance, from 0 to 1, as LlamaIndex's cutoffs and fusions
+            expect; False gives SumMaxSim, which grows with the length of the query.
+        score_key: if set, SumMaxSim goes into each node's metadata under this key, where models do not see it. It is
+            not there by default, because LlamaIndex's fusion takes nodes of other metadata for other nodes.
         callback_manager: LlamaIndex's.
         object_map: what index nodes stand for, by their `index_id`.
         objects: index nodes whose objects go into that map.
@@ -57,13 +63,17 @@ class FastLaneRetriever(BaseRetriever):
         similarity_top_k: int = 4,
         *,
         filters: MetadataFilters | None = None,
+        normalize_scores: bool = True,
+        score_key: str | None = None,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
         **options: Unpack[SearchKeywords],
     ) -> None:
-        self.index = index
+        self.index = given_index(index)
+        self.normalize_scores = check_flag(normalize_scores, "normalize_scores")
+        self.score_key = score_key
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         told = SearchOptions.of(**options)
@@ -74,7 +84,7 @@ class FastLaneRetriever(BaseRetriever):
     @classmethod
     def from_nodes(
         cls,
-        nodes: Sequence[BaseNode],
+        nodes: Iterable[BaseNode],
         *,
         path: str | os.PathLike[str] | None = None,
         model: Any = None,
@@ -104,7 +114,7 @@ class FastLaneRetriever(BaseRetriever):
     @classmethod
     def from_documents(
         cls,
-        documents: Sequence[Document],
+        documents: Iterable[Document],
         *,
         transformations: list[TransformComponent] | None = None,
         path: str | os.PathLike[str] | None = None,
@@ -116,7 +126,7 @@ class FastLaneRetriever(BaseRetriever):
     ) -> Self:
         """As `from_nodes`, for documents; `transformations` (by default those of `Settings`) turn them into nodes."""
         nodes = run_transformations(
-            documents,
+            list(documents),  # LlamaIndex makes no nodes of a generator
             Settings.transformations if transformations is None else transformations,
             show_progress=bool(show_progress),
         )
@@ -143,7 +153,7 @@ class FastLaneRetriever(BaseRetriever):
 
     def add_nodes(
         self,
-        nodes: Sequence[BaseNode],
+        nodes: Iterable[BaseNode],
         *,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -163,7 +173,7 @@ class FastLaneRetriever(BaseRetriever):
 
     async def aadd_nodes(
         self,
-        nodes: Sequence[BaseNode],
+        nodes: Iterable[BaseNode],
         *,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -177,26 +187,30 @@ class FastLaneRetriever(BaseRetriever):
             (hits,) = self._search(texts, self.similarity_top_k)
         else:
             depth = max(10 * self.similarity_top_k, _FUSED_DEPTH)
-            hits = _mean(self._search(texts, depth))[: self.similarity_top_k]
-        return [to_scored_node(hit) for hit in hits]
+            hits = _mean(self._search(texts, depth), normalize=self.normalize_scores)[: self.similarity_top_k]
+        return [to_scored_node(hit, normalize=self.normalize_scores, score_key=self.score_key) for hit in hits]
 
     def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
         options: SearchKeywords = {name: getattr(self, name) for name in _OPTIONS}  # type: ignore[assignment]
         options["filter"] = all_of(to_filter(self.filters), options["filter"])
-        return self.index.search_batch(texts, k, **options)
+        return [result.hits for result in report(self.index.search_batch_detailed(texts, k, **options))]
 
     # BaseRetriever's own method would run `_retrieve` on the event loop and block it.
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
-def _mean(rankings: list[list[Hit]]) -> list[Hit]:
-    """One ranking by mean score. In a ranking without a hit, the hit counts with the score of the last one."""
+def _mean(rankings: list[list[Hit]], *, normalize: bool) -> list[Hit]:
+    """One ranking by mean relevance, or mean score. A hit that a ranking lacks counts there as its last hit does."""
     found = {hit.id: hit for ranking in rankings for hit in ranking}
-    totals = dict.fromkeys(found, 0.0)
-    for ranking in rankings:
-        scores = {hit.id: hit.score for hit in ranking}
-        for id_ in totals:
-            totals[id_] += scores.get(id_, ranking[-1].score)
-    fused = [replace(hit, score=totals[id_] / len(rankings)) for id_, hit in found.items()]
-    return sorted(fused, key=lambda hit: (-hit.score, hit.id))
+    totals = dict.fromkeys(found, (0.0, 0.0))
+    for ranking in (ranking for ranking in rankings if ranking):
+        has = {hit.id: hit for hit in ranking}
+        for id_, (score, relevance) in totals.items():
+            hit = has.get(id_, ranking[-1])
+            totals[id_] = score + hit.score, relevance + hit.relevance
+    fused = [
+        replace(hit, score=totals[id_][0] / len(rankings), relevance=totals[id_][1] / len(rankings))
+        for id_, hit in found.items()
+    ]
+    return sorted(fused, key=lambda hit: (-(hit.relevance if normalize else hit.score), hit.id))
