@@ -24,6 +24,7 @@ from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.folder import check_complete, check_model_folder
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
+from fastlane_rag.model.quiet import without_bars
 from fastlane_rag.model.route import Route
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
 from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
@@ -52,6 +53,7 @@ class FastLaneModel:
         self.encoder.eval()
         self.name = name or self.encoder.model_card_data.base_model or type(encoder).__name__
         self._max_document_tokens: int | None = None
+        self._unbounded: FastLaneModel | None = None
 
     @classmethod
     def from_pretrained(
@@ -113,7 +115,8 @@ class FastLaneModel:
             try:
                 if local:
                     check_model_folder(Path(path))
-                encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
+                with without_bars():
+                    encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
                 if local:
                     check_complete(Path(path), _stored_weights(encoder))
             except ModelError:
@@ -140,6 +143,7 @@ class FastLaneModel:
         """
         other = copy.copy(self)
         other._max_document_tokens = check_max_document_tokens(max_document_tokens)
+        other._unbounded = self  # whoever else shares the weights finds it while they are in use
         return other
 
     def _set_backend(self, folder: Path | None, backend: str, dtype: str) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal, Self, TypedDict, cast
@@ -17,7 +17,16 @@ from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import Filter, all_of
 from fastlane_rag.types import Lane, RouteK
 
-__all__ = ["SearchKeywords", "SearchOptions", "about", "call_filter", "check_count", "check_flag", "parse_route_k"]
+__all__ = [
+    "SearchKeywords",
+    "SearchOptions",
+    "about",
+    "call_filter",
+    "check_count",
+    "check_flag",
+    "check_keywords",
+    "parse_route_k",
+]
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -68,6 +77,19 @@ def check_flag(value: Any, name: str) -> bool:
     if value in (True, False):
         return bool(value)
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
+
+
+def check_keywords(given: Iterable[str], known: Sequence[str], of: str) -> None:
+    """Check that keyword arguments are known.
+
+    Raises:
+        UnknownOptionError: one is not; the message names the nearest one that is.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+            raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of {of}{hint}")
 
 
 def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> Filter | None:
@@ -219,12 +241,7 @@ class SearchOptions:
             UnknownOptionError: a keyword is no option; the message names the nearest one.
             InvalidInputError: a value is not what it must be.
         """
-        known = cls.names()
-        for name in keywords:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
-                raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of a search{hint}")
+        check_keywords(keywords, cls.names(), "a search")
         return cls(**keywords)
 
     @classmethod

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from fastlane_rag.model import FastLaneModel
+from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import rerank
 
 
@@ -24,21 +24,24 @@ class FastLaneReranker(BaseDocumentCompressor):
         ```
 
     Attributes:
-        model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
+        model: the model, loaded; given as anything that `FastLaneModel.from_pretrained` takes, None for the bundled
+            one, or as an object that encodes. What is given by name is shared with the indexes of the process.
+        device: where a model that is given by name runs; None takes CUDA or MPS when there is one, else the CPU.
         top_n: how many documents to return.
         batch_size: how many texts to encode at once; None lets the model choose.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)
+    model: Any = Field(default=None, repr=False, exclude=True)
+    device: str | None = None
     top_n: int = Field(default=4, ge=0)
     batch_size: int | None = None
 
-    @field_validator("model", mode="before")
-    @classmethod
-    def _load(cls, model: Any) -> FastLaneModel:
-        return FastLaneModel.from_pretrained(model)
+    @model_validator(mode="after")
+    def _load(self) -> Self:
+        self.model = open_model(self.model, device=self.device)
+        return self
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None

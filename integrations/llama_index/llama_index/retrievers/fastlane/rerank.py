@@ -10,7 +10,7 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from fastlane_rag.model import FastLaneModel
+from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import rerank
 
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
@@ -35,7 +35,7 @@ class FastLaneRerank(BaseNodePostprocessor):
     top_n: int = Field(default=4, ge=0)
     keep_retrieval_score: bool = False
     batch_size: int | None = None
-    _model: FastLaneModel = PrivateAttr()
+    _model: Any = PrivateAttr()
 
     def __init__(
         self,
@@ -44,11 +44,22 @@ class FastLaneRerank(BaseNodePostprocessor):
         *,
         keep_retrieval_score: bool = False,
         batch_size: int | None = None,
+        device: str | None = None,
         **fields: Any,
     ) -> None:
-        """Load the model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled one."""
+        """Load the model, which the indexes of the process share where it is given by name.
+
+        Args:
+            model: anything that `FastLaneModel.from_pretrained` takes, None for the bundled one, or an object that
+                encodes.
+            top_n: how many nodes to return.
+            keep_retrieval_score: whether to put the first retriever's score into the metadata.
+            batch_size: how many texts to encode at once.
+            device: where a model that is given by name runs; None takes CUDA or MPS when there is one, else the CPU.
+            **fields: of LlamaIndex's postprocessors, such as `callback_manager`.
+        """
         super().__init__(top_n=top_n, keep_retrieval_score=keep_retrieval_score, batch_size=batch_size, **fields)
-        self._model = FastLaneModel.from_pretrained(model)
+        self._model = open_model(model, device=device)
 
     @classmethod
     def class_name(cls) -> str:

@@ -21,7 +21,9 @@ from llama_index.core.vector_stores.types import (
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import SearchKeywords, call_filter
 from fastlane_rag.storage.filters import Filter, all_of
@@ -51,17 +53,30 @@ class FastLaneVectorStore(BasePydanticVectorStore):
     is_embedding_query: bool = False
     _index: FastLaneIndex = PrivateAttr()
 
-    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None) -> None:
-        """Wrap an index.
+    def __init__(
+        self,
+        index: FastLaneIndex | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        **options: Unpack[IndexKeywords],
+    ) -> None:
+        """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
-            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
+            **options: what it is made with: `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
+
+        Raises:
+            ModelMismatchError: the index at `path` was made with another model.
+            InvalidInputError: it was made with another option; or an index is given and a path or an option as well.
         """
-        if index is not None and model is not None:
-            raise ValueError("an index brings its own model: give index or model, not both")
+        if index is not None and (path is not None or options):
+            raise InvalidInputError(
+                "an index brings its own path, model and options: give index alone, or path and options"
+            )
         super().__init__(stores_text=True)
-        self._index = FastLaneIndex.create(model=model) if index is None else index
+        self._index = FastLaneIndex.open_or_create(path, **options) if index is None else index
 
     @classmethod
     def from_persist_dir(
@@ -70,6 +85,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         namespace: str = DEFAULT_VECTOR_STORE,
         *,
         model: Any = None,
+        device: str | None = None,
         read_only: bool = False,
     ) -> Self:
         """Open the store that `StorageContext.persist(persist_dir)` wrote.
@@ -81,17 +97,23 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             persist_dir: the storage context's directory.
             namespace: the store's name in the storage context.
             model: the model that the index was made with; None for the bundled one.
+            device: where it runs.
             read_only: open for reading only.
         """
         name = f"{namespace}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
-        return cls.from_persist_path(Path(persist_dir) / name, model=model, read_only=read_only)
+        return cls.from_persist_path(Path(persist_dir) / name, model=model, device=device, read_only=read_only)
 
     @classmethod
     def from_persist_path(
-        cls, persist_path: str | os.PathLike[str], *, model: Any = None, read_only: bool = False
+        cls,
+        persist_path: str | os.PathLike[str],
+        *,
+        model: Any = None,
+        device: str | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open the store that `persist(persist_path)` wrote."""
-        return cls(FastLaneIndex.open(_directory(persist_path), model=model, read_only=read_only))
+        return cls(FastLaneIndex.open(_directory(persist_path), model=model, device=device, read_only=read_only))
 
     @classmethod
     def class_name(cls) -> str:
