@@ -26,7 +26,8 @@ class FastLaneReranker(BaseDocumentCompressor):
     Attributes:
         model: the model, loaded; given as anything that `FastLaneModel.from_pretrained` takes, None for the bundled
             one, or as an object that encodes. What is given by name is shared with the indexes of the process.
-        device: where a model that is given by name runs; None takes CUDA or MPS when there is one, else the CPU.
+        device: where a model that is given by name is to run; None takes CUDA or MPS when there is one, else the CPU.
+            Once loaded, `model.device` says where.
         top_n: how many documents to return.
         batch_size: how many texts to encode at once; None lets the model choose.
     """
@@ -34,13 +35,13 @@ class FastLaneReranker(BaseDocumentCompressor):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: Any = Field(default=None, repr=False, exclude=True)
-    device: str | None = None
+    device: str | None = Field(default=None, repr=False, exclude=True)
     top_n: int = Field(default=4, ge=0)
     batch_size: int | None = None
 
     @model_validator(mode="after")
     def _load(self) -> Self:
-        self.model = open_model(self.model, device=self.device)
+        self.model, self.device = open_model(self.model, device=self.device), None
         return self
 
     def compress_documents(

@@ -73,7 +73,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """
         if index is not None and (path is not None or options):
             raise InvalidInputError(
-                "an index brings its own path, model and options: give index alone, or path and options"
+                "an index brings its own path, model and options: give the index or these, not both"
             )
         super().__init__(stores_text=True)
         self._index = FastLaneIndex.open_or_create(path, **options) if index is None else index
