@@ -144,6 +144,11 @@ class TokenRouter(Module):
         self.register_buffer("prior", torch.zeros(vocabulary_size))
         self._special_ids = torch.empty(0, dtype=torch.long)
 
+    @property
+    def trained(self) -> bool:
+        """Whether it has learned anything: a fresh router ranks tokens by its prior alone."""
+        return bool(self.score.weight.any())
+
     def on_model_ready(self, model: Any) -> None:
         """Read the special token ids from the tokenizer (sentence-transformers calls this once it is final)."""
         ids = getattr(model.tokenizer, "all_special_ids", None) or []

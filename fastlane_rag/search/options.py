@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Real
@@ -28,6 +28,7 @@ __all__ = [
     "call_filter",
     "check_count",
     "check_flag",
+    "check_keywords",
     "check_share",
     "parse_route_k",
 ]
@@ -89,6 +90,19 @@ def check_flag(value: Any, name: str) -> bool:
     if value in (True, False):
         return bool(value)
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
+
+
+def check_keywords(given: Iterable[str], known: Sequence[str], of: str) -> None:
+    """Check that keyword arguments are known.
+
+    Raises:
+        UnknownOptionError: one is not; the message names the nearest one that is.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+            raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of {of}{hint}")
 
 
 def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> Filter | None:
@@ -298,12 +312,7 @@ class SearchOptions:
             UnknownOptionError: a keyword is no option; the message names the nearest one.
             InvalidInputError: a value is not what it must be.
         """
-        known = cls.names()
-        for name in keywords:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
-                raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of a search{hint}")
+        check_keywords(keywords, cls.names(), "a search")
         return cls(**keywords)
 
     @classmethod

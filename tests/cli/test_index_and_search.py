@@ -231,7 +231,9 @@ def test_filter_keys_are_those_of_the_first_run(run: Run, chosen: Passages, tmp_
     command = ["index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index", "--filter-key", "pep"]
     assert run(*command).stderr == ""
     assert run(*command).stderr == ""
-    assert "was made without the filter key(s) year" in run(*command, "--filter-key", "year").stderr
+    refused = run(*command, "--filter-key", "year")
+    assert refused.exit_code == 1
+    assert "was made without the filter key(s) year; leave filter_keys out" in refused.stderr
 
 
 def test_standard_input(run: Run, chosen: Passages, tmp_path: Path) -> None:
@@ -331,14 +333,15 @@ def test_debug_shows_where(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_codec_is_chosen_when_an_index_is_made(run: Run, tmp_path: Path, passages: Passages) -> None:
-    """A codec given for an existing index is ignored with a notice; an unknown codec is refused."""
+    """Another codec than an index has is refused, and so is an unknown one."""
     corpus = tmp_path / "two.jsonl"
     corpus.write_text("".join(json.dumps(p) + "\n" for p in passages[:2]))
     first = run("index", corpus, "--out", tmp_path / "index", "--codec", "fp16")
     assert first.exit_code == 0, first.output
     assert json.loads(run("stats", tmp_path / "index", "--json").stdout)["codec"] == "fp16"
     again = run("index", corpus, "--out", tmp_path / "index", "--codec", "residual2")
-    assert "stores tokens as fp16, and goes on doing so" in again.stderr
+    assert again.exit_code == 1
+    assert "was made with codec='fp16', not 'residual2'; leave codec out to go on with it" in again.stderr
     unknown = run("index", corpus, "--out", tmp_path / "other", "--codec", "zip")
     assert unknown.exit_code == 1
     assert "'zip'" in unknown.stderr

@@ -1,15 +1,14 @@
 """The document compressor: reranks the documents of any retriever, without an index."""
 
-import os
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from fastlane_rag.model import FastLaneModel
+from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import rerank
 
 
@@ -25,7 +24,10 @@ class FastLaneReranker(BaseDocumentCompressor):
         ```
 
     Attributes:
-        model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
+        model: the model, loaded; given as anything that `FastLaneModel.from_pretrained` takes, None for the bundled
+            one, or as an object that encodes. What is given by name is shared with the indexes of the process.
+        device: where a model that is given by name is to run; None takes CUDA or MPS when there is one, else the CPU.
+            Once loaded, `model.device` says where.
         top_n: how many documents to return.
         score_threshold: leave out documents of lower relevance, 0 to 1.
         batch_size: how many texts to encode at once; None lets the model choose.
@@ -34,27 +36,17 @@ class FastLaneReranker(BaseDocumentCompressor):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)
+    model: Any = Field(default=None, repr=False, exclude=True)
+    device: str | None = Field(default=None, repr=False, exclude=True)
     top_n: int = Field(default=4, ge=0)
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = None
     weighted: bool = True
 
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            *,
-            model: FastLaneModel | str | os.PathLike[str] | Any = None,
-            top_n: int = 4,
-            score_threshold: float | None = None,
-            batch_size: int | None = None,
-        ) -> None: ...
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _load(cls, model: Any) -> FastLaneModel:
-        return FastLaneModel.from_pretrained(model)
+    @model_validator(mode="after")
+    def _load(self) -> Self:
+        self.model, self.device = open_model(self.model, device=self.device), None
+        return self
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None

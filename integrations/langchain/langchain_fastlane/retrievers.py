@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.passages import given_index
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchOptions, call_filter
@@ -70,10 +71,8 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         ids: Sequence[str | None] | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
-        **fields: Any,
+        **options: Any,
     ) -> Self:
         """Build an index and a retriever over it.
 
@@ -82,15 +81,12 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
             metadatas: one JSON-like dict per text.
             ids: one id per text; None, for all or for single texts, generates ids.
             path: a new directory for the index; None keeps the index in memory.
-            model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
-            overwrite: replace an index in `path`. To open it instead:
-                `FastLaneRetriever(index=FastLaneIndex.open(path))`.
-            max_document_tokens: tokens to encode of a text; the rest is cut, with a warning. None encodes all.
-            **fields: fields of the retriever, such as `k`.
+            overwrite: replace an index in `path`; `from_existing` opens it instead.
+            **options: fields of the retriever, such as `k`, and what the index is made with: `model`, `device`, ...,
+                see `fastlane_rag.index.options.IndexOptions`.
         """
-        with FastLaneIndex.build(
-            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        of_index, fields = IndexOptions.divided(options)
+        with FastLaneIndex.build(path, overwrite=overwrite, **of_index) as index:
             retriever = cls(index=index, **fields)
             index.add(texts, ids=ids, metadatas=metadatas)
         return retriever
@@ -102,18 +98,30 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         ids: Sequence[str | None] | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
-        **fields: Any,
+        **options: Any,
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        with FastLaneIndex.build(
-            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        of_index, fields = IndexOptions.divided(options)
+        with FastLaneIndex.build(path, overwrite=overwrite, **of_index) as index:
             retriever = cls(index=index, **fields)
             add_documents(index, documents, ids)
         return retriever
+
+    @classmethod
+    def from_existing(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """A retriever over the index at `path`, which is created, empty, where there is none yet.
+
+        Args:
+            path: a directory with an index, a new or an empty one.
+            **options: as in `from_texts`.
+
+        Raises:
+            ModelMismatchError: the index was made with another model.
+            InvalidInputError: it was made with another option.
+        """
+        of_index, fields = IndexOptions.divided(options)
+        return cls(index=FastLaneIndex.open_or_create(path, **of_index), **fields)
 
     def add_documents(
         self,

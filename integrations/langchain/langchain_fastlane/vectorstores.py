@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.passages import given_index
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter
@@ -64,20 +65,32 @@ class FastLaneVectorStore(VectorStore):
         ```
     """
 
-    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None, id_key: str | None = None) -> None:
-        """Wrap an index.
+    def __init__(
+        self,
+        index: FastLaneIndex | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        id_key: str | None = None,
+        **options: Unpack[IndexKeywords],
+    ) -> None:
+        """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
-            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
             id_key: if set, each document that is returned has its id in its metadata under this key.
+            **options: what it is made with: `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
 
         Raises:
-            InvalidInputError: `index` is no index; the message says what to give.
+            ModelMismatchError: the index at `path` was made with another model.
+            InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
+                or `index` is no index. The message says what to give.
         """
-        if index is not None and model is not None:
-            raise ValueError("an index brings its own model: give index or model, not both")
-        self.index = FastLaneIndex.create(model=model) if index is None else given_index(index)
+        if index is not None and (path is not None or options):
+            raise InvalidInputError(
+                "an index brings its own path, model and options: give the index or these, not both"
+            )
+        self.index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
         self.id_key = id_key
 
     @classmethod
@@ -91,25 +104,23 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
-        max_document_tokens: int | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> Self:
         """Build an index and a store over it.
 
         Args:
             texts: the passages.
-            embedding: a late-interaction model, anything that `FastLaneModel.from_pretrained` takes; None for the
-                bundled one. A dense `Embeddings` object of LangChain, as other stores need it, is ignored with a
-                warning.
+            embedding: a late-interaction model, as the option `model` takes it; None for the bundled one. A dense
+                `Embeddings` object of LangChain, as other stores need it, is ignored with a warning.
             metadatas: one JSON-like dict per text.
             ids: one id per text; None, for all or for single texts, generates ids.
-            path: a new directory for the index; None keeps the index in memory.
+            path: a new directory for the index; None keeps the index in memory. To add to an index that is there:
+                `FastLaneVectorStore(path=path).add_texts(texts)`.
             overwrite: replace an index in `path`.
             batch_size: how many texts to encode at once.
-            max_document_tokens: tokens to encode of a text; the rest is cut, with a warning. None encodes all.
+            **options: what the index is made with, see `fastlane_rag.index.options.IndexOptions`.
         """
-        with FastLaneIndex.build(
-            path, model=_late_interaction(embedding), overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        with FastLaneIndex.build(path, overwrite=overwrite, **_with_model(options, embedding)) as index:
             store = cls(index)
             store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
         return store
@@ -124,12 +135,10 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
-        max_document_tokens: int | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        with FastLaneIndex.build(
-            path, model=_late_interaction(embedding), overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        with FastLaneIndex.build(path, overwrite=overwrite, **_with_model(options, embedding)) as index:
             store = cls(index)
             store.add_documents(documents, ids=ids, batch_size=batch_size)
         return store
@@ -329,13 +338,17 @@ class FastLaneVectorStore(VectorStore):
         return [to_document(hit, self.id_key) for hit in picked]
 
 
-def _late_interaction(embedding: Any) -> Any:
-    """The model that was given, and None, with a warning, for a dense one."""
+def _with_model(options: IndexKeywords, embedding: Any) -> IndexKeywords:
+    """The options, with the model that was given as `embedding`; a dense one is left out, with a warning."""
     if isinstance(embedding, Embeddings):
         warnings.warn(
             f"FastLane encodes one vector a token with its own model; {type(embedding).__name__} is not "
             "used. Pass None, or a late-interaction model.",
             stacklevel=3,
         )
-        return None
-    return embedding
+        return options
+    if embedding is None:
+        return options
+    if options.get("model") is not None:
+        raise InvalidInputError("the model is given as embedding and as model; give it once")
+    return {**options, "model": embedding}

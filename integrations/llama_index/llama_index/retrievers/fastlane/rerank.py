@@ -11,7 +11,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.retrievers.fastlane.nodes import with_score
 
-from fastlane_rag.model import FastLaneModel
+from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import Ranked, rerank
 
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ class FastLaneRerank(BaseNodePostprocessor):
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = None
     weighted: bool = True
-    _model: FastLaneModel = PrivateAttr()
+    _model: Any = PrivateAttr()
 
     def __init__(
         self,
@@ -57,9 +57,18 @@ class FastLaneRerank(BaseNodePostprocessor):
         score_threshold: float | None = None,
         batch_size: int | None = None,
         weighted: bool = True,
+        device: str | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        """Load the model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled one."""
+        """Load the model, which the indexes of the process share where it is given by name.
+
+        Args:
+            model: anything that `FastLaneModel.from_pretrained` takes, None for the bundled one, or an object that
+                encodes.
+            device: where a model that is given by name runs; None takes CUDA or MPS when there is one, else the CPU.
+
+        The other arguments are described at the class.
+        """
         super().__init__(
             top_n=top_n,
             keep_retrieval_score=keep_retrieval_score,
@@ -70,7 +79,7 @@ class FastLaneRerank(BaseNodePostprocessor):
             weighted=weighted,
             callback_manager=callback_manager or CallbackManager([]),
         )
-        self._model = FastLaneModel.from_pretrained(model)
+        self._model = open_model(model, device=device)
 
     @classmethod
     def class_name(cls) -> str:

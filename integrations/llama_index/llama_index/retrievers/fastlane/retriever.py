@@ -18,6 +18,7 @@ from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.passages import given_index
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_flag
 from fastlane_rag.storage.filters import all_of
@@ -87,9 +88,7 @@ class FastLaneRetriever(BaseRetriever):
         nodes: Iterable[BaseNode],
         *,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -98,16 +97,14 @@ class FastLaneRetriever(BaseRetriever):
         Args:
             nodes: the nodes; their ids, relationships, templates and excluded keys are kept.
             path: a new directory for the index; None keeps the index in memory.
-            model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
-            overwrite: replace an index in `path` (`from_persist_dir` opens it instead).
-            max_document_tokens: tokens to encode of a node; the rest is cut, with a warning. None encodes all.
+            overwrite: replace an index in `path`; `from_existing` opens it instead.
             show_progress: whether to show a progress bar while encoding.
-            **options: arguments of the constructor, such as `similarity_top_k`.
+            **options: arguments of the constructor, such as `similarity_top_k`, and what the index is made with:
+                `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
         """
-        with FastLaneIndex.build(
-            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
-            retriever = cls(index, **options)
+        of_index, of_search = IndexOptions.divided(options)
+        with FastLaneIndex.build(path, overwrite=overwrite, **of_index) as index:
+            retriever = cls(index, **of_search)
             retriever.add_nodes(nodes, show_progress=show_progress)
         return retriever
 
@@ -118,9 +115,7 @@ class FastLaneRetriever(BaseRetriever):
         *,
         transformations: list[TransformComponent] | None = None,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -130,22 +125,35 @@ class FastLaneRetriever(BaseRetriever):
             Settings.transformations if transformations is None else transformations,
             show_progress=bool(show_progress),
         )
-        return cls.from_nodes(
-            nodes,
-            path=path,
-            model=model,
-            overwrite=overwrite,
-            max_document_tokens=max_document_tokens,
-            show_progress=show_progress,
-            **options,
-        )
+        return cls.from_nodes(nodes, path=path, overwrite=overwrite, show_progress=show_progress, **options)
+
+    @classmethod
+    def from_existing(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """A retriever over the index at `path`, which is created, empty, where there is none yet.
+
+        Args:
+            path: a directory with an index, a new or an empty one.
+            **options: as in `from_nodes`.
+
+        Raises:
+            ModelMismatchError: the index was made with another model.
+            InvalidInputError: it was made with another option.
+        """
+        of_index, of_search = IndexOptions.divided(options)
+        return cls(FastLaneIndex.open_or_create(path, **of_index), **of_search)
 
     @classmethod
     def from_persist_dir(
-        cls, persist_dir: str | os.PathLike[str], *, model: Any = None, read_only: bool = False, **options: Any
+        cls,
+        persist_dir: str | os.PathLike[str],
+        *,
+        model: Any = None,
+        device: str | None = None,
+        read_only: bool = False,
+        **options: Any,
     ) -> Self:
         """Open a retriever over the index that `persist`, `path=` or `fastlane index` stored in `persist_dir`."""
-        return cls(FastLaneIndex.open(persist_dir, model=model, read_only=read_only), **options)
+        return cls(FastLaneIndex.open(persist_dir, model=model, device=device, read_only=read_only), **options)
 
     def persist(self, persist_dir: str | os.PathLike[str]) -> None:
         """Save the index to a directory for `from_persist_dir`, in place of what `persist` wrote there before."""

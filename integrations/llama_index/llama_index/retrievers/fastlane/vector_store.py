@@ -22,7 +22,9 @@ from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import SOURCE_KEY, add_nodes, to_node, with_score
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.passages import given_index
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import SearchKeywords, call_filter, check_flag
@@ -67,26 +69,32 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         self,
         index: FastLaneIndex | None = None,
         *,
-        model: Any = None,
+        path: str | os.PathLike[str] | None = None,
         normalize_scores: bool = True,
         score_key: str | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> None:
-        """Wrap an index.
+        """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
-            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
             normalize_scores: whether nodes are scored by relevance, from 0 to 1; False gives SumMaxSim.
             score_key: if set, SumMaxSim goes into the metadata of each node that is found, under this key, where models
                 do not see it.
+            **options: what it is made with: `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
 
         Raises:
-            InvalidInputError: `index` is no index; the message says what to give.
+            ModelMismatchError: the index at `path` was made with another model.
+            InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
+                or `index` is no index. The message says what to give.
         """
-        if index is not None and model is not None:
-            raise ValueError("an index brings its own model: give index or model, not both")
+        if index is not None and (path is not None or options):
+            raise InvalidInputError(
+                "an index brings its own path, model and options: give the index or these, not both"
+            )
         super().__init__(stores_text=True)
-        self._index = FastLaneIndex.create(model=model) if index is None else given_index(index)
+        self._index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
         self._normalize_scores = check_flag(normalize_scores, "normalize_scores")
         self._score_key = score_key
 
@@ -97,6 +105,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         namespace: str = DEFAULT_VECTOR_STORE,
         *,
         model: Any = None,
+        device: str | None = None,
         read_only: bool = False,
     ) -> Self:
         """Open the store that `StorageContext.persist(persist_dir)` wrote.
@@ -108,17 +117,23 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             persist_dir: the storage context's directory.
             namespace: the store's name in the storage context.
             model: the model that the index was made with; None for the bundled one.
+            device: where it runs.
             read_only: open for reading only.
         """
         name = f"{namespace}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
-        return cls.from_persist_path(Path(persist_dir) / name, model=model, read_only=read_only)
+        return cls.from_persist_path(Path(persist_dir) / name, model=model, device=device, read_only=read_only)
 
     @classmethod
     def from_persist_path(
-        cls, persist_path: str | os.PathLike[str], *, model: Any = None, read_only: bool = False
+        cls,
+        persist_path: str | os.PathLike[str],
+        *,
+        model: Any = None,
+        device: str | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open the store that `persist(persist_path)` wrote."""
-        return cls(FastLaneIndex.open(_directory(persist_path), model=model, read_only=read_only))
+        return cls(FastLaneIndex.open(_directory(persist_path), model=model, device=device, read_only=read_only))
 
     @classmethod
     def class_name(cls) -> str:
