@@ -19,7 +19,7 @@ LANDMARKS = 1024
 # Thresholds spread evenly from 0 to this product of landmark and token.
 HIGHEST_THRESHOLD = 0.4
 # Documents on whose differences the projection is fitted.
-FIT_DOCUMENTS = 2048
+FIT_DOCUMENTS = 1024
 # Ridge, in multiples of the mean squared feature.
 RIDGE = 0.01
 

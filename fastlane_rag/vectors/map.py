@@ -27,28 +27,13 @@ from torch import Tensor
 
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.scoring import maxsim
+from fastlane_rag.vectors.documents import DocumentVectors
 
-__all__ = ["DocumentVectors", "VectorMap", "features"]
+__all__ = ["VectorMap", "features", "maxima_of"]
 
 _FORMAT = "fastlane-vector-map", "1"
 _TOKENS = 1 << 16  # rows of documents whose MaxSim with the sample is computed at once
 _BYTE = 127
-
-
-class DocumentVectors:
-    """Vectors of N documents in a byte a dimension: vector = scale * levels.
-
-    Args:
-        levels: (N, m) int8.
-        scales: (N,) float32.
-        name: of the map that made them.
-    """
-
-    def __init__(self, levels: NDArray[np.int8], scales: NDArray[np.float32], name: str) -> None:
-        self.levels, self.scales, self.name = levels, scales, name
-
-    def __len__(self) -> int:
-        return len(self.levels)
 
 
 class VectorMap:
