@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "rendering": set(),
     "codecs": {"scoring"},
     "storage": {"codecs", "scoring"},
-    "upkeep": {"storage", "codecs"},
+    "upkeep": {"storage", "codecs", "scoring"},
     "model": {"scoring", "rendering"},
     "explain": {"model", "scoring", "rendering"},
     # Of explain the type alone that a hit's explanation has: it shows itself, so it cannot stand below its rendering.
