@@ -73,6 +73,8 @@ class IndexStats:
         commits: writes since the index was created.
         document_budget: tokens kept of each document; below 1, the share of its tokens; None for all.
         max_document_tokens: tokens encoded of each document; None for all.
+        upkeep: whether segments are merged and in code as they should be: "done"; "running" in the background; "due",
+            which `optimize()` or the next write sees to; or "failed: " and why, which `optimize()` tries again.
     """
 
     path: Path | None
@@ -90,6 +92,7 @@ class IndexStats:
     commits: int
     document_budget: float | None = None
     max_document_tokens: int | None = None
+    upkeep: str = "done"
 
     @property
     def bytes_per_document(self) -> float:

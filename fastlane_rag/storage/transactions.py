@@ -23,7 +23,7 @@ from fastlane_rag.storage.creation import create_directory, open_segments
 from fastlane_rag.storage.files import DirectoryStore, MemoryStore, Store
 from fastlane_rag.storage.folder import Folder
 from fastlane_rag.storage.layout import CATALOGUE, MARKER
-from fastlane_rag.storage.lock import TIMEOUT_SECONDS, WriterLock
+from fastlane_rag.storage.lock import TIMEOUT_SECONDS, FolderLock, WriterLock
 from fastlane_rag.storage.marker import read_marker, write_marker
 from fastlane_rag.storage.records import Reader, Writer
 from fastlane_rag.storage.refusals import refusal, refusals
@@ -218,6 +218,10 @@ class Storage:
         with self._lock.turn(self._sweep):
             self._wrote = True
             yield
+
+    def upkeep_lock(self) -> FolderLock | None:
+        """A lock for whoever merges and trains, among the objects that have this index open; None in memory."""
+        return FolderLock(self.store.folder) if isinstance(self.store, DirectoryStore) else None
 
     def _sweep(self) -> None:
         """Remove files that interrupted writes left."""

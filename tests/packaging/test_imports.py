@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "codecs": {"scoring"},
     "vectors": {"scoring"},
     "storage": {"codecs", "vectors", "scoring"},
-    "upkeep": {"storage", "codecs", "vectors"},
+    "upkeep": {"storage", "codecs", "vectors", "scoring"},
     "model": {"scoring", "rendering"},
     "explain": {"model", "scoring", "rendering"},
     # Of explain the type alone that a hit's explanation has: it shows itself, so it cannot stand below its rendering.
