@@ -350,7 +350,7 @@ class _Plan:
         selected = query.selected.tolist()
         query.spend("fetch", self.clock.lap())
         cost = candidates, gathered, refined, full
-        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, hint, query.milliseconds)
+        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds, hint)
 
 
 def _hit(document: Document, score: float, relevant: float) -> Hit:

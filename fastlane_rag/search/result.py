@@ -89,10 +89,10 @@ class SearchResult:
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.
-        hint: why the filter matched nothing, where its keys or the types of its values tell; empty otherwise.
         by_words: candidates of a hybrid search that its words alone brought.
         milliseconds: wall-clock time of each of `STAGES`; 0 where a stage did not run. Encoding the query is not
             included. Queries of one call that share a stage each get an equal part of its time.
+        hint: why the filter matched nothing, where its keys or the types of its values tell; empty otherwise.
     """
 
     hits: list[Hit]
@@ -104,8 +104,8 @@ class SearchResult:
     full: int
     lane: Lane
     by_words: int = 0
-    hint: str = ""
     milliseconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0), compare=False)
+    hint: str = ""
 
     @property
     def comparisons(self) -> int:
