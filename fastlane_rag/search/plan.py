@@ -32,7 +32,7 @@ from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance
+from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance, with_relevance
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.types import Document, Lane, RouteK
 
@@ -354,4 +354,4 @@ class _Plan:
 
 
 def _hit(document: Document, score: float, relevant: float) -> Hit:
-    return Hit(document.id, score, document.text, document.metadata, relevant)
+    return with_relevance(Hit(document.id, score, document.text, document.metadata), relevant)

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from fastlane_rag.explain import Explanation
     from fastlane_rag.search.query import EncodedQuery
 
-__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember"]
+__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember", "with_relevance"]
 
 STAGES = ("filter", "route", "gather", "words", "refine", "fetch")
 """The stages of a search, in the order they run; `words` is BM25, which only a hybrid search needs."""
 
 
 class _Explained:
-    """What a hit knows of its search: a slot and no field, so no part of equality, repr, copies and pickles."""
+    """What a hit knows of its search: slots and no fields, so no part of equality and repr."""
 
-    __slots__ = ("_explain",)
+    __slots__ = ("_explain", "_relevance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,25 @@ class Hit(_Explained):
             BM25 in the lane of words. Higher is better.
         text: the document's text as it was added.
         metadata: the document's metadata, a copy the caller may change.
-        relevance: the score on a scale from 0 to 1 that allows comparison across queries. Of SumMaxSim, hybrid or not,
-            it is the mean score a query token, moved from [-1, 1] to [0, 1]; of reciprocal ranks the share of what
-            rank 1 in both gives; of BM25 the share of what repeating the query's words without end would reach. 0 for
-            a hit made by hand.
     """
 
     id: str
     score: float
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
-    relevance: float = field(default=0.0, compare=False)
+
+    @property
+    def relevance(self) -> float:
+        """The score on a scale from 0 to 1 that allows comparison across queries.
+
+        Of SumMaxSim, hybrid or not, it is the mean score a query token, moved from [-1, 1] to [0, 1]; of reciprocal
+        ranks the share of what rank 1 in both gives; of BM25 the share of what repeating the query's words without end
+        would reach. Copies and pickles keep it; a hit made by hand has 0.
+        """
+        return float(getattr(self, "_relevance", 0.0))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.id, self.score, self.text, self.metadata, self.relevance)
 
     def explain(self) -> Explanation:
         """Which query tokens were routed, and what each matched in the text, as character spans.
@@ -68,6 +76,17 @@ class Hit(_Explained):
 def relevance(score: float, tokens: int) -> float:
     """The score's mean over `tokens` query tokens, mapped from [-1, 1] to [0, 1] and clipped."""
     return min(max((score / tokens + 1) / 2, 0.0), 1.0)
+
+
+def with_relevance(hit: Hit, relevance: float) -> Hit:
+    """Give a hit its relevance, and the hit back."""
+    object.__setattr__(hit, "_relevance", relevance)
+    return hit
+
+
+def _made(id_: str, score: float, text: str, metadata: dict[str, Any], relevant: float) -> Hit:
+    """What copying and unpickling call."""
+    return with_relevance(Hit(id_, score, text, metadata), relevant)
 
 
 def remember(hit: Hit, explain: Callable[[str], Explanation]) -> None:

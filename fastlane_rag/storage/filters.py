@@ -276,8 +276,8 @@ def _of_fields(name: str, condition: Compiled, *, elements: bool) -> Compiled:
     if elements:
         docs += (
             " UNION SELECT e.doc FROM fields AS e CROSS JOIN documents AS m ON m.doc = e.doc, "
-            "json_each(m.metadata) AS f, json_each(f.value) AS x "
-            "WHERE e.key = ? AND e.value IS NULL AND e.type = 'array' AND f.key = e.key "
+            "json_each(m.metadata) AS f, json_each(CASE f.key WHEN e.key THEN f.value END) AS x "
+            "WHERE e.key = ? AND e.value IS NULL AND e.type = 'array' "
             f"AND {condition.about('x')}"
         )
         parameters *= 2
