@@ -32,7 +32,7 @@ from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance
+from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance, with_relevance
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.types import Document, Lane, RouteK
 
@@ -363,8 +363,8 @@ class _Plan:
         selected = query.selected.tolist()
         query.spend("fetch", self.clock.lap())
         cost = candidates, gathered, refined, full
-        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, hint, query.milliseconds)
+        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds, hint)
 
 
 def _hit(document: Document, score: float, relevant: float) -> Hit:
-    return Hit(document.id, score, document.text, document.metadata, relevant)
+    return with_relevance(Hit(document.id, score, document.text, document.metadata), relevant)

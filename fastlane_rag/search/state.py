@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class SearchState:
         self.snapshot = snapshot
         self.policy = policy
         self._masks: dict[Compiled, Mask] = {}
-        self._hints: dict[Compiled, str] = {}
+        self._hints: dict[tuple[str, tuple[Any, ...]], str] = {}
         self._lexical: LexicalLane | None = None
         self._lock = threading.Lock()
         self._coded: list[Coded] | None = None
@@ -89,12 +89,13 @@ class SearchState:
         condition = reader.compiled(filter_)
         if condition is None or filter_ is None:
             return ""
-        hint = self._hints.get(condition)
+        asked = condition.sql, condition.parameters
+        hint = self._hints.get(asked)
         if hint is None:
             hint = why_nothing(reader.connection, filter_)
             if len(self._hints) >= self.policy.filters_kept:
                 self._hints.clear()
-            self._hints[condition] = hint
+            self._hints[asked] = hint
         return hint
 
     def lexical(self, reader: Reader) -> LexicalLane:

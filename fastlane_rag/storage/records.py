@@ -27,6 +27,7 @@ __all__ = ["Condition", "Reader", "Writer", "intact"]
 Condition = Compiled | None
 """Selects documents: by a compiled filter, or all of them."""
 _DEEP = 60  # brackets of a condition that SQLite's parser may not hold: its stack has 100 places before 3.46
+_MOST = 2**63 - 1
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
@@ -137,9 +138,11 @@ class Reader:
     def find(self, filter_: Filter | None, limit: int | None, offset: int) -> list[Document]:
         """Up to `limit` documents that pass a filter, after the first `offset` of them, in the order of insertion."""
         condition = self.compiled(filter_)
-        columns, last = "id, metadata, text, checksum", -1 if limit is None else limit
+        columns, last = "id, metadata, text, checksum", -1 if limit is None else min(limit, _MOST)
         if condition is None or not condition.tests:
-            rows: Iterable[Any] = self._select(columns, condition, f" ORDER BY doc LIMIT {last} OFFSET {offset}")
+            rows: Iterable[Any] = self._select(
+                columns, condition, f" ORDER BY doc LIMIT {last} OFFSET {min(offset, _MOST)}"
+            )
         else:
             stop = None if limit is None else offset + limit
             rows = self._select(columns, condition, " ORDER BY doc")[offset:stop]
