@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import torch
 
-__all__ = ["get_threads", "set_threads"]
+from fastlane_rag.scoring.quota import cpu_quota
+
+__all__ = ["follow_quota", "get_threads", "set_threads"]
 
 _threads: int | None = None
+_followed = False
 
 
 def set_threads(count: int | None) -> None:
@@ -23,4 +29,22 @@ def set_threads(count: int | None) -> None:
 
 def get_threads() -> int:
     """Return how many CPU threads one call may use."""
-    return _threads or torch.get_num_threads()
+    if _threads is not None:
+        return _threads
+    follow_quota()
+    return torch.get_num_threads()
+
+
+def follow_quota() -> None:
+    """Let torch start no more threads than the container's CPU quota feeds, unless OMP_NUM_THREADS says how many.
+
+    torch counts cores, and a container sees all of the machine's. Threads beyond the quota wait for each other while
+    the system holds them all. Done once a process, so a later `torch.set_num_threads` stands.
+    """
+    global _followed
+    if _followed:
+        return
+    _followed = True
+    quota = cpu_quota()
+    if quota is not None and not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, math.ceil(quota))))
