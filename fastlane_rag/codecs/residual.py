@@ -37,9 +37,8 @@ _FITTING = 0.7, 1.15
 _MOST_CENTROIDS = 1 << 14
 SAMPLE_PER_CENTROID = 48
 _ITERATIONS = 5
-# Tokens whose nearest centroids are found at once, by torch and by the compiled kernels.
-_BLOCK = 1024
-_BLOCK_COMPILED = 16_384
+_BLOCK = 1024  # tokens whose nearest centroids torch finds at once
+_LIFTED = 1 << 14  # and the compiled kernels, which share them among threads
 
 
 class ResidualCodec:
@@ -126,11 +125,12 @@ class ResidualCodec:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(rows), generator=generator)
         rows = rows[order[: SAMPLE_PER_CENTROID * centroids]]
+        del sample  # as large as the rows
         # With every distinct row as a centroid, all residuals would be 0 and no steps could be learned: rows added
         # later would be stored as their nearest centroid.
-        centroids = min(centroids, max(1, len({row.tobytes() for row in rows.numpy()}) // 2))
+        centroids = min(centroids, max(1, len({hashlib.sha256(row).digest() for row in rows.numpy()}) // 2))
         means = _k_means(rows, centroids, between)
-        spread = (rows - means[_nearest(rows, _searchable(means), between)]).square().mean(0).sqrt()
+        spread = _spread(rows, means, between)
         # A dimension without spread needs a step above 0, so that its levels are finite.
         steps = (spread * _BEST_STEP[bits]).clamp(min=1e-6)
         if bits > 1:
@@ -300,7 +300,7 @@ def _nearest(
 
     nearest = torch.empty(len(rows), dtype=torch.int64)
     if isinstance(centroids, kernels.Book):
-        for block in _blocks(len(rows), _BLOCK_COMPILED):
+        for block in _blocks(len(rows), _LIFTED):
             between()
             nearest[block] = torch.from_numpy(kernels.nearest(_lifted(rows[block], 1).numpy(), centroids))
         return nearest
@@ -311,7 +311,15 @@ def _nearest(
     return nearest
 
 
-def _blocks(count: int, size: int) -> Iterator[slice]:
+def _spread(rows: torch.Tensor, centroids: torch.Tensor, between: Callable[[], None]) -> torch.Tensor:
+    """(dim,) float32: the root mean square of each dimension of the rows' residuals."""
+    nearest = _nearest(rows, _searchable(centroids), between)
+    squares = sum((rows[block] - centroids[nearest[block]]).square().sum(0).double() for block in _blocks(len(rows)))
+    return (squares / len(rows)).sqrt().float()
+
+
+def _blocks(count: int, size: int = _LIFTED) -> Iterator[slice]:
+    """Slices of `size` rows, so that what is made of some is not in memory for all."""
     return (slice(start, start + size) for start in range(0, count, size))
 
 

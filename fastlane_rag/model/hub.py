@@ -13,15 +13,19 @@ from tqdm import tqdm
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["hub_folder", "hub_options"]
+__all__ = ["hub_folder", "hub_model"]
 
 _TIMEOUT_SECONDS = 10.0
 # One of these is in every model that can be opened.
 _FILES = ("modules.json", "config.json")
+_WEIGHTS = "*.safetensors"
+_OLDER_WEIGHTS = "*.bin"
+# What a model is opened from, and no weights for other libraries.
+_OPENED = ("*.json", "*.txt", "*.model", "*.metadata", "*.jinja", "*.py")
 
 
-def hub_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options to load a model of the hub with: from the cache alone, where the hub cannot be reached.
+def hub_model(name: str, options: Mapping[str, Any]) -> str:
+    """What to load a model of the hub by: its name, or its folder in the cache where the hub cannot be reached.
 
     The hub's own client would first try again for minutes.
 
@@ -29,7 +33,7 @@ def hub_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ModelError: the name is none of the hub's, or the hub cannot be reached and the model is not in the cache.
     """
     if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
-        return dict(options)
+        return name
     try:
         HfApi().model_info(name, revision=options.get("revision"), timeout=_TIMEOUT_SECONDS, token=options.get("token"))
     except HFValidationError as error:
@@ -37,27 +41,16 @@ def hub_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             f"cannot open the model {name!r}: there is no such folder, and it is no name of the Hugging Face hub"
         ) from error
     except HfHubHTTPError:  # it answers: what is wrong with the name, loading will say
-        return dict(options)
+        return name
     except Exception as error:  # whatever the network raises
-        if _cached(name, options):
-            return {**options, "local_files_only": True}
-        raise ModelError(
-            f"cannot open the model {name!r}: there is no such folder, and the Hugging Face hub cannot be reached "
-            f"({type(error).__name__}). Give the folder of a model, or try again with a network"
-        ) from error
-    return dict(options)
-
-
-def _cached(name: str, options: Mapping[str, Any]) -> bool:
-    folder, revision = options.get("cache_folder"), options.get("revision")
-    found = (try_to_load_from_cache(name, file, cache_dir=folder, revision=revision) for file in _FILES)
-    return any(isinstance(path, str) and Path(path).is_file() for path in found)
-
-
-_WEIGHTS = "*.safetensors"
-_OLDER_WEIGHTS = "*.bin"
-# What a model is opened from, and no weights for other libraries.
-_OPENED = ("*.json", "*.txt", "*.model", "*.metadata", "*.jinja", "*.py")
+        cached = _cached(name, options)
+        if cached is None:
+            raise ModelError(
+                f"cannot open the model {name!r}: there is no such folder, and the Hugging Face hub cannot be reached "
+                f"({type(error).__name__}). Give the folder of a model, or try again with a network"
+            ) from error
+        return cached
+    return name
 
 
 class _NoBar(tqdm):  # type: ignore[misc]
@@ -101,3 +94,14 @@ def _downloaded(name: str, **options: Any) -> Path:
     if not any(folder.rglob(_WEIGHTS)):
         snapshot_download(name, allow_patterns=[*_OPENED, _OLDER_WEIGHTS], **_QUIETLY, **options)
     return folder
+
+
+def _cached(name: str, options: Mapping[str, Any]) -> str | None:
+    """The folder of a model that was downloaded before."""
+    for file in _FILES:
+        found = try_to_load_from_cache(
+            name, file, cache_dir=options.get("cache_folder"), revision=options.get("revision")
+        )
+        if isinstance(found, str):
+            return str(Path(found).parent)
+    return None

@@ -113,7 +113,9 @@ class Storage:
         """
         try:
             folder = Folder(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except NotADirectoryError as error:
+            raise IndexNotFoundError(f"{path} holds no FastLane index: it is no directory") from error
+        except FileNotFoundError as error:
             raise IndexNotFoundError(f"{path} holds no FastLane index (there is no {CATALOGUE} in it)") from error
         except OSError as error:
             raise refusal(f"cannot open the index {path}", error) from error
