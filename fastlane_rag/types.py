@@ -11,8 +11,9 @@ RouteK = int | Literal["auto", "all"]
 
 DEFAULT_ROUTE_K: RouteK = 16
 
-Lane = Literal["exhaustive", "approximate"]
-"""How candidates are gathered: by comparing with all documents, or by a postings scan of near centroids (ANN)."""
+Lane = Literal["exhaustive", "approximate", "vector"]
+"""How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), or by the
+product of one vector of the query with one of each document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal, Self, TypedDict, cast
+from typing import Any, Literal, Self, TypedDict, cast, get_args
 
 from fastlane_rag.errors import InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
@@ -89,9 +89,9 @@ def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> 
 
 
 def _check_lane(value: Any, name: str) -> Any:
-    if value in (None, "exhaustive", "approximate"):
+    if value is None or value in get_args(Lane):
         return value
-    raise InvalidInputError(f"{name} must be 'exhaustive', 'approximate' or None, not {value!r}")
+    raise InvalidInputError(f"{name} must be {', '.join(map(repr, get_args(Lane)))} or None, not {value!r}")
 
 
 def _check_knob(value: Any, name: str) -> int | None:
@@ -169,9 +169,10 @@ class SearchOptions:
         route_k: query tokens that gather candidates: a number, "auto" (the router decides) or "all" (exact, nothing
             to refine); None leaves it to the policy.
         refine: whether the candidates are scored again with all query tokens.
-        lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to rank.
-            Documents that are not in code are gathered exhaustively in both, and so is everything where the
-            approximate lane finds fewer than k.
+        lane: "exhaustive", "approximate" or "vector" forces how candidates are gathered; None chooses by what there is
+            to rank. "vector" compares one vector of the query, of all its tokens or of as many as `route_k` says, with
+            one of each document. Documents without a code or a vector are gathered exhaustively, and so is everything
+            where a lane finds fewer than k, or no document has a vector.
         nprobe: centroids that each routed token probes in the approximate lane; more find more, slower. None leaves
             it to the policy.
         depth: candidates to refine; None leaves it to the policy.
@@ -195,7 +196,7 @@ class SearchOptions:
     )
     refine: bool = field(default=True, metadata=about("Rank by the routed tokens alone.", check_flag))
     lane: Lane | None = field(
-        default=None, metadata=about("How to gather: 'exhaustive' or 'approximate'.", _check_lane, str)
+        default=None, metadata=about("How to gather: 'exhaustive', 'approximate' or 'vector'.", _check_lane, str)
     )
     nprobe: int | None = field(
         default=None, metadata=about("Centroids each routed token probes.", _check_knob, _parse_number)
