@@ -11,8 +11,9 @@ RouteK = int | Literal["auto", "all"]
 
 DEFAULT_ROUTE_K: RouteK = 16
 
-Lane = Literal["exhaustive", "approximate", "words"]
-"""How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), by words.
+Lane = Literal["exhaustive", "approximate", "vector", "words"]
+"""How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), by the
+product of one vector of the query with one of each document, or by words.
 
 "words" ranks by BM25 alone and needs no model.
 """

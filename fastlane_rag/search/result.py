@@ -104,7 +104,7 @@ class SearchResult:
         selected: positions of the query tokens that gathered.
         candidates: documents that were refined, or would have been.
         gathered: comparisons of the gather. In the approximate lane these are comparisons of the routed tokens with
-            the codec's centroids, and with the document tokens near them.
+            the codec's centroids, and with the document tokens near them; in the vector lane, of vectors.
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.

@@ -1,4 +1,4 @@
-"""What searches keep of one commit: filter masks, the BM25 lane, and documents in code by address."""
+"""What searches keep of one commit: filter masks, the BM25 lane, vectors, and documents in code by address."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from fastlane_rag.search.bm25 import LexicalLane
 from fastlane_rag.search.lanes.gather import Gatherer
 from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.vectors import Vectors
 from fastlane_rag.storage.filter_hints import why_nothing
 from fastlane_rag.storage.filters import Compiled, Filter
 from fastlane_rag.storage.records import Reader
@@ -48,6 +49,7 @@ class SearchState:
         self._masks: dict[Compiled, Mask] = {}
         self._hints: dict[tuple[str, tuple[Any, ...]], str] = {}
         self._lexical: LexicalLane | None = None
+        self._vectors: Vectors | None = None
         self._lock = threading.Lock()
         self._coded: list[Coded] | None = None
 
@@ -104,6 +106,13 @@ class SearchState:
         if lane is None:
             lane = self._lexical = LexicalLane(reader, self.snapshot, self.policy)
         return lane
+
+    def vectors(self, reader: Reader) -> Vectors:
+        """The vectors of the documents and their maps, looked up when they are first needed."""
+        found = self._vectors
+        if found is None:
+            found = self._vectors = Vectors(reader, self.snapshot)
+        return found
 
     def _group(self) -> list[Coded]:
         from fastlane_rag.scoring.codes import CodedDocuments
