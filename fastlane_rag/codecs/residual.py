@@ -314,7 +314,9 @@ def _nearest(
 def _spread(rows: torch.Tensor, centroids: torch.Tensor, between: Callable[[], None]) -> torch.Tensor:
     """(dim,) float32: the root mean square of each dimension of the rows' residuals."""
     nearest = _nearest(rows, _searchable(centroids), between)
-    squares = sum((rows[block] - centroids[nearest[block]]).square().sum(0).double() for block in _blocks(len(rows)))
+    squares = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for block in _blocks(len(rows)):
+        squares += (rows[block] - centroids[nearest[block]]).square().sum(0).double()
     return (squares / len(rows)).sqrt().float()
 
 
