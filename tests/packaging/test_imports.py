@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "scoring": set(),
     "rendering": set(),
     "codecs": {"scoring"},
+    "device": {"scoring"},
     "storage": {"codecs", "scoring"},
     "upkeep": {"storage", "codecs"},
     "model": {"scoring", "rendering"},
