@@ -100,13 +100,16 @@ class Resident:
     Args:
         device: the device.
         budget: bytes that the rows may take there.
+
+    Attributes:
+        newest: the documents that were asked for last; None before.
     """
 
     def __init__(self, device: Device, budget: int) -> None:
         self.device, self.budget = device, budget
         self._lock = threading.Lock()
         self._alive: WeakValueDictionary[tuple[int, int], Block] = WeakValueDictionary()
-        self._newest: list[Block] = []
+        self.newest: Collection | None = None
         self._books: WeakKeyDictionary[Codebook, Codebook] = WeakKeyDictionary()
 
     def hold(self, sources: Sequence[Source]) -> Collection:
@@ -118,7 +121,7 @@ class Resident:
         with self._lock:
             wanted = [block for source in sources for block in _blocks(source)]
             found = [self._alive.get((id(block.source), block.first)) or block for block in wanted]
-            self._newest = found  # and lets go of the rest, before more is copied
+            self.newest = self._collection(found)  # and lets go of the rest, before more is copied
             taken = sum(block.bytes for block in self._alive.values() if block.documents is not None)
             for block in found:
                 if block.documents is None and taken + block.bytes <= self.budget:
@@ -129,8 +132,11 @@ class Resident:
                     taken += block.bytes
             for block in found:
                 self._alive[id(block.source), block.first] = block
-            firsts = np.cumsum([0, *(block.last - block.first for block in found)]).tolist()
-            return Collection(self, list(zip(firsts, found, strict=False)), firsts[-1])
+            return self.newest
+
+    def _collection(self, blocks: list[Block]) -> Collection:
+        firsts = np.cumsum([0, *(block.last - block.first for block in blocks)]).tolist()
+        return Collection(self, list(zip(firsts, blocks, strict=False)), firsts[-1])
 
     def copied(self, block: Block) -> Packed[Rows]:
         """The documents of a block, copied to the device.
