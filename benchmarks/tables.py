@@ -508,7 +508,7 @@ def engine(results: Path) -> str:
     header = ["codec", "search", "ms p50 / p95", METRIC, "ten best of exhaustive", "bytes a document"]
     asked_for = (
         f"{report['dataset']['name']}, {report['documents']:,} documents, {report['dim']} dimensions, "
-        f"{report['dataset']['queries']} queries that are encoded already, {report['environment']['threads']} thread(s)."
+        f"{report['dataset']['queries']} encoded queries, {report['environment']['threads']} thread(s)."
     )
     return "\n\n".join([table(header, rows), asked_for, of_file(report, path)])
 

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Questions about the PEPs, in LangChain
 #
-# A retrieval chain over about 2,000 passages of Python Enhancement Proposals. Nothing needs a network: the passages and
-# FastLane's model come with the package. By default the language model only repeats its prompt, which shows exactly what
-# retrieval gave it. `FASTLANE_EXAMPLES_LLM=smollm2` uses SmolLM2 instead, and the outputs below are from it. It has 135
-# million parameters, so some of its answers are wrong although the right passage is in the prompt.
+# A retrieval chain over about 2,000 passages of Python Enhancement Proposals. Nothing needs a network: the passages
+# and FastLane's model come with the package. By default the language model only repeats its prompt, which shows
+# exactly what retrieval gave it. `FASTLANE_EXAMPLES_LLM=smollm2` uses SmolLM2 instead, and the outputs below are from
+# it. It has 135 million parameters, so some of its answers are wrong although the right passage is in the prompt.
 
 # %%
 import os

@@ -2,8 +2,9 @@
 # # Questions about the PEPs, in LlamaIndex
 #
 # A query engine over about 2,000 passages of Python Enhancement Proposals. Nothing needs a network. By default the
-# language model only repeats its prompt. `FASTLANE_EXAMPLES_LLM=smollm2` uses SmolLM2 instead, and the outputs below are
-# from it. It has 135 million parameters, so some of its answers are wrong although the right passage is in the prompt.
+# language model only repeats its prompt. `FASTLANE_EXAMPLES_LLM=smollm2` uses SmolLM2 instead, and the outputs below
+# are from it. It has 135 million parameters, so some of its answers are wrong although the right passage is in the
+# prompt.
 
 # %%
 import os
@@ -24,8 +25,8 @@ from common import generator, pep_index
 # %% [markdown]
 # ## The retriever
 #
-# `FastLaneRetriever.from_nodes(nodes)` makes an index in memory. Here the retriever opens an index on disk that was made
-# without LlamaIndex. Its documents become text nodes.
+# `FastLaneRetriever.from_nodes(nodes)` makes an index in memory. Here the retriever opens an index on disk that was
+# made without LlamaIndex. Its documents become text nodes.
 
 # %%
 model = FastLaneModel.from_pretrained()

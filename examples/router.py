@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Seeing the router
 #
-# Before a search, the router scores the tokens of the query and picks the few that gather candidates. This notebook shows
-# its scores for several queries. Then it measures what more or fewer routed tokens cost, and what they find.
+# Before a search, the router scores the tokens of the query and picks the few that gather candidates. This notebook
+# shows its scores for several queries. Then it measures what more or fewer routed tokens cost, and what they find.
 
 # %%
 import os
@@ -68,8 +68,8 @@ for query in queries:
 # %% [markdown]
 # ## The number of routed tokens against quality and cost
 #
-# For the forty labelled questions: recall of the exact search's first ten, how many times a query token was compared with
-# a document token, and the time without encoding. `refine=False` ranks by the routed tokens alone.
+# For the forty labelled questions: recall of the exact search's first ten, how many times a query token was compared
+# with a document token, and the time without encoding. `refine=False` ranks by the routed tokens alone.
 
 # %%
 routed = model.encode_routed([question["question"] for question in pep_questions()])

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlane_rag.errors import FastLaneWarning, InvalidInputError
 
-__all__ = ["check_max_document_tokens", "chunks", "one_warning", "warn_of_documents", "warn_of_queries"]
+__all__ = ["check_max_document_tokens", "chunks", "one_warning", "warn_caller", "warn_of_documents", "warn_of_queries"]
 
 # Texts encoded at once: their rows are in memory together.
 _TEXTS = 512
@@ -75,21 +75,21 @@ def warn_of_documents(documents: int, tokens: int, limit: int) -> None:
 
 def warn_of_queries(queries: int, tokens: int, limit: int) -> None:
     """Tell that `queries` texts had more than `limit` tokens, and that `tokens` of them are not searched with."""
-    _warn(
+    warn_caller(
         f"{queries} {'query is' if queries == 1 else 'queries are'} longer than the model's {limit} tokens: the last "
         f"{tokens} tokens are not searched with. Ask in fewer words"
     )
 
 
 def _warn_of_documents(documents: int, tokens: int, limit: int) -> None:
-    _warn(
+    warn_caller(
         f"{documents} {'document is' if documents == 1 else 'documents are'} longer than {limit} tokens, which is all "
         f"that is encoded of one: the last {tokens} tokens cannot be found. A larger max_document_tokens, or None, "
         "encodes them"
     )
 
 
-def _warn(message: str) -> None:
+def warn_caller(message: str) -> None:
     """Warn at the line outside this project that called."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("fastlane_rag", "contextlib")):

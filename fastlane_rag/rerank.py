@@ -5,13 +5,15 @@ This module imports torch only when a function is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastlane_rag.lengths import chunks, one_warning
+from fastlane_rag.search.options import check_share
+from fastlane_rag.search.result import relevance
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,7 +31,7 @@ class Ranked:
 
     Attributes:
         position: position of the text among the given ones.
-        score: SumMaxSim over all query tokens; higher is better.
+        score: SumMaxSim over all query tokens, weighted or not; higher is better.
         relevance: the score on a scale from 0 to 1 that allows comparison across queries; see `relevance`.
     """
 
@@ -38,12 +40,15 @@ class Ranked:
     relevance: float
 
 
-def relevance(score: float, tokens: int) -> float:
-    """The score's mean over `tokens` query tokens, mapped from [-1, 1] to [0, 1] and clipped."""
-    return min(max((score / tokens + 1) / 2, 0.0), 1.0)
-
-
-def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size: int | None = None) -> list[Ranked]:
+def rerank(
+    query: str,
+    texts: Iterable[str],
+    *,
+    model: FastLaneModel,
+    batch_size: int | None = None,
+    weighted: bool = True,
+    score_threshold: float | None = None,
+) -> list[Ranked]:
     """Rank texts by SumMaxSim with all tokens of query and text: best first, ties in the given order.
 
     Texts of any length are scored to their end, or to the model's `max_document_tokens`.
@@ -53,7 +58,14 @@ def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size
         texts: the texts.
         model: encodes both.
         batch_size: texts to encode at once; None lets the model choose.
+        weighted: whether each query token counts by the router's weight, as in a search.
+        score_threshold: leave out texts of lower relevance.
+
+    Raises:
+        InvalidInputError: `score_threshold` is no number from 0 to 1.
     """
+    least = check_share(score_threshold, "score_threshold") or 0.0
+    texts = list(texts)
     if not texts:
         return []
     import torch
@@ -62,18 +74,18 @@ def rerank(query: str, texts: Sequence[str], *, model: FastLaneModel, batch_size
 
     scores: list[float] = []
     with torch.inference_mode(), one_warning():
-        (query_tokens,) = model.encode_queries([query])
+        (encoded,) = model.encode_routed([query])
+        rows, weights = encoded.embeddings, encoded.weights if weighted else None
         for some in chunks(texts):
             packed, offsets = _pack(model.encode_documents(list(some), batch_size=batch_size))
-            scores += maxsim(query_tokens.to(packed.device), packed, document_offsets=offsets)[0].tolist()
-    ranked = [Ranked(i, score, relevance(score, len(query_tokens))) for i, score in enumerate(scores)]
-    return sorted(ranked, key=lambda one: -one.score)
+            scores += maxsim(rows, packed, document_offsets=offsets, query_weights=weights)[0].tolist()
+    ranked = [Ranked(i, score, relevance(score, len(rows))) for i, score in enumerate(scores)]
+    return sorted((one for one in ranked if one.relevance >= least), key=lambda one: -one.score)
 
 
 def relevances(result: SearchResult) -> list[float]:
-    """The relevance (0 to 1) of each hit of a search, by the number of query tokens in its score."""
-    tokens = len(result.routed.embeddings) if result.refined else len(result.selected)
-    return [relevance(hit.score, tokens) for hit in result.hits]
+    """The relevance (0 to 1) of each hit of a search."""
+    return [hit.relevance for hit in result.hits]
 
 
 def diversify(result: SearchResult, k: int, *, model: FastLaneModel, relevance_weight: float = 0.5) -> list[Hit]:

@@ -4,15 +4,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["DEFAULT_ROUTE_K", "DeviceStats", "Document", "Finding", "IndexStats", "Ingested", "Lane", "RouteK"]
+__all__ = [
+    "DEFAULT_ROUTE_K",
+    "DeviceStats",
+    "Document",
+    "Finding",
+    "Fusion",
+    "IndexStats",
+    "Ingested",
+    "Lane",
+    "RouteK",
+]
 
 RouteK = int | Literal["auto", "all"]
 """How many query tokens gather: a number, "auto" (the router decides), or "all", which needs no refining."""
 
 DEFAULT_ROUTE_K: RouteK = 16
 
-Lane = Literal["exhaustive", "approximate"]
-"""How candidates are gathered: by comparing with all documents, or by a postings scan of near centroids (ANN)."""
+Lane = Literal["exhaustive", "approximate", "words"]
+"""How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), by words.
+
+"words" ranks by BM25 alone and needs no model.
+"""
+
+Fusion = Literal["relative", "rrf"]
+"""How a hybrid search joins SumMaxSim and BM25: each relative to its best possible score, or by reciprocal ranks."""
 
 
 @dataclass(frozen=True, slots=True)

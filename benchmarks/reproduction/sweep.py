@@ -46,8 +46,8 @@ def index_curve(
 
     if not queries:
         encoded = run.model.encode_routed(list(dataset.queries.values()))
-        # Views are part of encoding: made here, and not for the first point that asks for them.
-        ready = [RoutedQuery(query.embeddings, query.scores, query.tokens, query.views) for query in encoded]
+        # Views and weights are part of encoding: made here, and not for the first point that asks for them.
+        ready = [RoutedQuery(q.embeddings, q.scores, q.tokens, q.views, q.weights) for q in encoded]
         queries.update(zip(dataset.queries, ready, strict=True))
     codec = "fp16" if bits == 16 else f"residual{bits}"
     ks = ROUTE_KS if bits in (4, 16) else (DEFAULT_ROUTE_K,)

@@ -1,10 +1,12 @@
 """Shared by the commands: errors in one line, the terminal, common options."""
 
-import time
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,13 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fastlane_rag import FastLaneIndex
-    from fastlane_rag.types import Ingested
+    from fastlane_rag import FastLaneIndex, FastLaneModel
 
 
 _PLAIN_WIDTH = 100
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
-_FEW = 10
 
 
 class Commands(click.Group):
@@ -34,6 +34,7 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt as error:
+            click.echo("; ".join(["interrupted", *map(printable, error.args)]), err=True)
             raise click.exceptions.Exit(_INTERRUPTED) from error
         except FastLaneError as error:
             if context.params.get("debug"):
@@ -51,50 +52,47 @@ def _one_line(error: Exception) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
-class Rate:
-    """How fast an index takes documents, on stderr. Begins where it is made, once the model is loaded."""
-
-    def __init__(self, index: "FastLaneIndex") -> None:
-        self._index = index
-        self._library = getattr(index.model, "backend", None)
-        self._tokens = index.stats().tokens
-        self._start = time.perf_counter()
-
-    def report(self, done: "Ingested") -> None:
-        """Print the documents and tokens stored a second; nothing for a few, of which it would say little."""
-        seconds = max(time.perf_counter() - self._start, 1e-6)
-        documents = done.added + done.changed
-        if documents < _FEW:
-            return
-        # The tokens that replaced documents had are not known any more.
-        tokens = "" if done.changed else f", {(self._index.stats().tokens - self._tokens) / seconds:,.0f} tokens/s"
-        speed = f"{documents / seconds:,.1f} documents/s{tokens}{f', by {self._library}' if self._library else ''}"
-        click.echo(f"{documents} documents encoded in {seconds:.1f} s: {speed}", err=True)
-
-
 def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a search but `k`, each under its own name."""
+    weighted: set[str] = set()
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        for name in weighted:
+            weight = given.pop(f"{name}_weight")
+            given[name] = given[name] if weight is None else weight
+        return command(**given)
+
     for one in reversed([one for one in fields(SearchOptions) if one.name != "k"]):
-        flag, said, default = one.name.replace("_", "-"), one.metadata["help"], one.default
+        flag, said, default, parse = (
+            one.name.replace("_", "-"),
+            one.metadata["help"],
+            one.default,
+            one.metadata["parse"],
+        )
         if isinstance(default, bool):
+            if parse is not None:  # the flag stays one, so that what follows it is not taken for its value
+                weighted.add(one.name)
+                called = click.option(f"--{flag}-weight", callback=parsed_by(parse), help=f"{said} With this weight.")(
+                    called
+                )
             flag = f"no-{flag}" if default else flag
-            option = click.option(
+            called = click.option(
                 f"--{flag}", one.name, is_flag=True, flag_value=not default, default=default, help=said
-            )
-        elif one.metadata["parse"] is not None:
-            option = click.option(f"--{flag}", one.name, callback=parsed_by(one.metadata["parse"]), help=said)
-        else:
-            continue
-        command = option(command)
-    return command
+            )(called)
+        elif parse is not None:
+            called = click.option(f"--{flag}", one.name, callback=parsed_by(parse, default), help=said)(called)
+    return called
 
 
-def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+def parsed_by(
+    parse: Callable[[str], Any], default: Any = None
+) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """A callback for options whose text is parsed by a function that raises ValueError."""
 
     def callback(context: click.Context, option: click.Parameter, text: str | None) -> Any:
         try:
-            return None if text is None else parse(text)
+            return default if text is None else parse(text)
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
 
@@ -102,11 +100,39 @@ def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Par
 
 
 def quiet_libraries() -> None:
-    """Hide the progress bars and notices of the model libraries; errors are still shown."""
-    from transformers.utils import logging
+    """Hide the notices of the model libraries, without loading them; errors are still shown."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+@contextmanager
+def loading(what: str = "Loading the model") -> Iterator[None]:
+    """Show on a terminal that something is going on."""
+    with console(stderr=True).status(what):
+        yield
+
+
+def opened_model(model: str | None, **options: Any) -> "FastLaneModel":
+    """The model of a command."""
+    quiet_libraries()
+    with loading():
+        from fastlane_rag import FastLaneModel
+
+        return FastLaneModel.from_pretrained(model, **options)
+
+
+def opened_index(path: Path, model: str | None) -> "FastLaneIndex":
+    """The index of a command that reads, with its model loaded.
+
+    What is wrong with the index is told before the model's libraries are loaded, which takes seconds.
+    """
+    from fastlane_rag import FastLaneIndex
+
+    quiet_libraries()
+    FastLaneIndex.open(path, read_only=True).close()
+    with loading():
+        index = FastLaneIndex.open(path, model=model, read_only=True)
+        _ = index.model
+    return index
 
 
 @contextmanager
@@ -142,14 +168,6 @@ def console(*, stderr: bool = False, least_width: int = 0) -> "Console":
 
 def progress(description: str) -> "Progress":
     """A progress bar on stderr, hidden where stderr is no terminal; the caller adds the task."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from fastlane_rag.index.progress import progress_bar
 
-    err = console(stderr=True)
-    return Progress(
-        TextColumn(description),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )
+    return progress_bar(description, console(stderr=True))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, progress, quiet_libraries
+from fastlane_rag.cli.base import console, opened_model, progress
+from fastlane_rag.cli.extras import require
 from fastlane_rag.cli.search import show_hits, show_route
 from fastlane_rag.data import Passage, add_passages, read_passages, sample_path
-from fastlane_rag.errors import DataError, MissingExtraError
+from fastlane_rag.errors import DataError
 from fastlane_rag.search.result import Hit
 
 if TYPE_CHECKING:
@@ -50,15 +51,14 @@ _PASSAGES_SHOWN = 2
 @click.option("--route-k", type=click.IntRange(min=1), default=4, show_default=True, help="Query tokens routed.")
 def demo(corpus: Path | None, route_k: int) -> None:
     """Index real passages and ask questions through LangChain and LlamaIndex, on this machine alone."""
-    _require_integrations()
-    quiet_libraries()
-    from fastlane_rag import FastLaneIndex, FastLaneModel
+    require("the demo", ["langchain", "llama-index"])
+    from fastlane_rag import FastLaneIndex
 
     passages = list(read_passages(corpus or sample_path()))
     if not passages:
         raise DataError(f"{corpus} holds no passage")
     out = console()
-    model = FastLaneModel.from_pretrained()
+    model = opened_model(None)
     out.rule(f"{len(passages)} passages of {corpus.name if corpus else 'Python Enhancement Proposals'}")
     with (
         tempfile.TemporaryDirectory(prefix="fastlane-demo-") as folder,
@@ -81,16 +81,6 @@ def demo(corpus: Path | None, route_k: int) -> None:
             _ask_llama_index(out, index, question, route_k)
         out.rule("What a query costs")
         _show_costs(out, index, [*LANGCHAIN_QUESTIONS, *LLAMA_INDEX_QUESTIONS, *MORE_QUESTIONS], route_k)
-
-
-def _require_integrations() -> None:
-    for package, extra in (("langchain_fastlane", "langchain"), ("llama_index.retrievers.fastlane", "llama-index")):
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise MissingExtraError(
-                f"the demo uses {package}, which does not import ({error}): pip install 'fastlane-rag[{extra}]'"
-            ) from error
 
 
 def _fill(index: "FastLaneIndex", passages: Sequence[Passage]) -> None:

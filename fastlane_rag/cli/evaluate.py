@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, parsed_by, progress, quiet_libraries
+from fastlane_rag.cli.base import console, opened_model, parsed_by, progress
+from fastlane_rag.cli.extras import require
 from fastlane_rag.evaluation.method import DEFAULT_METHODS, METHODS
 from fastlane_rag.search.options import parse_route_k
 
@@ -91,7 +92,8 @@ def evaluate(
     hnsw      the same vectors behind a faiss HNSW graph
     bm25      stemmed words, k1 0.9, b 0.4
     full      SumMaxSim of all query tokens with every document, in half precision
-    fastlane  k routed tokens gather, all tokens refine
+    weighted  the same, each query token weighted by the router
+    fastlane  k routed tokens gather, all tokens refine, weighted
     gather    k routed tokens alone
     hybrid    the default search and BM25 together
 
@@ -104,6 +106,8 @@ def evaluate(
     from fastlane_rag.model.default import cache_dir
 
     check_codec(codec)
+    by_id = any(name.startswith(PREFIX) for name in datasets)
+    require("fastlane eval", ["eval", *(["cpu"] if "hnsw" in methods else []), *(["ir-datasets"] if by_id else [])])
     cache = cache or cache_dir() / "evaluation"
     loaded = [  # before any work, so that bad input fails at once
         load_dataset(export_ir_dataset(name, cache / "ir_datasets"), SPLIT, limit=limit)
@@ -113,12 +117,10 @@ def evaluate(
     ]
     if out is not None and not out.resolve().parent.is_dir():
         raise click.BadParameter(f"{out.parent} is not a folder", param_hint="--json")
-    quiet_libraries()
-    from fastlane_rag import FastLaneModel
     from fastlane_rag.evaluation.environment import environment
     from fastlane_rag.evaluation.suite import compare, diagnosis, report
 
-    opened = FastLaneModel.from_pretrained(model, document_budget=document_budget)
+    opened = opened_model(model, document_budget=document_budget)
     terminal, results = console(least_width=_TABLE_WIDTH), []
     for dataset in loaded:
         with progress("{task.description}") as bar:

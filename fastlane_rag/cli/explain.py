@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, parsed_by, quiet_libraries
+from fastlane_rag.cli.base import console, opened_index, opened_model, parsed_by
 from fastlane_rag.cli.search import heading
 from fastlane_rag.search.options import parse_route_k
 
@@ -33,17 +33,14 @@ def explain(query: str, index: Path | None, k: int, route_k: "RouteK", html: Pat
 
     With --index, the best passages follow, with the words that the query's tokens matched highlighted.
     """
-    quiet_libraries()
-    from fastlane_rag import FastLaneIndex, FastLaneModel
-
     found: list[tuple[Hit, Explanation]] = []
     if index is None:
-        opened_model = FastLaneModel.from_pretrained(model)
+        asked = opened_model(model)
     else:
-        with FastLaneIndex.open(index, model=model, read_only=True) as opened:
-            opened_model = opened.model
+        with opened_index(index, model) as opened:
+            asked = opened.model
             found = [(hit, hit.explain()) for hit in opened.search(query, k, route_k=route_k)]
-    route = _route(opened_model, query, route_k)
+    route = _route(asked, query, route_k)
     if html is not None:
         html.write_text(_page(query, route, found), encoding="utf-8")
         click.echo(f"{html} explains the query and {len(found)} passages")

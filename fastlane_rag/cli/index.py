@@ -1,4 +1,4 @@
-"""`fastlane index`: adds passages of a JSON Lines file to an index."""
+"""`fastlane index`: adds passages of a JSON Lines file, or of the files in a folder, to an index."""
 
 import shutil
 import sys
@@ -6,23 +6,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import Rate, console, plain_warnings, quiet_libraries
+from fastlane_rag.cli.base import console
+from fastlane_rag.cli.filling import Rate, counts, filling
+from fastlane_rag.cli.folder import index_folder
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.errors import DataError
+from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.rendering.terminal import printable
-
-if TYPE_CHECKING:
-    from fastlane_rag import FastLaneIndex
 
 _SHOWN_ERRORS = 10
 
 
 @click.command()
-@click.argument("corpus", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("corpus", type=click.Path(exists=True, allow_dash=True))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The index.")
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Passages encoded at once.")
@@ -35,7 +34,7 @@ _SHOWN_ERRORS = 10
     type=click.IntRange(min=1),
     help="Tokens encoded of a passage; the rest is cut, and told. All, or as the index was made, when left out.",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave out bad lines instead of stopping.")
+@click.option("--skip-bad", is_flag=True, help="Leave out bad lines and files instead of stopping.")
 def index(
     corpus: str,
     out: Path,
@@ -46,34 +45,46 @@ def index(
     max_document_tokens: int | None,
     skip_bad: bool,
 ) -> None:
-    """Index the passages of CORPUS, JSON Lines, gzip or plain; "-" reads standard input.
+    """Index the passages of CORPUS: JSON Lines, gzip or plain ("-" reads standard input), or a folder of files.
 
-    Each line is an object with _id (or id) and text, optionally title; other keys become metadata.
-    Where the index exists, passages are added, and those whose id it holds are replaced. Passages that are
-    stored unchanged are not encoded again, so the same command goes on where an interrupted one stopped.
-    The file is checked first: unless --skip-bad is given, a bad line means that nothing is indexed.
+    In JSON Lines each line is an object with _id (or id) and text, optionally title; other keys become metadata.
+    Where the index exists, passages are added, and those whose id it holds are replaced.
+
+    Of a folder, text, Markdown, HTML and PDF files are cut into passages that fit the model, with the file's path as
+    source and the page in their metadata. Run again, the index follows the folder: new and changed files are added, and
+    passages of removed ones go out.
+
+    Passages that are stored unchanged are not encoded again, so the same command goes on where an interrupted one
+    stopped. Everything is read first: unless --skip-bad is given, a bad line or file means that nothing is indexed.
     """
+    made: IndexKeywords = {
+        "model": model,
+        "codec": codec,
+        "filter_keys": filter_keys,
+        "max_document_tokens": max_document_tokens,
+    }
+    IndexOptions.of(**made)  # what is wrong in them is told before anything is read
+    if Path(corpus).is_dir():
+        index_folder(Path(corpus), out, made, batch_size=batch_size, skip_bad=skip_bad)
+        return
     with _as_file(corpus) as path:
         total, bad = _check(path)
         if bad and not skip_bad:
             raise DataError(f"{bad} bad line(s), nothing was indexed; --skip-bad leaves them out")
         if not total:
             raise DataError(f"{corpus} holds no passage")
-        quiet_libraries()
-        with _open_or_create(out, model, filter_keys, codec, max_document_tokens) as target, plain_warnings():
-            passages = read_passages(path, on_bad=lambda error: None)
+        with filling(out, **made) as target:
             rate = Rate(target)
-            try:
-                done = add_passages(
-                    target, passages, batch_size=batch_size, total=total, show_progress=sys.stderr.isatty()
-                )
-            except KeyboardInterrupt:
-                click.echo(f"interrupted; {out} holds {len(target)}, the same command goes on from there", err=True)
-                raise
+            done = add_passages(
+                target,
+                read_passages(path, on_bad=lambda error: None),
+                batch_size=batch_size,
+                total=total,
+                show_progress=sys.stderr.isatty(),
+            )
             skipped = f", {bad} bad line(s) left out" if bad else ""
             console().print(
-                f"{done.documents} passages read{skipped}, {done.added} of them new, {done.changed} changed, "
-                f"{done.unchanged} stored already; {out} holds {len(target)}",
+                f"{done.documents} passages read{skipped}, {counts(done)}; {out} holds {len(target)}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -107,25 +118,3 @@ def _check(path: Path) -> tuple[int, int]:
     if bad > _SHOWN_ERRORS:
         click.echo(f"... and {bad - _SHOWN_ERRORS} more bad lines", err=True)
     return total, bad
-
-
-def _open_or_create(
-    out: Path, model: str | None, filter_keys: tuple[str, ...], codec: str, max_document_tokens: int | None
-) -> "FastLaneIndex":
-    from fastlane_rag import FastLaneIndex
-    from fastlane_rag.errors import IndexNotFoundError
-
-    try:
-        opened = FastLaneIndex.open(out, model=model, max_document_tokens=max_document_tokens)
-    except IndexNotFoundError:
-        return FastLaneIndex.create(
-            out, model=model, filter_keys=filter_keys, codec=codec, max_document_tokens=max_document_tokens
-        )
-    missing = set(filter_keys) - set(opened.stats().filter_keys)
-    if missing:
-        names = ", ".join(sorted(missing))
-        click.echo(f"{out} was made without the filter key(s) {names}: filters on them work, only slower", err=True)
-    stored = opened.stats().codec
-    if codec not in ("auto", stored):
-        click.echo(f"{out} stores tokens as {stored}, and goes on doing so: --codec is for a new index", err=True)
-    return opened

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, quiet_libraries, search_options
-from fastlane_rag.rendering.terminal import json_text, printable
+from fastlane_rag.cli.base import console, opened_index, plain_warnings, search_options
+from fastlane_rag.rendering.terminal import json_text, printable, runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,16 +29,14 @@ _SNIPPET = 400
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def search(index: Path, query: str, k: int, model: str | None, as_json: bool, **options: Any) -> None:
     """Print the passages of INDEX that answer QUERY best."""
-    quiet_libraries()
-    from fastlane_rag import FastLaneIndex
-
-    with FastLaneIndex.open(index, model=model, read_only=True) as opened:
+    with opened_index(index, model) as opened, plain_warnings():
         result = opened.search_detailed(query, k, **options)
     if as_json:
         click.echo(json_text(_as_json(query, result), indent=2))
         return
     out = console()
-    show_route(out, result.routed.tokens, result.selected)
+    if result.routed.tokens:
+        show_route(out, result.routed.tokens, result.selected)
     show_hits(out, result.hits)
 
 
@@ -48,7 +46,7 @@ def show_route(out: "Console", tokens: Sequence[str], selected: Iterable[int]) -
 
     chosen = set(selected)
     line = Text("    routed: ", "dim")
-    for position, token in enumerate(map(printable, tokens)):
+    for position, token in runs([*map(printable, tokens)], [position in chosen for position in range(len(tokens))]):
         line.append(f"[{token}]" if position in chosen else token, "bold green" if position in chosen else "dim")
         line.append(" ")
     out.print(line, soft_wrap=True)
@@ -93,6 +91,18 @@ def _as_json(query: str, result: "SearchResult") -> dict[str, Any]:
     return {
         "query": query,
         "routed": [{"token": tokens[i], "score": scores[i]} for i in selected],
+        "lane": result.lane,
         "comparisons": result.comparisons,
-        "hits": [{"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata} for hit in result.hits],
+        "milliseconds": dict(result.milliseconds),
+        "hint": result.hint,
+        "hits": [
+            {
+                "id": hit.id,
+                "score": hit.score,
+                "relevance": hit.relevance,
+                "text": hit.text,
+                "metadata": hit.metadata,
+            }
+            for hit in result.hits
+        ],
     }

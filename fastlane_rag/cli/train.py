@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fastlane_rag.errors import MissingExtraError
+from fastlane_rag.cli.extras import require
 
 
 @click.command()
@@ -78,20 +78,16 @@ def train_router(
         seed=seed,
         threads=threads,
     )
-    click.echo(f"The model with its trained routers is in {out / 'model'}")
+    click.echo(f"The model with its trained routers is in {out / 'model'}; --model {out} takes it")
 
 
 def _ready() -> None:
-    """Log training to stderr, and check that its packages are installed.
+    """Check that the packages of training are installed, and log it to stderr.
 
     Raises:
         MissingExtraError: they are not.
     """
     import logging
 
+    require("training", ["train"])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        import datasets  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("training needs the train extra: pip install 'fastlane-rag[train]'") from error

@@ -71,7 +71,8 @@ def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | Non
     """Yield the passages of a corpus file, in the order of its lines, reading one line at a time.
 
     Each line is an object with `_id` or `id`, `text`, optionally `title`. The object under `metadata`, if there is
-    one, becomes the metadata, and other keys are added to it.
+    one, becomes the metadata, and other keys are added to it. Of lines with the same id the first holds the passage,
+    and the others are bad.
 
     Args:
         path: the file, JSON Lines, gzip or plain.
@@ -82,9 +83,12 @@ def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | Non
         DataError: the file cannot be read, or a line is bad and `on_bad` is None.
     """
     report = on_bad or _raise
+    lines: dict[str, int] = {}
     for number, record in read_records(path, on_bad=on_bad):
         try:
             passage = _passage(record)
+            if (first := lines.setdefault(passage.id, number)) != number:
+                raise ValueError(f"its id {passage.id!r} is that of line {first} already")
         except ValueError as error:
             report(DataError(f"{path}, line {number}: {error}"))
         else:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-METHODS = ("dense", "hnsw", "bm25", "full", "fastlane", "gather", "hybrid")
+METHODS = ("dense", "hnsw", "bm25", "full", "weighted", "fastlane", "gather", "hybrid")
 """Names of the methods; "fastlane" and "gather" are run once for each k."""
 
 DEFAULT_METHODS = METHODS[:-1]

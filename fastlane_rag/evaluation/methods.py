@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fastlane_rag.model import RoutedQuery
     from fastlane_rag.types import RouteK
 
-__all__ = ["FastLane", "Full", "Hybrid"]
+__all__ = ["FastLane", "Full", "Hybrid", "Weighted"]
 
 
 class FastLane:
@@ -50,14 +50,15 @@ class FastLane:
 
 
 def _routed(query: "RoutedQuery", route_k: "RouteK") -> "RoutedQuery":
-    """The query with its scores and views computed, because they count as encoding."""
+    """The query with its scores, views and weights computed, because they count as encoding."""
+    _ = query.weights
     if route_k != "all":
         query.compared(query.select(route_k, ordered=False))
     return query
 
 
 class Full(FastLane):
-    """SumMaxSim of all query tokens with every document, without routing or approximation."""
+    """SumMaxSim of all query tokens with every document, without weights, routing or approximation."""
 
     def __init__(self, index: "FastLaneIndex", *, note: str = "") -> None:
         super().__init__(index, "all", refine=False, note=note)
@@ -66,6 +67,21 @@ class Full(FastLane):
     def name(self) -> str:
         """ "full SumMaxSim"."""
         return f"full SumMaxSim{self._note}"
+
+    def _options(self, query: str) -> dict[str, Any]:
+        return {**super()._options(query), "weighted": False}
+
+
+class Weighted(FastLane):
+    """As `Full`, but each query token counts by the router's weight."""
+
+    def __init__(self, index: "FastLaneIndex") -> None:
+        super().__init__(index, "all", refine=False)
+
+    @property
+    def name(self) -> str:
+        """ "weighted SumMaxSim"."""
+        return "weighted SumMaxSim"
 
 
 class Hybrid(FastLane):

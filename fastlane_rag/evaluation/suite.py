@@ -13,7 +13,7 @@ from fastlane_rag.evaluation.dataset import Dataset
 from fastlane_rag.evaluation.diagnosis import diagnose
 from fastlane_rag.evaluation.environment import Environment
 from fastlane_rag.evaluation.method import Method
-from fastlane_rag.evaluation.methods import FastLane, Full, Hybrid
+from fastlane_rag.evaluation.methods import FastLane, Full, Hybrid, Weighted
 from fastlane_rag.evaluation.runner import Result, judge
 from fastlane_rag.evaluation.significance import DRAWS, randomization_test
 from fastlane_rag.types import Finding
@@ -44,7 +44,7 @@ def compare(
         model: encodes both.
         methods: some of `METHODS`.
         route_ks: for "fastlane" and "gather".
-        codec: of their index, as in `FastLaneIndex.create`; "full" uses half precision.
+        codec: of their index, as in `FastLaneIndex.create`; "full" and "weighted" use half precision.
         cache: folder of encoded corpora.
         track: shows progress.
 
@@ -84,7 +84,7 @@ def build(
 
     Encodes nothing for methods that were not asked for.
     """
-    if {"full", "fastlane", "gather", "hybrid"} & set(methods):
+    if {"full", "weighted", "fastlane", "gather", "hybrid"} & set(methods):
         cache.index().close()  # encoding the index also gives the pooled vectors
     if "dense" in methods:
         yield Dense(cache.model, *cache.dense())
@@ -96,6 +96,8 @@ def build(
         del passages
     if "full" in methods:
         yield Full(stack.enter_context(cache.index()))
+    if "weighted" in methods:
+        yield Weighted(stack.enter_context(cache.index()))
     if {"fastlane", "gather", "hybrid"} & set(methods):
         index = stack.enter_context(cache.coded(codec))
         for kind in ("fastlane", "gather"):

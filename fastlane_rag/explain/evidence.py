@@ -44,8 +44,8 @@ class Explanation:
 
     @property
     def score(self) -> float:
-        """SumMaxSim over all query tokens."""
-        return math.fsum(match.similarity for match in self.tokens)
+        """The sum of what all query tokens contribute: SumMaxSim, weighted where the search weighs."""
+        return math.fsum(match.contribution for match in self.tokens)
 
     @property
     def routed_score(self) -> float:
@@ -56,8 +56,8 @@ class Explanation:
     def spans(self) -> tuple[Span, ...]:
         """The matched words, to highlight: best first, with adjacent words joined. Spans do not overlap.
 
-        A word's evidence is the sum, over the query tokens that matched it, of similarity times router weight. So the
-        matches of tokens with a high router score stand out.
+        A word's evidence is the sum, over the query tokens that matched it, of similarity times the token's share of
+        the router's attention. So the matches of tokens with a high router score stand out.
         """
         return tuple(_joined(self.text, self.tokens))
 
@@ -69,7 +69,12 @@ class Explanation:
 
 
 def explain(
-    model: FastLaneModel, query: str, text: str, *, route_k: int | Literal["auto"] | None = "auto"
+    model: FastLaneModel,
+    query: str,
+    text: str,
+    *,
+    route_k: int | Literal["auto"] | None = "auto",
+    weighted: bool = True,
 ) -> Explanation:
     """Explain the score of a text for a query. Encodes both, which takes tens of milliseconds on a CPU.
 
@@ -78,6 +83,7 @@ def explain(
         query: the query.
         text: the document's text.
         route_k: query tokens that count as routed, as in `RoutedQuery.select`; None for all.
+        weighted: whether the router's weights count, as in a search; False gives all tokens the weight 1.
 
     Raises:
         ModelError: the model has no fast tokenizer, and no other tells where in a text its tokens are.
@@ -103,7 +109,8 @@ def explain(
     places = token_spans(tokenizer, prompts.get("document") or "", text, ids)
     names = tokenizer.convert_ids_to_tokens(ids)
     scores = routed.scores.tolist()
-    weights = shares(scores)
+    parts = shares(scores)
+    weights = routed.weights.tolist() if weighted else [1.0] * len(scores)
     selected = set(routed.select(route_k).tolist())
     matches = []
     for i, (value, row) in enumerate(zip(values[0].tolist(), best[0].tolist(), strict=True)):
@@ -114,6 +121,7 @@ def explain(
                 token=routed.tokens[i],
                 query_span=query_places[i],
                 score=scores[i],
+                share=parts[i],
                 weight=weights[i],
                 routed=i in selected,
                 span=span,
@@ -138,7 +146,7 @@ def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor,
 def _joined(text: str, matches: Iterable[TokenMatch]) -> list[Span]:
     evidence: dict[tuple[int, int], float] = {}
     for match in matches:
-        strength = match.weight * max(match.similarity, 0.0)
+        strength = match.share * max(match.similarity, 0.0)
         if match.span is not None and strength > 0:
             evidence[match.span] = evidence.get(match.span, 0.0) + strength
     total = math.fsum(evidence.values())

@@ -14,22 +14,29 @@ class TokenMatch:
         query_span: (start, end) in the query, in characters, of the token's word; None for a token that is not in the
             query, such as [CLS].
         score: router score; -inf where the token may not be routed.
-        weight: softmax of the router scores, so that all weights sum to 1; 0 where the token may not be routed.
+        share: softmax of the router scores, so that all shares sum to 1; 0 where the token may not be routed.
+        weight: how much the token counts in the score; the mean over a query's tokens is 1.
         routed: whether the token gathered candidates.
         span: (start, end) in the document's text, in characters, of the matched word; None for a document token that is
             not in the text.
         matched: the matched word, or the document token where there is no span.
-        similarity: dot product of the two embeddings, from -1 to 1; SumMaxSim is the sum over all query tokens.
+        similarity: dot product of the two embeddings, from -1 to 1.
     """
 
     token: str
     query_span: tuple[int, int] | None
     score: float
+    share: float
     weight: float
     routed: bool
     span: tuple[int, int] | None
     matched: str
     similarity: float
+
+    @property
+    def contribution(self) -> float:
+        """What the token adds to the score: weight times similarity."""
+        return self.weight * self.similarity
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,13 @@ def explanation_view(text: str, matches: Sequence[TokenMatch], spans: Sequence[S
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("query token", "weight", "similarity", "matched", box=None, pad_edge=False)
+    table = Table("query token", "share", "weight", "similarity", "matched", box=None, pad_edge=False)
     for match in matches:
         style = "bold green" if match.routed else "dim"
         table.add_row(
             Text(printable(match.token), style),
-            f"{match.weight:.1%}" if match.weight else "-",
+            f"{match.share:.1%}" if match.share else "-",
+            f"{match.weight:.2f}",
             f"{match.similarity:.3f}",
             Text(printable(match.matched)),
         )

@@ -21,15 +21,16 @@ def explanation_html(text: str, matches: Sequence[TokenMatch], spans: Iterable[S
     """The query's tokens, the text with its evidence highlighted, and a table of what each token matched."""
     routed = {i for i, match in enumerate(matches) if match.routed}
     rows = "".join(
-        f"<tr><td {_CELL}>{strong(match.token, match.routed)}</td><td {_CELL}>{match.weight:.1%}</td>"
-        f"<td {_CELL}>{match.similarity:.3f}</td><td {_CELL}>{escape(match.matched)}</td></tr>"
+        f"<tr><td {_CELL}>{strong(match.token, match.routed)}</td><td {_CELL}>{match.share:.1%}</td>"
+        f"<td {_CELL}>{match.weight:.2f}</td><td {_CELL}>{match.similarity:.3f}</td>"
+        f"<td {_CELL}>{escape(match.matched)}</td></tr>"
         for match in matches
     )
-    heads = "".join(f"<th {_CELL}>{name}</th>" for name in ("query token", "weight", "similarity", "matched"))
+    heads = "".join(f"<th {_CELL}>{name}</th>" for name in ("query token", "share", "weight", "similarity", "matched"))
     return (
         '<div style="max-width: 60em">'
         f'<div style="line-height: 2">'
-        f"{tokens_html([m.token for m in matches], [m.weight for m in matches], routed)}</div>"
+        f"{tokens_html([m.token for m in matches], [m.share for m in matches], routed)}</div>"
         f'<p style="white-space: pre-wrap">{_marked(text, spans)}</p>'
         f"<details><summary>what each query token matched</summary>"
         f'<table style="border-collapse: collapse"><tr>{heads}</tr>{rows}</table></details></div>'

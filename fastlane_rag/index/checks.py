@@ -10,7 +10,7 @@ from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
 
-__all__ = ["check_ids", "check_texts", "checked_query", "prepare", "query_texts"]
+__all__ = ["check_ids", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
 
 
 def prepare(
@@ -73,15 +73,26 @@ def checked_query(query: EncodedQuery, dim: int) -> EncodedQuery:
     return query.to_cpu()
 
 
+def check_queries(queries: Iterable[str] | Iterable[EncodedQuery]) -> list[str] | list[EncodedQuery]:
+    """The queries as a list, from any iterable.
+
+    Raises:
+        InvalidInputError: a single text instead of several.
+    """
+    return cast("list[str] | list[EncodedQuery]", _sequence("queries", queries))
+
+
 def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None) -> list[str]:
-    """The texts of the queries, which a hybrid search needs.
+    """The texts of the queries, which a search by words needs.
 
     Raises:
         InvalidInputError: the queries are encoded and `texts` does not give one text each.
     """
     if texts is None:
         if not all(isinstance(query, str) for query in queries):
-            raise InvalidInputError("hybrid=True ranks by words too: give the texts of encoded queries as texts=[...]")
+            raise InvalidInputError(
+                "a search by words (hybrid, or lane='words'): give the texts of encoded queries as texts=[...]"
+            )
         texts = cast("Sequence[str]", queries)
     found = check_texts(texts, "texts")
     if len(found) != len(queries):

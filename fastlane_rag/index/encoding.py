@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.lengths import chunks
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["MANY", "encoded_documents", "open_model"]
+__all__ = ["MANY", "budget_of", "encoded_documents", "open_model"]
 
 # Additions of this many texts show a progress bar on a terminal.
 MANY = 1000
@@ -26,33 +27,75 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def open_model(
-    model: Any, document_budget: float | None = None, max_document_tokens: int | None = None
+    model: Any,
+    document_budget: float | None = None,
+    max_document_tokens: int | None = None,
+    *,
+    device: str | None = None,
+    dim: int | None = None,
 ) -> FastLaneModel:
-    """Open what a user gave as `model`. An object that encodes documents and queries itself is returned unchanged.
+    """Open what a user gave as `model`. What is loaded by name is shared by all indexes and rerankers of the process.
 
     Args:
-        model: what a user gave.
+        model: a name or folder; None for the bundled model; or an object that encodes, which stays as it is.
         document_budget: for what is loaded here.
         max_document_tokens: for every model, see `FastLaneModel.bounded`; None leaves the model's own.
+        device: for what is loaded here.
+        dim: of embeddings that are made elsewhere, by a model of which `model` is the name.
 
     Raises:
-        InvalidInputError: an object that encodes itself has no `bounded`.
+        InvalidInputError: an object that encodes itself cannot follow an option.
+        ModelError: the model cannot be opened.
     """
-    if hasattr(model, "encode_documents") and hasattr(model, "encode_routed"):
-        encoder: FastLaneModel = model
-        if max_document_tokens is None:
-            return encoder
-        if not hasattr(model, "bounded"):
-            raise InvalidInputError(
-                f"max_document_tokens={max_document_tokens!r}: the {type(model).__name__} that was given as model has "
-                "no method `bounded`, so it cannot be told; bound it where it is made"
-            )
-        return encoder.bounded(max_document_tokens)
-    from fastlane_rag.model import FastLaneModel
+    if dim is not None and (model is None or isinstance(model, str)):
+        model = OutsideModel(dim) if model is None else OutsideModel(dim, model)
+    if hasattr(model, "encode_documents"):
+        _refuse_device(model, device)
+        encoder: Any = model if hasattr(model, "encode_routed") else _wrapped(model)
+        opened: FastLaneModel = encoder if max_document_tokens is None else _bounded(encoder, max_document_tokens)
+    else:
+        from fastlane_rag.model.shared import shared_model
 
-    return FastLaneModel.from_pretrained(
-        model, document_budget=document_budget, max_document_tokens=max_document_tokens
-    )
+        opened = shared_model(
+            model, device=device, document_budget=document_budget, max_document_tokens=max_document_tokens
+        )
+    if dim not in (None, opened.dim):
+        raise InvalidInputError(f"dim={dim}, but the embeddings of {opened.name!r} have {opened.dim} dimensions")
+    return opened
+
+
+def _wrapped(model: Any) -> OutsideModel:
+    """An object that encodes without routing, as an index takes it."""
+    lacks = [name for name in ("encode_queries", "dim") if not hasattr(model, name)]
+    if lacks:
+        raise InvalidInputError(
+            f"the {type(model).__name__} that was given as model lacks {' and '.join(lacks)}: an object that encodes "
+            "has dim, name, encode_documents(texts) and encode_queries(texts)"
+        )
+    return OutsideModel(model.dim, getattr(model, "name", type(model).__name__), model)
+
+
+def _bounded(model: Any, max_document_tokens: int) -> Any:
+    if not hasattr(model, "bounded"):
+        raise InvalidInputError(
+            f"max_document_tokens={max_document_tokens!r}: the {type(model).__name__} that was given as model has "
+            "no method `bounded`, so it cannot be told; bound it where it is made"
+        )
+    return model.bounded(max_document_tokens)
+
+
+def _refuse_device(model: Any, device: str | None) -> None:
+    if device is not None:
+        raise InvalidInputError(
+            f"device={device!r}: the {type(model).__name__} that was given as model is loaded already; choose the "
+            "device where it is made, or give its folder or name"
+        )
+
+
+def budget_of(model: Any) -> float | None:
+    """Tokens that a model keeps of a document, None for all; also of objects that only encode."""
+    budget = getattr(model, "document_budget", None)
+    return None if budget is None else float(budget)
 
 
 def encoded_documents(

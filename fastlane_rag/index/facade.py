@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,23 +17,29 @@ from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import (
     FastLaneError,
     IndexClosedError,
+    IndexExistsError,
+    IndexNotFoundError,
     InvalidInputError,
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation, explain
-from fastlane_rag.index.checks import check_ids, check_texts, checked_query, prepare, query_texts
-from fastlane_rag.index.encoding import encoded_documents, open_model
+from fastlane_rag.index.checks import check_ids, check_queries, check_texts, checked_query, prepare, query_texts
+from fastlane_rag.index.encoding import budget_of, encoded_documents, open_model
 from fastlane_rag.index.ingestion import ingest
-from fastlane_rag.lengths import check_max_document_tokens, one_warning
-from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
+from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
+from fastlane_rag.lengths import check_max_document_tokens, one_warning, warn_caller
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, remember
 from fastlane_rag.search.state import SearchStates
+from fastlane_rag.search.tracing import search_span
+from fastlane_rag.storage.creation import holds_index
 from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.fork import reset_after_fork
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
-from fastlane_rag.storage.metadata import catalogue_text, metadata_json
+from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 from fastlane_rag.upkeep import merge
@@ -71,6 +77,7 @@ class FastLaneIndex:
         storage: Storage,
         model: Any,
         *,
+        device: str | None = None,
         read_only: bool,
         policy: SearchPolicy | None = None,
         timeout: float = TIMEOUT_SECONDS,
@@ -80,6 +87,7 @@ class FastLaneIndex:
         self._timeout = timeout
         self._states = SearchStates(policy or SearchPolicy())
         self._given_model = model
+        self._device = device
         self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
@@ -96,39 +104,75 @@ class FastLaneIndex:
         cls,
         path: str | os.PathLike[str] | None = None,
         *,
-        model: Any = None,
         overwrite: bool = False,
-        filter_keys: Iterable[str] = (),
-        codec: str = "auto",
-        policy: SearchPolicy | None = None,
-        timeout: float = TIMEOUT_SECONDS,
-        max_document_tokens: int | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> Self:
         """Make an empty index. To replace an index by a filled one in one step, use `build`.
 
         Args:
             path: a new or empty directory; None keeps the index in memory.
-            model: whatever `FastLaneModel.from_pretrained` takes; None is the bundled model.
             overwrite: replace an index that `path` holds already.
-            filter_keys: metadata keys to keep an index on. Filters work on every key; on these they are fast
-                in large collections.
-            codec: how token embeddings are stored: "fp16", or "residual1", "residual2", "residual4" or
-                "residual8", for that many bits a dimension once there are enough documents to train on
-                (half precision until then). "auto" is "residual4".
-            policy: constants of planning for this object's searches; None for the measured defaults.
-            timeout: seconds that a write waits for writers in other objects and processes.
-            max_document_tokens: tokens that are encoded of a document, the tokenizer's markers included; the rest
-                cannot be found, and one warning a call counts it. None encodes every document to its end.
+            **options: `model`, `device`, `dim`, `filter_keys`, `codec`, `policy`, `timeout`, `max_document_tokens`: see
+                `fastlane_rag.index.options.IndexOptions`.
 
         Raises:
-            InvalidInputError: there is no such codec, or `max_document_tokens` is no whole number from 1.
+            InvalidInputError: an option is not what it must be.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
-        keys, opened, meta = _described(model, filter_keys, codec, max_document_tokens)
+        told = IndexOptions.of(**options)
+        model = told.opened_model()
         directory = None if path is None else index_path(path)
-        storage = Storage.create(directory, meta, keys, overwrite=overwrite, timeout=_seconds(timeout))
-        return cls._made(storage, model, opened, policy, timeout)
+        keys, meta = tuple(told.filter_keys), told.meta(model)
+        storage = Storage.create(directory, meta, keys, overwrite=overwrite, timeout=told.timeout)
+        return cls._made(storage, told, model)
+
+    @classmethod
+    def open_or_create(cls, path: str | os.PathLike[str] | None, **options: Unpack[IndexKeywords]) -> Self:
+        """Open the index at `path`, or make an empty one where there is none yet.
+
+        Processes that do so at once end with one index.
+
+        Args:
+            path: a directory with an index, a new or an empty one; None makes an index in memory.
+            **options: as in `create`. An index that exists must have been made with the same.
+
+        Raises:
+            ModelMismatchError: the index was made with another model, or one of another size or `document_budget`.
+            InvalidInputError: the index was made with another option, or an option is not what it must be.
+            IndexExistsError: `path` holds other files.
+            IndexFormatError: a file of the index is damaged, or newer than this version of fastlane-rag.
+
+        Example:
+            >>> for _ in range(2):
+            ...     with FastLaneIndex.open_or_create(tmp / "docs.index") as index:
+            ...         _ = index.add(["Cats purr."], ids=["cat"])
+            >>> len(FastLaneIndex.open(tmp / "docs.index"))
+            1
+        """
+        told = IndexOptions.of(**options)
+        if path is None:
+            return cls.create(**options)
+        with suppress(IndexNotFoundError):  # or not made to the end
+            return cls._opened(path, told)
+        try:
+            return cls.create(path, **options)
+        except IndexExistsError:  # another process was first, or there are other files
+            if not holds_index(index_path(path)):
+                raise
+            return cls._opened(path, told)
+
+    @classmethod
+    def _opened(cls, path: str | os.PathLike[str], told: IndexOptions) -> Self:
+        """The index at a path, checked to have been made with some options."""
+        index = cls.open(path, model=told.model, device=told.device, policy=told.policy, timeout=told.timeout)
+        try:
+            told.check_made(index.stats())
+            index._encoder()
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     @classmethod
     @contextmanager
@@ -136,13 +180,8 @@ class FastLaneIndex:
         cls,
         path: str | os.PathLike[str] | None = None,
         *,
-        model: Any = None,
         overwrite: bool = False,
-        filter_keys: Iterable[str] = (),
-        codec: str = "auto",
-        policy: SearchPolicy | None = None,
-        timeout: float = TIMEOUT_SECONDS,
-        max_document_tokens: int | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> Iterator[Self]:
         """An empty index to fill in a `with` block, which appears at `path` when the block ends without an error.
 
@@ -151,16 +190,11 @@ class FastLaneIndex:
 
         Args:
             path: as in `create`, like all other arguments.
-            model: the model.
             overwrite: whether to replace an index.
-            filter_keys: metadata keys with an index.
-            codec: how token embeddings are stored.
-            policy: constants of planning.
-            timeout: seconds that a write waits for other writers.
-            max_document_tokens: tokens that are encoded of a document.
+            **options: as in `create`.
 
         Raises:
-            InvalidInputError: an argument is not what it must be.
+            InvalidInputError: an option is not what it must be.
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to replace.
 
@@ -170,25 +204,25 @@ class FastLaneIndex:
             >>> len(index)
             1
         """
-        keys, opened, meta = _described(model, filter_keys, codec, max_document_tokens)
+        told = IndexOptions.of(**options)
+        model = told.opened_model()
+        keys, meta = tuple(told.filter_keys), told.meta(model)
         if path is None:
-            yield cls._made(Storage.create(None, meta, keys, overwrite=False), model, opened, policy, timeout)
+            yield cls._made(Storage.create(None, meta, keys, overwrite=False), told, model)
             return
         directory = index_path(path)
-        with built_beside(directory, meta, keys, overwrite=overwrite, timeout=_seconds(timeout)) as storage:
-            index = cls._made(storage, model, opened, policy, timeout)
+        with built_beside(directory, meta, keys, overwrite=overwrite, timeout=told.timeout) as storage:
+            index = cls._made(storage, told, model)
             try:
                 yield index
             except BaseException:
                 index.close()
                 raise
-        index._hold(Storage.open(directory, read_only=False, timeout=timeout))
+        index._hold(Storage.open(directory, read_only=False, timeout=told.timeout))
 
     @classmethod
-    def _made(
-        cls, storage: Storage, model: Any, opened: FastLaneModel, policy: SearchPolicy | None, timeout: float
-    ) -> Self:
-        index = cls(storage, model, read_only=False, policy=policy, timeout=timeout)
+    def _made(cls, storage: Storage, told: IndexOptions, opened: FastLaneModel) -> Self:
+        index = cls(storage, told.model, device=told.device, read_only=False, policy=told.policy, timeout=told.timeout)
         index._model = opened
         return index
 
@@ -198,6 +232,7 @@ class FastLaneIndex:
         path: str | os.PathLike[str],
         *,
         model: Any = None,
+        device: str | None = None,
         read_only: bool = False,
         policy: SearchPolicy | None = None,
         timeout: float = TIMEOUT_SECONDS,
@@ -209,7 +244,9 @@ class FastLaneIndex:
             path: the directory.
             model: the model the index was made with, as `create` takes it. None loads the bundled model when
                 a search or a write first needs it. What is loaded here keeps as many tokens of a document as the
-                model that the index was made with did (`document_budget`).
+                model that the index was made with did (`document_budget`). An index of embeddings that are made
+                elsewhere (`create(dim=...)`) needs none; the name of their model, if given, is compared.
+            device: as in `create`.
             read_only: refuse writes; needed where the directory cannot be written.
             policy: constants of planning for this object's searches; None for the measured defaults.
             timeout: seconds that a write waits for writers in other objects and processes.
@@ -222,8 +259,16 @@ class FastLaneIndex:
             ModelMismatchError: the index was made with another model.
         """
         most = check_max_document_tokens(max_document_tokens)
-        storage = Storage.open(index_path(path), read_only=read_only, timeout=_seconds(timeout))
-        index = cls(storage, model, read_only=read_only, policy=policy, timeout=timeout, max_document_tokens=most)
+        storage = Storage.open(index_path(path), read_only=read_only, timeout=check_seconds(timeout))
+        index = cls(
+            storage,
+            model,
+            device=device,
+            read_only=read_only,
+            policy=policy,
+            timeout=timeout,
+            max_document_tokens=most,
+        )
         try:
             with index._storage.view():  # opens the segments, so that what is broken is told now
                 pass
@@ -263,7 +308,7 @@ class FastLaneIndex:
         """
         with self._model_lock:
             if self._model is None:
-                model = open_model(self._given_model, self._storage.document_budget, self._max_document_tokens)
+                model = self._load_model()
                 if model.fingerprint != self._storage.meta["fingerprint"]:
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
@@ -274,6 +319,14 @@ class FastLaneIndex:
                 self._model = model
             return self._model
 
+    def _load_model(self) -> FastLaneModel:
+        given, meta = self._given_model, self._storage.meta
+        outside = OutsideModel.of(meta)
+        if outside is not None and (given is None or isinstance(given, str)):
+            return open_model(outside.name if given is None else given, dim=outside.dim)
+        budget, most = self._storage.document_budget, self._max_document_tokens
+        return open_model(given, budget, most, device=self._device)
+
     def _encoder(self) -> FastLaneModel:
         """The model that encodes documents to add. It must keep as many tokens of a document as before.
 
@@ -281,10 +334,10 @@ class FastLaneIndex:
             ModelMismatchError: it keeps another number of tokens.
         """
         model, kept = self.model, self._storage.document_budget
-        if "document_budget" in self._storage.meta and _budget(model) != kept:
+        if "document_budget" in self._storage.meta and budget_of(model) != kept:
             raise ModelMismatchError(
                 f"the index {self.path} was made with document_budget={kept}, the model that was given has "
-                f"{_budget(model)}; open the index without model=, or with a model of that document_budget"
+                f"{budget_of(model)}; open the index without model=, or with a model of that document_budget"
             )
         return model
 
@@ -331,6 +384,49 @@ class FastLaneIndex:
                 self._tidy()
         return final
 
+    def add_embeddings(
+        self,
+        rows: Iterable[Any],
+        ids: Iterable[str | None] | None,
+        texts: Iterable[str] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+    ) -> list[str]:
+        """Add documents with token embeddings that were made elsewhere, and replace those whose id is stored already.
+
+        Args:
+            rows: one (L, dim) array or tensor for each document, L at least 1, its rows L2-normalised.
+            ids: as in `add`.
+            texts: for hits, and for hybrid searches; None stores empty ones.
+            metadatas: as in `add`.
+
+        Returns:
+            The id of each document, in input order.
+
+        Raises:
+            InvalidInputError: lengths differ, or rows have another shape, are not finite or not normalised; nothing is
+                stored then.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+
+        Example:
+            >>> index = FastLaneIndex.create(dim=4, model="my-model")
+            >>> index.add_embeddings([[[1, 0, 0, 0], [0, 1, 0, 0]], [[0, 0, 1, 0]]], ids=["a", "b"])
+            ['a', 'b']
+            >>> index.search_embeddings([[0, 0, 0.8, 0.6]], k=1)[0].id
+            'b'
+        """
+        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(rows)]
+        final, entries = prepare([""] * len(given) if texts is None else texts, ids, metadatas)
+        if len(final) != len(given):
+            raise InvalidInputError(f"{len(given)} rows but {len(final)} texts")
+        latest = dict(zip(final, given, strict=True))
+        with self._storage.turn():
+            if entries:
+                own = iter([latest[id_] for id_, *_ in entries])
+                store_documents(self._storage, entries, lambda _: own, always=True)
+                self._tidy()
+        return final
+
     def ingest(
         self,
         documents: Iterable[Document],
@@ -374,11 +470,12 @@ class FastLaneIndex:
         Args:
             query: any text; what exceeds the model's query length is cut off, with a warning.
             k: how many to return; exactly min(k, matching documents) come back.
-            **options: `filter`, `route_k`, `refine`, `hybrid`, `lane`, `nprobe`, `depth`, `policy`: see
-                `fastlane_rag.search.options.SearchOptions`.
+            **options: `filter`, `route_k`, `refine`, `weighted`, `lane`, `nprobe`, `depth`, `hybrid`, `fusion`,
+                `score_threshold`, `policy`: see `fastlane_rag.search.options.SearchOptions`.
 
         Returns:
-            Hits by descending score, ties broken by id.
+            Hits by descending score, ties broken by id. Fewer than k only where fewer documents match, share a word
+            with the query (lane="words"), or are relevant enough (`score_threshold`).
 
         Raises:
             InvalidInputError: an option or the query is not what it must be.
@@ -387,17 +484,38 @@ class FastLaneIndex:
         """
         return self.search_batch([query], k, **options)[0]
 
-    def search_batch(self, queries: Sequence[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
+    def search_embeddings(
+        self, rows: Any, k: int = 10, *, text: str | None = None, **options: Unpack[SearchKeywords]
+    ) -> list[Hit]:
+        """Find the documents that answer a query best, by token embeddings that were made elsewhere.
+
+        There is no router to choose among them, so all of them gather.
+
+        Args:
+            rows: one (Lq, dim) array or tensor, its rows L2-normalised.
+            k: as in `search`.
+            text: of the query; a hybrid search needs it.
+            **options: as in `search`.
+
+        Raises:
+            InvalidInputError: the rows have another shape, are not finite or not normalised, or an option is not what
+                it must be: `route_k` can only be "all".
+        """
+        query = PlainQuery.of(rows, self.dim)
+        texts = None if text is None else [text]
+        return self.search_batch_detailed([query], k, texts=texts, **options)[0].hits
+
+    def search_batch(self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
         """Search for several queries at one commit, sharing the work; arguments as `search`."""
         return [result.hits for result in self.search_batch_detailed(queries, k, **options)]
 
     def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
-        """As `search`, with what it took: the routed tokens, the lane, comparisons and milliseconds."""
+        """As `search`, with what it took: the routed tokens, the lane, comparisons, milliseconds of each stage."""
         return self.search_batch_detailed([query], k, **options)[0]
 
     def search_batch_detailed(
         self,
-        queries: Sequence[str] | Sequence[EncodedQuery],
+        queries: Iterable[str] | Iterable[EncodedQuery],
         k: int = 10,
         *,
         texts: Sequence[str] | None = None,
@@ -409,7 +527,7 @@ class FastLaneIndex:
             queries: texts, or queries that the index's model has encoded (`model.encode_routed`). Only hits of texts
                 can explain themselves.
             k: as in `search`.
-            texts: of queries that come encoded; a hybrid search needs them.
+            texts: of queries that come encoded; a hybrid search and the lane of words need them.
             **options: as in `search`.
 
         Raises:
@@ -417,33 +535,50 @@ class FastLaneIndex:
             FilterError: the filter means nothing.
             IndexClosedError: the index is closed.
         """
+        from fastlane_rag.search.lanes.words import NotEncoded
         from fastlane_rag.search.plan import answer
 
         told = SearchOptions.of(k=k, **options)
-        words = query_texts(queries, texts) if told.hybrid else None
-        encoded = self._encoded(queries)
-        with self._storage.view() as view:
-            results = answer(view, self._states.of(view.snapshot), encoded, told, words)
+        queries = check_queries(queries)
+        by_words = told.lane == "words"
+        words = query_texts(queries, texts) if told.hybrid or by_words else None
+        if told.route_k not in (None, "all") and any(isinstance(query, PlainQuery) for query in queries):
+            raise InvalidInputError(
+                f"route_k={told.route_k!r}, but no router chooses among embeddings that were made elsewhere: all "
+                "tokens gather, so leave route_k out"
+            )
+        with search_span(told, len(queries)) as span:
+            encoded: Sequence[EncodedQuery] = [NotEncoded() for _ in queries] if by_words else self._encoded(queries)
+            span.encoded()
+            with self._storage.view() as view:
+                results = answer(view, self._states.of(view.snapshot), encoded, told, words)
+            span.found(results)
+        for hint in {result.hint for result in results if result.hint}:
+            warn_caller(f"nothing matches the filter: {hint}")
         for query, result in zip(queries, results, strict=True):
-            if isinstance(query, str):
-                evidence = self._evidence(query, told.route_k or (told.policy or self.policy).route_k)
+            if isinstance(query, str) and not by_words:
+                route_k = told.route_k or (told.policy or self.policy).route_k
+                evidence = self._evidence(query, route_k, weighted=told.weighted)
                 for hit in result.hits:
                     remember(hit, evidence)
         return results
 
     def _encoded(self, queries: Sequence[str] | Sequence[EncodedQuery]) -> list[EncodedQuery]:
         """The queries, encoded and on the CPU, where the index is."""
-        if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
+        if not all(hasattr(query, "embeddings") for query in queries):
             queries = self.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
         return [checked_query(query, self.dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
-    def explain(self, query: str, hit: Hit | str, *, route_k: RouteK | None = None) -> Explanation:
+    def explain(
+        self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
+    ) -> Explanation:
         """Which tokens of a query were routed, and where in a document each of them found its match.
 
         Args:
             query: the query.
             hit: a hit, or the id of a document.
             route_k: as in `search`.
+            weighted: as in `search`.
 
         Returns:
             An explanation, whose `spans` say what to highlight in the text.
@@ -460,18 +595,34 @@ class FastLaneIndex:
             text = documents[0].text
         else:
             text = hit.text
-        return self._evidence(query, route_k)(text)
+        return self._evidence(query, route_k, weighted=weighted)(text)
 
-    def _evidence(self, query: str, route_k: RouteK | None) -> Callable[[str], Explanation]:
+    def _evidence(self, query: str, route_k: RouteK | None, *, weighted: bool) -> Callable[[str], Explanation]:
         """What explains texts for a query. It keeps the model alive, and the index not."""
         chosen = self.policy.route_k if route_k is None else route_k
-        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen)
+        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids, in this order; ids that are not stored are left out."""
         wanted = check_ids(ids)
         with self._storage.view() as view:
             return view.reader.get(wanted)
+
+    def find(self, filter: Filter | None = None, limit: int | None = None, offset: int = 0) -> list[Document]:
+        """Read documents without a query, in the order of their first addition.
+
+        Args:
+            filter: as in `search`; None passes every document.
+            limit: how many documents at most; None for all that are left.
+            offset: how many of the documents that pass to leave out first.
+
+        Raises:
+            FilterError: the filter means nothing.
+            InvalidInputError: `limit` or `offset` is no whole number from 0.
+        """
+        most, first = None if limit is None else check_count(limit, "limit"), check_count(offset, "offset")
+        with self._storage.view() as view:
+            return view.reader.find(filter, most, first)
 
     def ids(self, filter: Filter | None = None) -> list[str]:
         """The ids of all documents, or of those that pass a filter, in the order of their first addition."""
@@ -619,7 +770,8 @@ class FastLaneIndex:
                 "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
                 "or save(path) it and open that"
             )
-        return _reopen, (str(self.path), self._given_model, self._read_only, self._max_document_tokens)
+        options = {"model": self._given_model, "device": self._device, "read_only": self._read_only}
+        return _reopen, (str(self.path), {**options, "max_document_tokens": self._max_document_tokens})
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else repr(str(self.path))
@@ -642,37 +794,6 @@ def _after_fork() -> None:
 reset_after_fork(_after_fork)
 
 
-def _reopen(path: str, model: Any, read_only: bool, max_document_tokens: int | None) -> FastLaneIndex:
+def _reopen(path: str, options: dict[str, Any]) -> FastLaneIndex:
     """What unpickling calls."""
-    return FastLaneIndex.open(path, model=model, read_only=read_only, max_document_tokens=max_document_tokens)
-
-
-def _described(
-    model: Any, filter_keys: Iterable[str], codec: str, max_document_tokens: int | None
-) -> tuple[tuple[str, ...], FastLaneModel, dict[str, str | int]]:
-    """What a new index is made with: filter keys, model, and what the catalogue says of them."""
-    keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(filter_keys, "filter_keys"))))
-    stored = check_codec(codec)
-    opened = open_model(model, None, max_document_tokens)
-    meta: dict[str, str | int] = {
-        "model": opened.name,
-        "fingerprint": opened.fingerprint,
-        "dim": opened.dim,
-        "codec": stored,
-        "document_budget": str(_budget(opened) or ""),
-        "max_document_tokens": getattr(opened, "max_document_tokens", None) or "",
-    }
-    return keys, opened, meta
-
-
-def _seconds(timeout: float) -> float:
-    """The timeout, checked."""
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0:
-        raise InvalidInputError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
-    return float(timeout)
-
-
-def _budget(model: Any) -> float | None:
-    """Tokens that a model keeps of a document, None for all; also of objects that only encode."""
-    budget = getattr(model, "document_budget", None)
-    return None if budget is None else float(budget)
+    return FastLaneIndex.open(path, **options)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fastlane_rag.progress import encoded
+
 if TYPE_CHECKING:
     from fastlane_rag.model.encoder import RoutedEncoder
 
@@ -42,6 +44,7 @@ def encoded_in_batches(
                 encode = encoder.encode_query if task == "query" else encoder.encode_document
                 rows[start : start + len(some)] = encode(some, batch_size=size, output_value=None)  # type: ignore[assignment]
                 bar.update(len(some))
+                encoded(len(some))
                 continue
             order = needed.sum(1).argsort(descending=True, stable=True)
             for picked in torch.split(order, size):
@@ -58,6 +61,7 @@ def encoded_in_batches(
                 for row, position in enumerate(picked.tolist()):
                     rows[start + position] = {name: value[row] for name, value in own.items()}
                 bar.update(len(picked))
+                encoded(len(picked))
     return rows
 
 

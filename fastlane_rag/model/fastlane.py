@@ -22,18 +22,22 @@ from fastlane_rag.lengths import check_max_document_tokens, warn_of_documents, w
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.folder import check_complete, check_model_folder
+from fastlane_rag.model.folder import check_complete, check_model_folder, model_folder
+from fastlane_rag.model.hub import hub_options
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
-from fastlane_rag.model.route import Route
+from fastlane_rag.model.quiet import without_bars
+from fastlane_rag.model.route import Route, Routes
 from fastlane_rag.model.routed_query import LazyRouting, RoutedQuery, Selection
 from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
 from fastlane_rag.model.spans import token_spans
 from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, token_count
+from fastlane_rag.progress import encoded
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
+_SHOWN = 40
 _BLOCK = 8192  # rows of a text that are normalised at once
-# Features that the query router adds.
-_OF_ROUTER = ("routing_scores", "routing_attended", "routing_pooled")
+# Features of single tokens that the query router adds.
+_OF_ROUTER = ("routing_states", "routing_scores", "routing_attended", "routing_weights")
 
 
 class FastLaneModel:
@@ -52,6 +56,7 @@ class FastLaneModel:
         self.encoder.eval()
         self.name = name or self.encoder.model_card_data.base_model or type(encoder).__name__
         self._max_document_tokens: int | None = None
+        self._unbounded: FastLaneModel | None = None
 
     @classmethod
     def from_pretrained(
@@ -107,13 +112,17 @@ class FastLaneModel:
                 path, name = str(default_model_path()), "fastlane-default"
                 folder = Path(path, "onnx")
             else:
-                path = name = str(model)
+                name = str(model)
+                path = str(model_folder(Path(name)))
             device = None if device is None else str(device)
             local = Path(path).is_dir()
             try:
                 if local:
                     check_model_folder(Path(path))
-                encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
+                else:
+                    options = hub_options(path, options)
+                with without_bars():
+                    encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
                 if local:
                     check_complete(Path(path), _stored_weights(encoder))
             except ModelError:
@@ -140,6 +149,7 @@ class FastLaneModel:
         """
         other = copy.copy(self)
         other._max_document_tokens = check_max_document_tokens(max_document_tokens)
+        other._unbounded = self  # whoever else shares the weights finds it while they are in use
         return other
 
     def _set_backend(self, folder: Path | None, backend: str, dtype: str) -> None:
@@ -254,30 +264,35 @@ class FastLaneModel:
             numbers = ids.tolist()
             tokens = [self._vocabulary[i] for i in numbers]
             embeddings = _unit(row["token_embeddings"][scored])
-            known = {name: part(row[name]) for name in ("routing_states", *_OF_ROUTER[:2]) if name in row}
+            known = {name: part(row[name]) for name in _OF_ROUTER if name in row}
             if "routing_pooled" in row:
                 known["routing_pooled"] = row["routing_pooled"].clone()
             later = LazyRouting(router, ids, embeddings, known)
             context = later.views if router.context is not None else None
+            weights = later.weights if router.token_weights is not None else None
             waits = "routing_states" in known
             scores, routable = (later.scores, router.routable(numbers)) if waits else (later.scores(), None)
-            queries.append(RoutedQuery(embeddings, scores, tokens, context, routable=routable))
+            queries.append(RoutedQuery(embeddings, scores, tokens, context, weights, routable=routable))
         return queries
 
-    def route(self, texts: str | Sequence[str], k: Selection = "auto") -> list[Route]:
+    def route(self, texts: str | Sequence[str], k: Selection = "auto") -> Routes:
         """Show which tokens of each query are routed, and the router scores of all tokens.
 
         Args:
-            texts: queries.
+            texts: queries, or one of them.
             k: as in :meth:`RoutedQuery.select`.
+
+        Returns:
+            A list of one :class:`Route` a query, which notebooks and ``rich.print`` display.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         tokenizer, prompt = self.encoder.tokenizer, self.encoder.prompts.get("query") or ""
-        routes = []
+        routes = Routes()
+        trained = self.encoder.query_router.trained
         for text, query in zip(texts, self.encode_routed(texts), strict=True):
             ids = tokenizer.convert_tokens_to_ids(query.tokens)
             spans = [span or (0, 0) for span in token_spans(tokenizer, prompt, text, ids, whole_words=False)]
-            routes.append(Route(query.tokens, query.scores.cpu().numpy(), query.select(k).tolist(), spans))
+            routes.append(Route(query.tokens, query.scores.cpu().numpy(), query.select(k).tolist(), spans, trained))
         return routes
 
     def encode_dense_queries(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
@@ -305,7 +320,9 @@ class FastLaneModel:
         long = self._long_texts(texts) if task == "document" else {}
         if long:
             places = list(long)
-            rows = {places[i]: row for i, row in encoded_windows(self.encoder, list(long.values()), size)}
+            for i, row in encoded_windows(self.encoder, list(long.values()), size):
+                rows[places[i]] = row
+                encoded(1)
         short = [i for i in range(len(texts)) if i not in long]
         if short:
             fitting = self._encode_fitting([texts[i] for i in short], task, size, show_progress)
@@ -335,7 +352,9 @@ class FastLaneModel:
     ) -> list[dict[str, Any]]:
         """The encoder's rows of texts that fit in its window, or are cut there."""
         if len(texts) <= size and task in self.encoder.prompts:
-            return self._one_pass(texts, task)
+            rows = self._one_pass(texts, task)
+            encoded(len(texts))
+            return rows
         return encoded_in_batches(self.encoder, texts, task, size, bool(show_progress))
 
     def _one_pass(self, texts: Sequence[str], task: str) -> list[dict[str, Any]]:
@@ -414,11 +433,15 @@ def native_bfloat16(device: torch.device) -> bool:
 
 def _checked(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
-        raise TypeError("expected a list of texts, got one string; wrap it in a list")
+        raise InvalidInputError(f"texts must be a list, not one string: put it into a list, [{_short(texts)}]")
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {position} is a {type(text).__name__}, not a string: {text!r}")
     return list(texts)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) < _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def _stored_weights(encoder: RoutedEncoder) -> set[str]:

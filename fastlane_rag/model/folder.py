@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["ROUTERS_FILE", "check_complete", "check_model_folder"]
+__all__ = ["ROUTERS_FILE", "check_complete", "check_model_folder", "model_folder"]
 
 ROUTERS_FILE = "fastlane_routers.json"
 """Lists the routers of a model, which `modules.json` leaves out."""
@@ -51,6 +51,15 @@ _MATRICES = (
 )
 """Fields of a `config.json` whose product is the size of a matrix of weights."""
 _POINTER = b"version https://git-lfs"
+
+
+def model_folder(folder: Path) -> Path:
+    """Where in a folder the model is: in its "model" where the folder itself has none, as training leaves it."""
+    within = folder / "model"
+    listed = ("modules.json", "config.json", "artifact.metadata")
+    if any((folder / name).exists() for name in listed) or not any((within / name).exists() for name in listed):
+        return folder
+    return within
 
 
 def check_model_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastlane_rag.model.router import QueryRouter, takes_context, toward_views
+from fastlane_rag.model.token_weights import mean_one
 
 __all__ = ["AUTO_MASS", "LazyRouting", "RoutedQuery", "Selection"]
 
@@ -36,6 +37,8 @@ class RoutedQuery:
         tokens: the Lq token strings.
         context: the value of :attr:`views`, or a function that returns it, called on first use with the router as it
             is then; None for a router without context.
+        weights: the value of :attr:`weights`, or a function that returns it, called on first use; None for a router
+            without weights.
         routable: positions of the tokens that may be routed, where they are known without the scores.
 
     Attributes:
@@ -44,7 +47,7 @@ class RoutedQuery:
         context: as given.
     """
 
-    __slots__ = ("_routable", "_scores", "context", "embeddings", "tokens")
+    __slots__ = ("_routable", "_scores", "_weights", "context", "embeddings", "tokens")
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class RoutedQuery:
         scores: Tensor | Callable[[], Tensor],
         tokens: list[str],
         context: Tensor | Callable[[], Tensor] | None = None,
+        weights: Tensor | Callable[[], Tensor] | None = None,
         *,
         routable: Sequence[int] | None = None,
     ) -> None:
@@ -59,6 +63,7 @@ class RoutedQuery:
         self._scores = scores
         self.tokens = tokens
         self.context = context
+        self._weights = weights
         self._routable = routable
 
     @property
@@ -73,9 +78,21 @@ class RoutedQuery:
         """(Lq, dim) float32, L2-normalised contextual views of the tokens, for a router that has them."""
         return self.context() if callable(self.context) else self.context
 
+    @property
+    def weights(self) -> Tensor:
+        """(Lq,) float32, at least 0, with the mean 1: how much each token counts in the refinement.
+
+        All are 1 for a router without weights.
+        """
+        if self._weights is None:
+            return self.embeddings.new_ones(len(self.embeddings))
+        if callable(self._weights):
+            self._weights = self._weights()
+        return self._weights
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle scores and views as tensors, without the model that computes them."""
-        return type(self), (self.embeddings, self.scores, self.tokens, self.views)
+        """Pickle scores, views and weights as tensors, without the model that computes them."""
+        return type(self), (self.embeddings, self.scores, self.tokens, self.views, self.weights)
 
     def in_context(self, k: int) -> bool:
         """Whether k routed tokens are compared by other rows than their own embeddings."""
@@ -100,7 +117,7 @@ class RoutedQuery:
             return self
         make = self.context
         context = cache(lambda: make().cpu()) if callable(make) else None if make is None else make.cpu()
-        return RoutedQuery(self.embeddings.cpu(), self.scores.cpu(), self.tokens, context)
+        return RoutedQuery(self.embeddings.cpu(), self.scores.cpu(), self.tokens, context, self.weights.cpu())
 
     def select(self, k: Selection, *, ordered: bool = True) -> Tensor:
         """Positions of the routed tokens, best first (int64).
@@ -162,10 +179,19 @@ class LazyRouting:
         return self._views
 
     @torch.inference_mode()
+    def weights(self) -> Tensor:
+        """(Lq,) float32, with the mean 1."""
+        logits = self._known.get("routing_weights")
+        if logits is None:
+            states, device = self._known["routing_states"], self._router.score.weight.device
+            logits = self._router.weight_logits(states.to(device), self._ids.to(device))
+        return mean_one(logits).to(self._embeddings.device)
+
+    @torch.inference_mode()
     def _asked(self) -> dict[str, Tensor]:
         """The features that the router computes from the states, computed once."""
-        if "routing_states" in self._known:
+        if "routing_scores" not in self._known:
             weight = self._router.score.weight
             states = self._known["routing_states"].to(weight.device, weight.dtype)
-            self._known = self._router.of_text(states, self._ids.to(weight.device))
+            self._known = {**self._known, **self._router.of_text(states, self._ids.to(weight.device))}
         return self._known

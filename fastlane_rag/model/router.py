@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.model.stand_ins import stand_ins
+from fastlane_rag.model.token_weights import QueryWeights
 
 __all__ = [
     "CONTEXT_MOST",
@@ -142,6 +143,11 @@ class TokenRouter(Module):
         self.prior_weight = nn.Parameter(torch.ones(()))
         self.register_buffer("prior", torch.zeros(vocabulary_size))
         self._special_ids = torch.empty(0, dtype=torch.long)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has learned anything: a fresh router ranks tokens by its prior alone."""
+        return bool(self.score.weight.any())
 
     def on_model_ready(self, model: Any) -> None:
         """Read the special token ids from the tokenizer (sentence-transformers calls this once it is final)."""
@@ -311,28 +317,38 @@ class QueryContext(nn.Module):
 
 
 class QueryRouter(TokenRouter):
-    """Picks the few query tokens worth comparing.
+    """Picks the few query tokens worth comparing, and weighs all of them for the refinement.
 
     Args:
         context_dim: width of the token embeddings, for a router with contextual views (:class:`QueryContext`); 0 for a
             router without.
         context_rank: inner width of the context.
+        weights_size: inner width of the weights (:class:`QueryWeights`); 0 for a router without, whose tokens all have
+            the weight 1.
         *args: as for :class:`TokenRouter`.
         **kwargs: as for :class:`TokenRouter`.
     """
 
-    config_keys: list[str] = [*TokenRouter.config_keys, "context_dim", "context_rank"]  # noqa: RUF012
+    config_keys: list[str] = [*TokenRouter.config_keys, "context_dim", "context_rank", "weights_size"]  # noqa: RUF012
     tasks: ClassVar[tuple[str | None, ...]] = ("query",)
 
-    def __init__(self, *args: Any, context_dim: int = 0, context_rank: int = 128, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, context_dim: int = 0, context_rank: int = 128, weights_size: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if context_dim < 0 or context_rank < 1:
             raise ValueError(f"context_dim={context_dim} must not be negative, context_rank={context_rank} at least 1")
+        if weights_size < 0:
+            raise ValueError(f"weights_size={weights_size} must not be negative")
         self.context_dim = context_dim
         self.context_rank = context_rank
         self.context: QueryContext | None = None
         if context_dim:
             self.give_context(context_dim, context_rank)
+        self.weights_size = weights_size
+        self.token_weights: QueryWeights | None = None
+        if weights_size:
+            self.give_weights(weights_size)
 
     def give_context(self, dim: int, rank: int) -> None:
         """Add an untrained context, on the router's device; replaces an earlier one.
@@ -344,12 +360,42 @@ class QueryRouter(TokenRouter):
         self.context_dim, self.context_rank = dim, rank
         self.context = QueryContext(self.hidden_size, self.inner_size, dim, rank).to(self.score.weight.device)
 
+    def give_weights(self, size: int) -> None:
+        """Add untrained weights, all 1, on the router's device; replaces earlier ones.
+
+        Args:
+            size: inner width of the weights, at least 1.
+        """
+        self.weights_size = size
+        self.token_weights = QueryWeights(self.hidden_size, size).to(self.score.weight.device)
+
+    def weight_logits(self, states: Tensor, input_ids: Tensor | None) -> Tensor:
+        """Logits (..., L) float32 of the tokens' weights: :func:`mean_one` of those that are scored gives the weights.
+
+        Args:
+            states: (..., L, h).
+            input_ids: (..., L); None where they are not known.
+
+        Raises:
+            ValueError: this router has no weights.
+        """
+        if self.token_weights is None:
+            raise ValueError("this router has no weights: make it with weights_size")
+        return self.token_weights(states, self._prior_of(input_ids, states))
+
+    def _prior_of(self, input_ids: Tensor | None, like: Tensor) -> Tensor:
+        """The prior of the tokens, 0 where it is not known."""
+        if self.vocabulary_size and input_ids is not None:
+            return self.prior[input_ids]
+        return torch.zeros(like.shape[:-1], device=like.device)
+
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Add ``routing_scores``, and with a context the features that :meth:`views` needs.
 
         Those are ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views are computed on
         demand, because a search that routes many tokens does not use them. With ``routing_later`` the scores are
-        computed on demand as well: only the token states are kept, as ``routing_states``.
+        computed on demand as well: only the token states are kept, as ``routing_states``. A router with weights adds
+        their logits, as ``routing_weights``.
         """
         if task not in self.tasks:
             return features
@@ -362,6 +408,8 @@ class QueryRouter(TokenRouter):
         if self.context is not None:
             pooled = (mask[:, None].to(states.dtype) @ states)[:, 0]
             features["routing_attended"], features["routing_pooled"] = attended, pooled
+        if self.token_weights is not None:
+            features["routing_weights"] = self.weight_logits(states, features.get("input_ids"))
         return features
 
     def of_text(self, states: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
@@ -393,10 +441,9 @@ class QueryRouter(TokenRouter):
         """
         if self.context is None:
             raise ValueError("this router has no context: make it with context_dim")
-        mask, ids = features.get("attention_mask"), features.get("input_ids")
+        mask = features.get("attention_mask")
         mask = None if mask is None else mask.bool()
-        known = self.vocabulary_size and ids is not None
-        prior = self.prior[ids] if known else torch.zeros(embeddings.shape[:-1], device=embeddings.device)
+        prior = self._prior_of(features.get("input_ids"), embeddings)
         weights, shifts = self.context(features["routing_attended"], features["routing_pooled"], mask, prior)
         mean = nn.functional.normalize((weights[..., None] * embeddings).sum(-2, keepdim=True), dim=-1)
         return nn.functional.normalize(embeddings + self.context.log_share.exp() * mean + shifts, dim=-1)

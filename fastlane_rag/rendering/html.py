@@ -22,15 +22,17 @@ class ShowsHtml(Protocol):
     def _repr_html_(self) -> str: ...
 
 
-def route_html(tokens: Sequence[str], scores: Sequence[float], selected: Iterable[int]) -> str:
+def route_html(tokens: Sequence[str], scores: Sequence[float], selected: Iterable[int], *, note: str = "") -> str:
     """The tokens of a query, coloured by their share of the router's attention; routed ones are framed.
 
     Args:
         tokens: tokens of the query.
         scores: router score of each token, -inf where it may not be routed.
         selected: positions of the routed tokens.
+        note: stands below.
     """
-    return f'<div style="line-height: 2">{tokens_html(tokens, shares(scores), set(selected))}</div>'
+    below = f"<div><i>{escape(note)}</i></div>" if note else ""
+    return f'<div style="line-height: 2">{tokens_html(tokens, shares(scores), set(selected))}{below}</div>'
 
 
 def section(title: str, shown: ShowsHtml) -> str:

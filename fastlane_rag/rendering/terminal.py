@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.rendering.weights import shares
@@ -11,7 +11,7 @@ from fastlane_rag.rendering.weights import shares
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["json_text", "printable", "route_table"]
+__all__ = ["json_text", "printable", "route_table", "runs"]
 
 _BAR = 30
 _HARMLESS = "\n\t"
@@ -34,20 +34,39 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent).translate(_ESCAPES)
 
 
-def route_table(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[int]) -> Table:
+def runs(tokens: Sequence[str], alone: Sequence[bool]) -> Iterator[tuple[int, str]]:
+    """The position and the text of each token, of equal ones in a row the first with their number: "[MASK] x 25".
+
+    Args:
+        tokens: tokens of a query.
+        alone: whether a token stands for itself, whatever is beside it.
+    """
+    position = 0
+    while position < len(tokens):
+        token, end = tokens[position], position + 1
+        while not alone[position] and end < len(tokens) and tokens[end] == token and not alone[end]:
+            end += 1
+        yield position, token if end == position + 1 else f"{token} x {end - position}"
+        position = end
+
+
+def route_table(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[int], *, note: str = "") -> Table:
     """Every token of a query with its share of the router's attention, the routed ones ranked.
 
     Args:
         tokens: tokens of the query.
         scores: router score of each token, -inf where it may not be routed.
         selected: positions of the routed tokens, best first.
+        note: stands below.
     """
     from rich.table import Table
     from rich.text import Text
 
     parts = shares(scores)
-    table = Table("rank", "token", "share", "", box=None, pad_edge=False)
-    for position, (token, share) in enumerate(zip(tokens, parts, strict=True)):
+    caption = Text(note, "yellow") if note else None
+    table = Table("rank", "token", "share", "", box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for position, token in runs(tokens, [bool(share) for share in parts]):
+        share = parts[position]
         rank = str(selected.index(position) + 1) if position in selected else ""
         style = "bold green" if rank else "dim"
         bar = "█" * round(_BAR * share / max(parts))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import Filter
-from fastlane_rag.types import Lane, RouteK
+from fastlane_rag.types import Fusion, Lane, RouteK
 
 __all__ = ["SearchFields"]
 
@@ -38,10 +38,13 @@ if TYPE_CHECKING:
         filter: Filter | None = None
         route_k: RouteK | None = None
         refine: bool = True
+        weighted: bool = True
         lane: Lane | None = None
         nprobe: int | None = None
         depth: int | None = None
-        hybrid: bool = False
+        hybrid: bool | float = False
+        fusion: Fusion = "relative"
+        score_threshold: float | None = None
         policy: SearchPolicy | None = None
 
 else:

@@ -1,24 +1,52 @@
-"""Fusion: one score from two lanes for each candidate of a hybrid search."""
+"""Fusion: one score for each candidate of a hybrid search, from SumMaxSim and from words."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fuse"]
+__all__ = ["by_ranks", "relative"]
+
+Scores = NDArray[np.float32]
 
 
-def fuse(scores: NDArray[np.float32], words: NDArray[np.float32], tokens: int, weight: float) -> NDArray[np.float32]:
-    """The hybrid score: SumMaxSim, plus `weight` for each query token in proportion to the best BM25.
+def relative(scores: Scores, words: Scores, tokens: int, share: float, weight: float) -> Scores:
+    """`share` times SumMaxSim, plus `weight` for each query token in proportion to the best BM25.
 
-    It does not depend on which other candidates there are, as ranks and scores scaled between the extremes do.
+    It does not depend on which other candidates there are, as ranks and scores scaled between the extremes do. The
+    convex combination of arXiv 2210.11934, with SumMaxSim scaled by its bounds of -1 and 1 a token.
 
     Args:
         scores: (C,) SumMaxSim of some query tokens with the candidates.
         words: (C,) their BM25; the best one is a candidate.
         tokens: how many query tokens.
-        weight: what the best BM25 is worth for each of them.
+        share: what SumMaxSim counts.
+        weight: what the best BM25 is worth for each query token.
 
     Returns:
         (C,) float32.
     """
     most = words.max(initial=0)
-    return scores + words * (np.float32(weight) * np.float32(tokens) / most) if most > 0 else scores
+    own = scores if share == 1 else np.float32(share) * scores
+    return own + words * (np.float32(weight) * np.float32(tokens) / most) if most > 0 else own
+
+
+def by_ranks(scores: Scores, words: Scores, constant: int, weight: float) -> Scores:
+    """Reciprocal rank fusion (Cormack et al., SIGIR 2009): the sum of weight / (constant + rank) over both rankings.
+
+    Ranks begin at 1, and equal scores share one. A document without a word of the query has no rank by words.
+
+    Args:
+        scores: (C,) SumMaxSim of the candidates.
+        words: (C,) their BM25.
+        constant: what is added to ranks; the higher, the less the first few count.
+        weight: of words; 1 - weight is that of SumMaxSim.
+
+    Returns:
+        (C,) float32.
+    """
+    by_words = np.where(words > 0, weight / (constant + _ranks(words)), 0)
+    return ((1 - weight) / (constant + _ranks(scores)) + by_words).astype(np.float32)
+
+
+def _ranks(scores: Scores) -> NDArray[np.int64]:
+    """(C,): 1 for the highest score; equal scores have the rank of the first of them."""
+    return 1 + np.searchsorted(np.sort(-scores), -scores)

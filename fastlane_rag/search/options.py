@@ -1,36 +1,58 @@
 """What a search can be told: every option once, with its default, its check and its documentation.
 
 `SearchOptions` is the list. Searches, adapters and the command line take options as keyword arguments, make one
-`SearchOptions` of them, and pass it on. A new option is a field there, and its type in `SearchKeywords`.
+`SearchOptions` of them, and pass it on. A new option is a field there, and its type in `RankingKeywords`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal, Self, TypedDict, cast
+from numbers import Real
+from typing import Any, Literal, Self, TypedDict, cast, get_args
+
+import numpy as np
 
 from fastlane_rag.errors import InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import Filter, all_of
-from fastlane_rag.types import Lane, RouteK
+from fastlane_rag.types import Fusion, Lane, RouteK
 
-__all__ = ["SearchKeywords", "SearchOptions", "about", "call_filter", "check_count", "check_flag", "parse_route_k"]
+__all__ = [
+    "RankingKeywords",
+    "SearchKeywords",
+    "SearchOptions",
+    "about",
+    "call_filter",
+    "check_count",
+    "check_flag",
+    "check_keywords",
+    "check_share",
+    "parse_route_k",
+]
 
 
-class SearchKeywords(TypedDict, total=False):
-    """The options as keyword arguments, for type checkers. A test holds it against `SearchOptions`."""
+class RankingKeywords(TypedDict, total=False):
+    """The options but `k` and `filter` as keyword arguments, for type checkers."""
 
-    filter: Filter | None
     route_k: RouteK | None
     refine: bool
+    weighted: bool
     lane: Lane | None
     nprobe: int | None
     depth: int | None
-    hybrid: bool
+    hybrid: bool | float
+    fusion: Fusion
+    score_threshold: float | None
     policy: SearchPolicy | None
+
+
+class SearchKeywords(RankingKeywords, total=False):
+    """The options but `k` as keyword arguments, for type checkers. A test holds it against `SearchOptions`."""
+
+    filter: Filter | None
 
 
 def check_count(value: Any, name: str = "k") -> int:
@@ -70,6 +92,19 @@ def check_flag(value: Any, name: str) -> bool:
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
 
 
+def check_keywords(given: Iterable[str], known: Sequence[str], of: str) -> None:
+    """Check that keyword arguments are known.
+
+    Raises:
+        UnknownOptionError: one is not; the message names the nearest one that is.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+            raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of {of}{hint}")
+
+
 def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> Filter | None:
     """The filter of one call to what has a filter of its own, which may keep tenants apart: both are applied.
 
@@ -89,9 +124,38 @@ def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> 
 
 
 def _check_lane(value: Any, name: str) -> Any:
-    if value in (None, "exhaustive", "approximate"):
+    if value is None or (isinstance(value, str) and value in get_args(Lane)):
         return value
-    raise InvalidInputError(f"{name} must be 'exhaustive', 'approximate' or None, not {value!r}")
+    raise InvalidInputError(f"{name} must be 'exhaustive', 'approximate', 'words' or None, not {value!r}")
+
+
+def _check_fusion(value: Any, name: str) -> Any:
+    if isinstance(value, str) and value in get_args(Fusion):
+        return value
+    raise InvalidInputError(f"{name} must be 'relative' or 'rrf', not {value!r}")
+
+
+def check_share(value: Any, name: str) -> float | None:
+    """A number from 0 to 1, or None.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if value is None:
+        return None
+    number = _real(value)
+    if number is None or not 0 <= number <= 1:
+        raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, not {value!r}")
+    return number
+
+
+def _check_hybrid(value: Any, name: str) -> bool | float:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    number = _real(value)
+    if number is None or not 0 <= number <= 1:
+        raise InvalidInputError(f"{name} must be True, False or the words' weight, above 0 and up to 1, not {value!r}")
+    return number or False
 
 
 def _check_knob(value: Any, name: str) -> int | None:
@@ -117,6 +181,11 @@ def _whole(value: Any) -> int | None:
         return None
 
 
+def _real(value: Any) -> float | None:
+    """The value as a float, numpy's numbers included; None for anything else."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+
+
 def parse_route_k(text: str) -> RouteK:
     """A number above 0, "auto" or "all", from the command line.
 
@@ -136,6 +205,13 @@ def _parse_number(text: str) -> int:
     return int(text)
 
 
+def _parse_real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no number") from error
+
+
 def _parse_filter(text: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
@@ -153,7 +229,7 @@ def about(help: str, check: Callable[[Any, str], Any], parse: Callable[[str], An
         help: what it does, in one sentence.
         check: gives its value in the form searches use, or raises InvalidInputError.
         parse: its value from a text of the command line, or ValueError; None keeps it off the command line. An option
-            whose default is True or False needs none: it is a flag there.
+            whose default is True or False needs none: it is a flag there, and with one it takes a weight as well.
     """
     return {"help": help, "check": check, "parse": parse}
 
@@ -169,15 +245,23 @@ class SearchOptions:
         route_k: query tokens that gather candidates: a number, "auto" (the router decides) or "all" (exact, nothing
             to refine); None leaves it to the policy.
         refine: whether the candidates are scored again with all query tokens.
+        weighted: whether a score of all query tokens counts each by the router's weight, whose mean is 1: the sum of
+            w_i max_j Q_i.D_j. False is SumMaxSim as it is; so is True where the model has no weights.
         lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to rank.
             Documents that are not in code are gathered exhaustively in both, and so is everything where the
-            approximate lane finds fewer than k.
+            approximate lane finds fewer than k. "words" ranks by BM25 alone, without a model; it finds the documents
+            that share a word with the query, and no others.
         nprobe: centroids that each routed token probes in the approximate lane; more find more, slower. None leaves
             it to the policy.
         depth: candidates to refine; None leaves it to the policy.
-        hybrid: rank by words (BM25) too. Documents of high BM25 join the candidates, and the score of a hit is
-            SumMaxSim plus up to `words_weight` of the policy for each query token, in proportion to its BM25 and the
-            best BM25 there is.
+        hybrid: rank by words (BM25) too: True, or the weight w of the words, above 0 and up to 1 (1 - alpha, where
+            alpha is the weight of the vectors). Documents of high BM25 join the candidates. What True weighs, and how
+            scores are joined, is up to `fusion`.
+        fusion: how a hybrid search joins scores. "relative": with a weight, (1 - w) * SumMaxSim + w * L * BM25 / best,
+            for L query tokens and the best BM25 there is; with True, SumMaxSim + `words_weight` of the policy * L *
+            BM25 / best, which ranks as w = .13 does. "rrf": (1 - w) / (c + rank) + w / (c + rank by BM25), for the
+            policy's `rrf_constant` c and ranks among the candidates from 1; True takes the policy's `rrf_weight`.
+        score_threshold: hits of lower relevance (`Hit.relevance`, from 0 to 1) are left out of the k best.
         policy: constants of planning for this search; None takes the index's. `bm25_k1`, `bm25_b`, `gather_block`,
             `gather_postings` and `filters_kept` are always the index's, because searches share what depends on them.
 
@@ -194,15 +278,24 @@ class SearchOptions:
         metadata=about("Query tokens to gather with: a number, 'auto' or 'all'.", _check_route_k, parse_route_k),
     )
     refine: bool = field(default=True, metadata=about("Rank by the routed tokens alone.", check_flag))
+    weighted: bool = field(default=True, metadata=about("Count all query tokens the same.", check_flag))
     lane: Lane | None = field(
-        default=None, metadata=about("How to gather: 'exhaustive' or 'approximate'.", _check_lane, str)
+        default=None,
+        metadata=about("How to gather: 'exhaustive' or 'approximate'; 'words' ranks by BM25.", _check_lane, str),
     )
     nprobe: int | None = field(
         default=None, metadata=about("Centroids each routed token probes.", _check_knob, _parse_number)
     )
     depth: int | None = field(default=None, metadata=about("Candidates to refine.", _check_knob, _parse_number))
-    hybrid: bool = field(
-        default=False, metadata=about("Rank by words (BM25) too, for exact names and codes.", check_flag)
+    hybrid: bool | float = field(
+        default=False,
+        metadata=about("Rank by words (BM25) too, for exact names and codes.", _check_hybrid, _parse_real),
+    )
+    fusion: Fusion = field(
+        default="relative", metadata=about("How a hybrid search joins scores: 'relative' or 'rrf'.", _check_fusion, str)
+    )
+    score_threshold: float | None = field(
+        default=None, metadata=about("Leave out hits of lower relevance, 0 to 1.", check_share, _parse_real)
     )
     policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", _check_policy))
 
@@ -219,12 +312,7 @@ class SearchOptions:
             UnknownOptionError: a keyword is no option; the message names the nearest one.
             InvalidInputError: a value is not what it must be.
         """
-        known = cls.names()
-        for name in keywords:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
-                raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of a search{hint}")
+        check_keywords(keywords, cls.names(), "a search")
         return cls(**keywords)
 
     @classmethod

@@ -4,17 +4,18 @@ route   the router picks the k tokens worth comparing
 gather  they find candidates among the documents that pass the filter, in one of two lanes:
         exhaustive   by their partial SumMaxSim with every document
         approximate  by the centroids near them, and the documents that have a token there
-refine  full SumMaxSim over all query tokens, for the candidates alone
+refine  full SumMaxSim over all query tokens, weighted by the router, for the candidates alone
 fetch   text and metadata of the best
 
-A hybrid search adds the documents of highest BM25 to the candidates, and ranks all by both scores.
+A hybrid search adds the documents of highest BM25 to the candidates, and ranks all by both scores. The lane of words
+ranks by BM25 alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,14 +26,14 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.search.engines.base import Engine, Scan, Scanned
 from fastlane_rag.search.engines.host import HostEngine
-from fastlane_rag.search.fusion import fuse
+from fastlane_rag.search.fusion import by_ranks, relative
 from fastlane_rag.search.lanes.approximate import approximate
 from fastlane_rag.search.lanes.gather import can_gather
 from fastlane_rag.search.lanes.ranking import best
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import STAGES, Hit, SearchResult
+from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.types import Document, Lane, RouteK
 
@@ -58,7 +59,7 @@ def answer(
         state: of the same commit.
         queries: on the CPU, in the dimensions of the index.
         options: of the search.
-        texts: of the queries; a hybrid search needs them.
+        texts: of the queries; a hybrid search and the lane of words need them.
         engine: compares queries with all documents; None for the host's.
 
     Raises:
@@ -92,10 +93,20 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """A query, the positions of its tokens that gather, its text where words count, and what each stage took."""
+    """A query on its way.
+
+    Attributes:
+        routed: the query as it was encoded.
+        selected: positions of the tokens that gather.
+        rows: (L, dim) float32: its token embeddings, each times its weight. As max_j w Q_i.D_j = w max_j Q_i.D_j, what
+            compares them weighs them.
+        text: its text, where words count.
+        milliseconds: what each stage took.
+    """
 
     routed: EncodedQuery
     selected: torch.Tensor
+    rows: torch.Tensor
     text: str | None
     milliseconds: dict[str, float]
 
@@ -104,14 +115,11 @@ class _Query:
         self.milliseconds[stage] += milliseconds
 
     @property
-    def rows(self) -> torch.Tensor:
-        """(L, dim) float32."""
-        return self.routed.embeddings
-
-    @property
     def gathering(self) -> torch.Tensor:
         """(k, dim) float32: what the routed tokens are compared by."""
-        return self.routed.compared(self.selected)
+        if self.routed.in_context(len(self.selected)):
+            return self.routed.compared(self.selected)
+        return self.rows[self.selected]
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,8 @@ class _Plan:
     def ask(self, query: EncodedQuery, text: str | None, filtering: float) -> _Query:
         """Route a query; `filtering` is its share, in milliseconds, of what the filter took."""
         self.clock.lap()
-        asked = _Query(query, self.select(query), text, dict.fromkeys(STAGES, 0.0))
+        selected = self.select(query)
+        asked = _Query(query, selected, self.weighed(query, len(selected)), text, dict.fromkeys(STAGES, 0.0))
         asked.spend("filter", filtering)
         asked.spend("route", self.clock.lap())
         return asked
@@ -158,7 +167,10 @@ class _Plan:
         """Answer a few queries, gathering for all of them together where that shares work."""
         if not self.k or not self.matching:
             self.clock.lap()
-            return [self._result([], query, 0, 0, 0) for query in queries]
+            hint = "" if self.matching else self.state.hint(self.view.reader, self.options.filter)
+            return [self._result([], query, 0, 0, 0, hint=hint) for query in queries]
+        if self.options.lane == "words":
+            return [self._words_alone(query) for query in queries]
         if self.options.lane == "approximate" or (self.options.lane is None and self._worth_gathering()):
             return [self._approximate(query) for query in queries]
         return self._exhaustive(queries)
@@ -168,6 +180,11 @@ class _Plan:
         if self.route_k == "all":
             return torch.arange(len(query.embeddings))
         return query.select(self.route_k, ordered=False)
+
+    def weighed(self, query: EncodedQuery, routed: int) -> torch.Tensor:
+        """The query's rows, times their weights where all tokens score: their weights have the mean 1, no others'."""
+        whole = self.refine or routed == len(query.embeddings)
+        return query.embeddings * query.weights[:, None] if self.options.weighted and whole else query.embeddings
 
     @cached_property
     def matching(self) -> int:
@@ -278,6 +295,16 @@ class _Plan:
         query.spend("words", self.clock.lap())
         return words, most
 
+    def _words_alone(self, query: _Query) -> SearchResult:
+        """Answer one query by BM25, with the documents that have a word of it."""
+        self.clock.lap()
+        lane = self.state.lexical(self.view.reader)
+        words, limit = lane.scores_and_limit(query.text or "", self.allowed)
+        chosen = best(np.where(words > 0, words, np.float32(-np.inf)), self.k)
+        query.spend("words", self.clock.lap())
+        hits = self._fetch(chosen, words[chosen], lambda score: min(score / limit, 1.0))
+        return self._result(hits, query, 0, 0, 0, len(chosen), "words")
+
     def _ranked(
         self,
         numbers: NDArray[np.int64],
@@ -293,21 +320,40 @@ class _Plan:
             tokens: of how many.
             words: (N,) what the words of every document score, in a hybrid search.
         """
-        if words is not None:
-            scores = fuse(scores, words[numbers], tokens, self.policy.words_weight)
+        relevant: Callable[[float], float] = partial(relevance, tokens=tokens)
+        hybrid, constant = self.options.hybrid, self.policy.rrf_constant
+        if words is not None and self.options.fusion == "rrf":
+            scores = by_ranks(scores, words[numbers], constant, self.policy.rrf_weight if hybrid is True else hybrid)
+            relevant = lambda score: min(score * (constant + 1), 1.0)  # noqa: E731
+        elif words is not None:
+            share, weight = (1.0, self.policy.words_weight) if hybrid is True else (1 - hybrid, hybrid)
+            scores = relative(scores, words[numbers], tokens, share, weight)
         chosen = best(scores, self.k)
-        return self._fetch(numbers[chosen], scores[chosen])
+        return self._fetch(numbers[chosen], scores[chosen], relevant)
 
-    def _fetch(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Hit]:
-        """The k best of these documents, ties broken by id, with what the catalogue says of them."""
+    def _fetch(
+        self, numbers: NDArray[np.int64], scores: NDArray[np.float32], relevant: Callable[[float], float]
+    ) -> list[Hit]:
+        """The k best of these documents that pass the threshold, with what the catalogue says of them.
+
+        Ties are broken by id.
+        """
+        least = self.options.score_threshold
+        if least is not None:
+            kept = np.array([relevant(score) >= least for score in scores.tolist()], bool)
+            numbers, scores = numbers[kept], scores[kept]
         places = self.view.snapshot.places(numbers)
         if len(places) <= self.k:
-            hits = map(_hit, self.view.reader.at(places), scores.tolist())
+            hits = (
+                _hit(document, score, relevant(score))
+                for document, score in zip(self.view.reader.at(places), scores.tolist(), strict=True)
+            )
             return sorted(hits, key=lambda hit: (-hit.score, hit.id))
         ids = self.view.reader.ids_at(places)
         order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[: self.k]
         documents = self.view.reader.at(places[i] for i in order)
-        return [_hit(document, float(scores[i])) for i, document in zip(order, documents, strict=True)]
+        found = scores[order].tolist()
+        return [_hit(document, score, relevant(score)) for document, score in zip(documents, found, strict=True)]
 
     def _result(
         self,
@@ -318,13 +364,14 @@ class _Plan:
         refined: int,
         by_words: int = 0,
         lane: Lane = "exhaustive",
+        hint: str = "",
     ) -> SearchResult:
         full = len(query.rows) * self.view.snapshot.tokens
         selected = query.selected.tolist()
         query.spend("fetch", self.clock.lap())
         cost = candidates, gathered, refined, full
-        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds)
+        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, hint, query.milliseconds)
 
 
-def _hit(document: Document, score: float) -> Hit:
-    return Hit(document.id, score, document.text, document.metadata)
+def _hit(document: Document, score: float, relevant: float) -> Hit:
+    return Hit(document.id, score, document.text, document.metadata, relevant)

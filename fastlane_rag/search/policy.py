@@ -40,6 +40,8 @@ class SearchPolicy:
         words_factor: a hybrid search adds the best of this many times k documents by BM25.
         words_least: it adds at least this many.
         words_weight: what the best BM25 is worth for each query token; other documents get it in proportion.
+        rrf_constant: what reciprocal rank fusion adds to ranks.
+        rrf_weight: the weight of words in it, where a search names none.
         bm25_k1: BM25's saturation of repeated words.
         bm25_b: BM25's weight of document length.
         batch_queries: queries that the exhaustive lane scores together, at most.
@@ -75,6 +77,8 @@ class SearchPolicy:
     words_factor: int = 4
     words_least: int = 64
     words_weight: float = 0.15
+    rrf_constant: int = 10
+    rrf_weight: float = 0.3
     bm25_k1: float = 0.9
     bm25_b: float = 0.4
     batch_queries: int = 32

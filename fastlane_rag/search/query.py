@@ -24,6 +24,11 @@ class EncodedQuery(Protocol):
         """(Lq,) float32 router scores; ``-inf`` where a token may not be routed."""
         ...
 
+    @property
+    def weights(self) -> Tensor:
+        """(Lq,) float32, at least 0, with the mean 1: how much each token counts where all are compared."""
+        ...
+
     def select(self, k: int | Literal["auto"] | None, *, ordered: bool = True) -> Tensor:
         """(k,) int64 positions of the routed tokens, best first; in any order where `ordered` is False."""
         ...

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastlane_rag.explain import Explanation
     from fastlane_rag.search.query import EncodedQuery
 
-__all__ = ["STAGES", "Hit", "SearchResult", "remember"]
+__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember"]
 
 STAGES = ("filter", "route", "gather", "words", "refine", "fetch")
 """The stages of a search, in the order they run; `words` is BM25, which only a hybrid search needs."""
@@ -31,16 +31,21 @@ class Hit(_Explained):
 
     Attributes:
         id: the document's id.
-        score: SumMaxSim (or the routed score when not refined), of a hybrid search plus what `search` says
-            for words; higher is better.
+        score: SumMaxSim (or the routed score when not refined); what `hybrid` and `fusion` say of a hybrid search;
+            BM25 in the lane of words. Higher is better.
         text: the document's text as it was added.
         metadata: the document's metadata, a copy the caller may change.
+        relevance: the score on a scale from 0 to 1 that allows comparison across queries. Of SumMaxSim, hybrid or not,
+            it is the mean score a query token, moved from [-1, 1] to [0, 1]; of reciprocal ranks the share of what
+            rank 1 in both gives; of BM25 the share of what repeating the query's words without end would reach. 0 for
+            a hit made by hand.
     """
 
     id: str
     score: float
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    relevance: float = field(default=0.0, compare=False)
 
     def explain(self) -> Explanation:
         """Which query tokens were routed, and what each matched in the text, as character spans.
@@ -48,16 +53,21 @@ class Hit(_Explained):
         Computed when called, by encoding the query and the text once more.
 
         Raises:
-            FastLaneError: the hit does not come from a search, or was copied or pickled since.
+            FastLaneError: the hit does not come from a search that encodes its query, or was copied or pickled since.
             ModelError: the model cannot say where its tokens are.
         """
         explain: Callable[[str], Explanation] | None = getattr(self, "_explain", None)
         if explain is None:
             raise FastLaneError(
-                f"the hit {self.id!r} does not know its search, because it was copied, pickled or made by hand; "
+                f"the hit {self.id!r} does not know its search: it was copied, pickled, made or found by words; "
                 "index.explain(query, hit) explains it"
             )
         return explain(self.text)
+
+
+def relevance(score: float, tokens: int) -> float:
+    """The score's mean over `tokens` query tokens, mapped from [-1, 1] to [0, 1] and clipped."""
+    return min(max((score / tokens + 1) / 2, 0.0), 1.0)
 
 
 def remember(hit: Hit, explain: Callable[[str], Explanation]) -> None:
@@ -71,7 +81,7 @@ class SearchResult:
 
     Attributes:
         hits: best first.
-        routed: the query's embeddings and router scores.
+        routed: the query's embeddings and router scores; none in the lane of words.
         selected: positions of the query tokens that gathered.
         candidates: documents that were refined, or would have been.
         gathered: comparisons of the gather. In the approximate lane these are comparisons of the routed tokens with
@@ -79,6 +89,7 @@ class SearchResult:
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.
+        hint: why the filter matched nothing, where its keys or the types of its values tell; empty otherwise.
         by_words: candidates of a hybrid search that its words alone brought.
         milliseconds: wall-clock time of each of `STAGES`; 0 where a stage did not run. Encoding the query is not
             included. Queries of one call that share a stage each get an equal part of its time.
@@ -93,9 +104,21 @@ class SearchResult:
     full: int
     lane: Lane
     by_words: int = 0
+    hint: str = ""
     milliseconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0), compare=False)
 
     @property
     def comparisons(self) -> int:
         """Gathered and refined."""
         return self.gathered + self.refined
+
+    def summary(self) -> dict[str, Any]:
+        """What the search took, for events and logs: lane, hits, candidates, comparisons and milliseconds, as JSON."""
+        return {
+            "lane": self.lane,
+            "hits": len(self.hits),
+            "candidates": self.candidates,
+            "comparisons": self.comparisons,
+            "milliseconds": dict(self.milliseconds),
+            **({"hint": self.hint} if self.hint else {}),
+        }

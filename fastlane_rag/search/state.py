@@ -12,6 +12,7 @@ import numpy as np
 from fastlane_rag.search.bm25 import LexicalLane
 from fastlane_rag.search.lanes.gather import Gatherer
 from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.storage.filter_hints import why_nothing
 from fastlane_rag.storage.filters import Compiled, Filter
 from fastlane_rag.storage.records import Reader
 from fastlane_rag.storage.segment import Segment
@@ -45,6 +46,7 @@ class SearchState:
         self.snapshot = snapshot
         self.policy = policy
         self._masks: dict[Compiled, Mask] = {}
+        self._hints: dict[Compiled, str] = {}
         self._lexical: LexicalLane | None = None
         self._lock = threading.Lock()
         self._coded: list[Coded] | None = None
@@ -81,6 +83,19 @@ class SearchState:
                 self._masks.clear()
             self._masks[condition] = mask
         return mask
+
+    def hint(self, reader: Reader, filter_: Filter | None) -> str:
+        """Why a filter matches no document, in a sentence; empty where its keys and types do not tell."""
+        condition = reader.compiled(filter_)
+        if condition is None or filter_ is None:
+            return ""
+        hint = self._hints.get(condition)
+        if hint is None:
+            hint = why_nothing(reader.connection, filter_)
+            if len(self._hints) >= self.policy.filters_kept:
+                self._hints.clear()
+            self._hints[condition] = hint
+        return hint
 
     def lexical(self, reader: Reader) -> LexicalLane:
         """The BM25 lane, made when it is first needed."""

@@ -16,7 +16,7 @@ from fastlane_rag.storage.marker import write_marker
 from fastlane_rag.storage.records import Reader, Writer
 from fastlane_rag.storage.refusals import refusals
 
-__all__ = ["check_free", "create_directory", "open_segments"]
+__all__ = ["check_free", "create_directory", "holds_index", "open_segments"]
 
 _EXISTS = "{path} holds an index already; open it, or pass overwrite=True to replace it"
 
@@ -77,6 +77,13 @@ def open_segments(folder: Folder) -> Folder:
         return Folder(path, missing_ok=True)
     except NotADirectoryError as error:
         raise IndexFormatError(f"{path} is not a directory; it should hold the segments of the index") from error
+
+
+def holds_index(path: Path) -> bool:
+    """Whether there is an index at a path, which may be damaged; not yet where another process is about to make it."""
+    with suppress(OSError):
+        return (path / CATALOGUE).stat().st_size > 0
+    return False
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

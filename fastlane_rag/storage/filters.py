@@ -1,12 +1,21 @@
 """The filter language over metadata, compiled to parameterised SQL.
 
     {"lang": "en", "year": {"$gte": 2020}}                     all conditions must hold
-    {"$or": [{"lang": "en"}, {"$not": {"tags": {"$contains": "draft"}}}]}
+    {"$or": [{"lang": "en"}, {"$not": {"tags": {"$like": "draft%"}}}]}
+    {"$id": {"$in": ["a", "b"]}, "author.name": "Ada", "day": {"$between": ["2024-01-01", "2024-06-30"]}}
 
-A plain value means $eq. Values compare as JSON values of one type: numbers with numbers, text with text
-(by code point), true and false only with themselves, null only with null. A document without the key
-matches $ne, $nin and {"$exists": false}, and nothing else. $contains finds a substring of a text, or an
-element of a list. A key is a top-level key of the metadata, taken literally.
+A plain value means $eq. Values compare as JSON values of one type: numbers with numbers, text with text (by code
+point), true and false only with themselves, null only with null. A document without the key matches $ne, $nin and
+{"$exists": false}, and nothing else.
+
+- A list meets a condition if one of its elements does; $ne and $nin are the opposites of $eq and $in.
+- $contains finds a substring of a text, or an element of a list. $like takes a text with % for any characters and _ for
+  one; case matters, and a backslash takes the next character literally. $between takes the least and the most.
+- A key names a value of the metadata, whatever characters it has. If a document has no such key, a key with dots is the
+  path to a value in nested objects.
+- "$id" stands for the document's id.
+- Dates of Python and NumPy compare as instants with the ISO 8601 texts that stand for them; a date is its midnight, and
+  what has no time zone counts as UTC. $gt, $gte, $lt, $lte and $between take a date as ISO 8601 text as well.
 
 A whole number of 2**63 or more, or below -2**63, may stand in metadata, but in no filter: SQLite would compare it as
 a float. There it equals no number, and orders with those that it does not round to.
@@ -14,57 +23,55 @@ a float. There it equals no number, and orders with those that it does not round
 Every key and value travels as an SQL parameter.
 """
 
-# ruff: noqa: S608 -- statements are put together from constants of this module alone
+# ruff: noqa: S608 -- statements are put together from constants of this package alone
 
-import json
-import math
+import datetime
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastlane_rag.errors import FilterError, InvalidInputError
-from fastlane_rag.storage.metadata import catalogue_text, check_text, json_value
+import numpy as np
 
-__all__ = ["AllOf", "Compiled", "Filter", "all_of", "compile_filter"]
+from fastlane_rag.errors import FilterError, InvalidInputError
+from fastlane_rag.storage.conditions import (
+    Compiled,
+    between,
+    compared,
+    contains,
+    equal,
+    join,
+    like,
+    negated,
+    one_of,
+)
+from fastlane_rag.storage.metadata import catalogue_text, check_text
+from fastlane_rag.types import Document
+
+__all__ = ["AllOf", "Compiled", "DocumentFilter", "Filter", "all_of", "compile_filter", "having", "value_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFilter:
+    """A filter by a function of the whole document, whose text has to be read for it."""
+
+    test: Callable[[Document], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
     """Filters that a document passes all of, whatever their forms; made by `all_of`."""
 
-    filters: tuple[Mapping[str, Any] | Callable[[dict[str, Any]], bool], ...]
+    filters: tuple[Mapping[str, Any] | Callable[[dict[str, Any]], bool] | DocumentFilter, ...]
 
 
-Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool] | AllOf
-"""A filter as users write it: the language above, or a function of a document's metadata."""
+Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool] | DocumentFilter | AllOf
+"""A filter as users write it: the language above, or a function of a document's metadata, or of the document."""
 
-# SQLite's parser stack holds 100 symbols, and its expressions are at most 1,000 terms deep.
 _DEEPEST = 20
-_LONGEST = 500
 _MOST_VALUES = 30_000
-_OPERATORS = "$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not, and between filters $and $or $not"
-_ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_NUMBER = "e.type IN ('integer', 'real')"
-# Not so of a whole number beyond 64 bits: a float to SQLite, of type 'integer'.
-_EXACT = "typeof(e.value) = e.type"
-_BEYOND = 2**63
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """An SQL condition on the table `documents` and the values of its question marks.
-
-    Attributes:
-        sql: the condition.
-        parameters: the values.
-        field: the same condition on the table `fields` (as e), where one indexed key decides it alone.
-        tests: functions that the metadata of a document must pass besides.
-    """
-
-    sql: str
-    parameters: tuple[Any, ...] = ()
-    field: str | None = None
-    tests: tuple[Callable[[dict[str, Any]], bool], ...] = ()
+_OPERATORS = (
+    "$eq $ne $gt $gte $lt $lte $between $in $nin $contains $like $exists $not, and between filters $and $or $not"
+)
 
 
 def all_of(*filters: Filter | None) -> Filter | None:
@@ -86,8 +93,9 @@ def compile_filter(filter: Filter, indexed: Collection[str] = ()) -> Compiled:
         FilterError: a part of the filter is not valid; the message names it.
     """
     filters = filter.filters if isinstance(filter, AllOf) else (filter,)
-    parts = [_all_of(one, frozenset(indexed), 0) for one in filters if not callable(one)]
-    compiled = replace(_join(parts, " AND ", empty="1"), tests=tuple(one for one in filters if callable(one)))
+    tests = tuple(one for one in filters if callable(one) or isinstance(one, DocumentFilter))
+    parts = [_all_of(one, frozenset(indexed), 0) for one in filters if one not in tests]
+    compiled = replace(join(parts, " AND ", empty="1"), tests=tests)
     if len(compiled.parameters) > _MOST_VALUES:
         raise FilterError(
             f"the filter has {len(compiled.parameters)} keys and values, above {_MOST_VALUES}; "
@@ -107,19 +115,19 @@ def _all_of(filter_: Any, indexed: frozenset[str], depth: int) -> Compiled:
         if key in ("$and", "$or"):
             parts.append(_joined(key, condition, indexed, depth))
         elif key == "$not":
-            parts.append(_negated(_all_of(condition, indexed, depth + 1)))
-        elif key.startswith("$"):
-            raise FilterError(f"unknown operator {key!r} between filters; there are $and, $or and $not")
+            parts.append(negated(_all_of(condition, indexed, depth + 1)))
+        elif key.startswith("$") and key != "$id":
+            raise FilterError(f"unknown operator {key!r} between filters; there are $and, $or, $not, and the key $id")
         else:
             parts.append(_field(key, condition, indexed, depth))
-    return _join(parts, " AND ", empty="1")
+    return join(parts, " AND ", empty="1")
 
 
 def _joined(operator: str, filters: Any, indexed: frozenset[str], depth: int) -> Compiled:
     if not isinstance(filters, Sequence) or isinstance(filters, str):
         raise FilterError(f"{operator} takes a list of filters, not {filters!r}")
     parts = [_all_of(part, indexed, depth + 1) for part in _grouped(operator, filters, depth)]
-    return _join(parts, " AND ", empty="1") if operator == "$and" else _join(parts, " OR ", empty="0")
+    return join(parts, " AND ", empty="1") if operator == "$and" else join(parts, " OR ", empty="0")
 
 
 def _grouped(operator: str, filters: Sequence[Any], depth: int) -> list[Any]:
@@ -133,9 +141,9 @@ def _grouped(operator: str, filters: Sequence[Any], depth: int) -> list[Any]:
     others = []
     for part in _flat(operator, filters, depth):
         key, asked, operand = _single(part)
-        if key is None or key.startswith("$"):
+        if key is None or (key.startswith("$") and key != "$id"):
             others.append(part)
-        elif asked == one and (operand is None or isinstance(operand, str | int | float)):
+        elif asked == one and (operand is None or isinstance(operand, str | int | float | datetime.date)):
             values.setdefault(key, []).append(operand)
         elif asked == many and isinstance(operand, list | tuple | set | frozenset):
             values.setdefault(key, []).extend(operand)
@@ -172,7 +180,7 @@ def _single(part: Any) -> tuple[str | None, Any, Any]:
 def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Compiled:
     """Compile one key's condition: a value, or a dict of operators that must all hold."""
     if not isinstance(condition, Mapping):
-        return _where(key, _equal("$eq", key, json_value(condition)), indexed)
+        return _where(key, equal("$eq", key, condition), indexed)
     if not condition:
         raise FilterError(f"the condition on {key!r} is empty; for an operator write {{'$eq': value}}")
     if depth > _DEEPEST:
@@ -182,110 +190,115 @@ def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Com
         if operator == "$not":
             if not isinstance(operand, Mapping):
                 raise FilterError(f"$not on {key!r} takes operators like {{'$gt': 3}}, not {operand!r}")
-            parts.append(_negated(_field(key, operand, indexed, depth + 1)))
+            parts.append(negated(_field(key, operand, indexed, depth + 1)))
         else:
             parts.append(_operation(key, operator, operand, indexed))
-    return _join(parts, " AND ", empty="1")
+    return join(parts, " AND ", empty="1")
 
 
 def _operation(key: str, operator: Any, operand: Any, indexed: frozenset[str]) -> Compiled:
-    operand = json_value(operand)
-    if operator in ("$eq", "$ne"):
-        found = _where(key, _equal(operator, key, operand), indexed)
-        return found if operator == "$eq" else _negated(found)
-    if operator in ("$in", "$nin"):
-        found = _where(key, _one_of(operator, key, operand), indexed)
-        return found if operator == "$in" else _negated(found)
-    if operator in _ORDER:
-        return _where(key, _ordered(operator, key, operand), indexed)
-    if operator == "$contains":
-        return _contains(key, operand)
-    if operator == "$exists":
-        if not isinstance(operand, bool):
-            raise FilterError(f"$exists on {key!r} takes True or False, not {operand!r}")
-        found = _where(key, Compiled("1"), indexed)
-        return found if operand else _negated(found)
+    if isinstance(operand, np.ndarray):
+        operand = list(operand)
+    match operator:
+        case "$eq" | "$ne":
+            found = _where(key, equal(operator, key, operand), indexed)
+            return found if operator == "$eq" else negated(found)
+        case "$in" | "$nin":
+            found = _where(key, one_of(operator, key, operand), indexed)
+            return found if operator == "$in" else negated(found)
+        case "$gt" | "$gte" | "$lt" | "$lte":
+            return _where(key, compared(operator, key, operand), indexed)
+        case "$between":
+            return _where(key, between(key, operand), indexed)
+        case "$like":
+            return _where(key, like(key, operand), indexed)
+        case "$contains":
+            return _where(key, contains(key, operand), frozenset(), elements=False)
+        case "$exists":
+            if not isinstance(operand, bool):
+                raise FilterError(f"$exists on {key!r} takes True or False, not {operand!r}")
+            found = _where(key, Compiled("1"), indexed, elements=False)
+            return found if operand else negated(found)
     raise FilterError(f"unknown operator {operator!r} on {key!r}; there are {_OPERATORS}")
 
 
-def _equal(operator: str, key: str, value: Any) -> Compiled:
-    """The condition that the element `e` of a JSON object or list equals this value."""
-    if value is None or isinstance(value, bool):
-        return Compiled("(e.type = ?)", ({None: "null", True: "true", False: "false"}[value],))
-    if isinstance(value, str):
-        return Compiled("(e.type = 'text' AND e.value = ?)", (_plain(operator, key, value),))
-    if isinstance(value, int | float):
-        return Compiled(f"({_EXACT} AND e.value = ?)", (_plain(operator, key, value),))
-    raise FilterError(f"{operator} on {key!r} takes a text, number, bool or None, not {value!r}")
+def _where(key: str, condition: Compiled, indexed: frozenset[str], *, elements: bool = True) -> Compiled:
+    """The condition that a document has a value under a key that meets `condition`. Never NULL, so NOT is exact.
 
-
-def _one_of(operator: str, key: str, values: Any) -> Compiled:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):
-        raise FilterError(f"{operator} on {key!r} takes a list of values, not {values!r}")
-    values = [json_value(value) for value in values]
-    texts = [_plain(operator, key, v) for v in values if isinstance(v, str)]
-    numbers = [_plain(operator, key, v) for v in values if _is_number(v)]
-    parts = [_equal(operator, key, v) for v in values if not isinstance(v, str) and not _is_number(v)]
-    # The list is one JSON parameter, so its length has no limit.
-    among = "e.value IN (SELECT value FROM json_each(?))"
-    if texts:
-        parts.append(Compiled(f"(e.type = 'text' AND {among})", (json.dumps(texts),)))
-    if numbers:
-        parts.append(Compiled(f"({_EXACT} AND {among})", (json.dumps(numbers),)))
-    return _join(parts, " OR ", empty="0")
-
-
-def _ordered(operator: str, key: str, value: Any) -> Compiled:
-    if isinstance(value, str):
-        return Compiled(f"e.type = 'text' AND e.value {_ORDER[operator]} ?", (_plain(operator, key, value),))
-    if _is_number(value):
-        condition = f"{_NUMBER} AND e.value {_ORDER[operator]} ?"
-        number = _plain(operator, key, value)
-        if -_BEYOND < value < _BEYOND:
-            return Compiled(condition, (number,))
-        return Compiled(f"{condition} AND ({_EXACT} OR e.value <> ?)", (number, number))
-    raise FilterError(f"{operator} on {key!r} compares numbers or texts, not {value!r}")
-
-
-def _contains(key: str, value: Any) -> Compiled:
-    """Compile $contains: a substring of a text, or an element of a list. Always reads the metadata, never `fields`."""
-    element = _equal("$contains", key, value)
-    sql = (
-        "EXISTS (SELECT 1 FROM json_each(documents.metadata) AS f WHERE f.key = ? AND "
-        f"(f.type = 'array' AND EXISTS (SELECT 1 FROM json_each(f.value) AS e WHERE {element.sql})"
-    )
-    if isinstance(value, str):
-        sql += " OR f.type = 'text' AND instr(f.value, ?) > 0))"
-        return Compiled(sql, (catalogue_text(key), *element.parameters, catalogue_text(value)))
-    return Compiled(sql + "))", (catalogue_text(key), *element.parameters))
-
-
-def _where(key: str, condition: Compiled, indexed: frozenset[str]) -> Compiled:
-    """The condition that a document has this key, with a value that meets `condition`. Never NULL, so NOT is exact."""
-    key = catalogue_text(key)
-    parameters = (key, *condition.parameters)
-    if key in indexed:
-        field = f"e.key = ? AND ({condition.sql})"
-        return Compiled(f"documents.doc IN (SELECT e.doc FROM fields AS e WHERE {field})", parameters, field)
+    Args:
+        key: of the metadata; with dots also of objects in it.
+        condition: on the value e.
+        indexed: keys in the table `fields`, which has a row for each value, without those of lists.
+        elements: whether an element of a list may meet it as well.
+    """
+    if key == "$id":
+        return _of_ids(condition)
+    name = catalogue_text(key)
+    if key in indexed and "." not in key:
+        return _of_fields(name, condition, elements=elements)
+    whole = _exists([name], condition, elements=elements)
+    steps = name.split(".")
+    if not 1 < len(steps) <= _DEEPEST:
+        return whole
+    # A key with dots that stands in the metadata itself hides what the path leads to.
+    hidden = _exists([name], Compiled("1"), elements=False)
+    nested = _exists(steps, condition, elements=elements)
     return Compiled(
-        f"EXISTS (SELECT 1 FROM json_each(documents.metadata) AS e WHERE e.key = ? AND ({condition.sql}))",
-        parameters,
+        f"({whole.sql} OR NOT {hidden.sql} AND {nested.sql})",
+        (*whole.parameters, *hidden.parameters, *nested.parameters),
     )
 
 
-def _negated(part: Compiled) -> Compiled:
-    return Compiled(f"(NOT {part.sql})", part.parameters)
+def _exists(steps: list[str], condition: Compiled, *, elements: bool) -> Compiled:
+    """The condition that there is a value e at the end of a path, or an element x of it, that meets `condition`."""
+    last = len(steps) - 1
+    path, keys = [], []
+    for i in range(len(steps)):
+        row = "e" if i == last else f"p{i}"
+        inside = "documents.metadata" if i == 0 else f"CASE p{i - 1}.type WHEN 'object' THEN p{i - 1}.value END"
+        path.append(f"json_each({inside}) AS {row}")
+        keys.append(f"{row}.key = ?")
+    source, met, parameters = ", ".join(path), condition.sql, condition.parameters
+    if elements:
+        source += " LEFT JOIN json_each(CASE e.type WHEN 'array' THEN e.value END) AS x"
+        met, parameters = f"({met} OR {condition.about('x')})", parameters * 2
+    return Compiled(f"EXISTS (SELECT 1 FROM {source} WHERE {' AND '.join(keys)} AND {met})", (*steps, *parameters))
 
 
-def _join(parts: list[Compiled], glue: str, *, empty: str) -> Compiled:
-    if not parts:
-        return Compiled(empty)
-    if len(parts) == 1:
-        return parts[0]
-    if len(parts) > _LONGEST:
-        parts = [_join(parts[i : i + _LONGEST], glue, empty=empty) for i in range(0, len(parts), _LONGEST)]
-    sql = glue.join(part.sql for part in parts)
-    return Compiled(f"({sql})", tuple(value for part in parts for value in part.parameters))
+def _of_fields(name: str, condition: Compiled, *, elements: bool) -> Compiled:
+    """As `_where`, for a key that the table `fields` has."""
+    docs = f"SELECT e.doc FROM fields AS e WHERE e.key = ? AND ({condition.sql})"
+    parameters: tuple[Any, ...] = (name, *condition.parameters)
+    if elements:
+        docs += (
+            " UNION SELECT e.doc FROM fields AS e CROSS JOIN documents AS m ON m.doc = e.doc, "
+            "json_each(m.metadata) AS f, json_each(f.value) AS x "
+            "WHERE e.key = ? AND e.value IS NULL AND e.type = 'array' AND f.key = e.key "
+            f"AND {condition.about('x')}"
+        )
+        parameters *= 2
+    return Compiled(f"documents.doc IN ({docs})", parameters, docs)
+
+
+def _of_ids(condition: Compiled) -> Compiled:
+    """The condition that a document's id, as the value e, meets `condition`."""
+    ids = "(SELECT doc, 'text' AS type, id AS value FROM documents) AS e"
+    return Compiled(f"documents.doc IN (SELECT e.doc FROM {ids} WHERE {condition.sql})", condition.parameters)
+
+
+def having(key: str, condition: Compiled | None = None) -> Compiled:
+    """The condition that a document has a key, with a value, or an element of one, that meets a condition."""
+    return _where(key, condition or Compiled("1"), frozenset())
+
+
+def value_at(metadata: Mapping[str, Any], key: str) -> Any:
+    """The value that a filter finds under a key; None where there is none."""
+    if key in metadata or "." not in key:
+        return metadata.get(key)
+    value: Any = metadata
+    for step in key.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
 
 
 def _check_key(key: Any) -> None:
@@ -293,27 +306,3 @@ def _check_key(key: Any) -> None:
         check_text("a filter key", key)
     except InvalidInputError as error:
         raise FilterError(str(error)) from error
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _plain(operator: str, key: str, value: Any) -> str | int | float:
-    """A value SQLite can compare with: text as UTF-8, numbers as int64 or double."""
-    if isinstance(value, str):
-        try:
-            return catalogue_text(check_text(f"{operator} on {key!r}", value))
-        except InvalidInputError as error:
-            raise FilterError(str(error)) from error
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise FilterError(f"{operator} on {key!r} takes a finite number, not {value!r}")
-        return float(value)
-    number = int(value)
-    if not -_BEYOND <= number < _BEYOND:
-        raise FilterError(
-            f"{operator} on {key!r} takes a number of 64 bits, not one of {number.bit_length()} bits, which could not "
-            "be compared exactly; store such numbers as text, and compare texts"
-        )
-    return number

@@ -24,6 +24,7 @@ from fastlane_rag.errors import InvalidInputError
 __all__ = [
     "catalogue_text",
     "check_text",
+    "is_date",
     "json_value",
     "kind",
     "metadata_from_json",
@@ -82,6 +83,11 @@ def json_value(value: Any) -> Any:
         found = value.astype("datetime64[us]").tolist() if value.dtype.kind == "M" else value.tolist()
         return found if isinstance(found, int | float | str | bool | list | None) else json_value(found)
     return value
+
+
+def is_date(value: Any) -> bool:
+    """Whether a value of Python or NumPy is a date, with a time or without."""
+    return isinstance(value, datetime.date | np.datetime64)
 
 
 def metadata_from_json(text: str) -> dict[str, Any]:

@@ -5,15 +5,15 @@
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from sqlite3 import Connection
+from sqlite3 import Connection, OperationalError
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.codecs.base import Codec, HalfCodec
-from fastlane_rag.errors import IndexFormatError
-from fastlane_rag.storage.filters import Compiled, Filter, compile_filter
+from fastlane_rag.errors import FilterError, IndexFormatError
+from fastlane_rag.storage.filters import Compiled, DocumentFilter, Filter, compile_filter
 from fastlane_rag.storage.metadata import metadata_from_json
 from fastlane_rag.storage.schema import fill_tables
 from fastlane_rag.storage.tables import PENDING, Entry, Place, SegmentInfo
@@ -23,6 +23,7 @@ __all__ = ["Condition", "Reader", "Writer", "intact"]
 
 Condition = Compiled | None
 """Selects documents: by a compiled filter, or all of them."""
+_DEEP = 60  # brackets of a condition that SQLite's parser may not hold: its stack has 100 places before 3.46
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
@@ -109,26 +110,45 @@ class Reader:
         """Ids in the order of insertion."""
         return [id_ for (id_,) in self._select("id", self.compiled(filter_), " ORDER BY doc")]
 
+    def find(self, filter_: Filter | None, limit: int | None, offset: int) -> list[Document]:
+        """Up to `limit` documents that pass a filter, after the first `offset` of them, in the order of insertion."""
+        condition = self.compiled(filter_)
+        columns, last = "id, metadata, text, checksum", -1 if limit is None else limit
+        if condition is None or not condition.tests:
+            rows: Iterable[Any] = self._select(columns, condition, f" ORDER BY doc LIMIT {last} OFFSET {offset}")
+        else:
+            stop = None if limit is None else offset + limit
+            rows = self._select(columns, condition, " ORDER BY doc")[offset:stop]
+        return [self._document(*row) for row in rows]
+
     def compiled(self, filter_: Filter | None) -> Condition:
         """Compile a filter to the form that the other methods take.
 
         Raises:
             FilterError: the filter is not valid.
         """
-        return None if filter_ is None else compile_filter(filter_, self.filter_keys())
+        condition = None if filter_ is None else compile_filter(filter_, self.filter_keys())
+        if condition is not None and condition.sql.count("(") > _DEEP:
+            try:
+                self.connection.execute(f"EXPLAIN SELECT 1 FROM documents WHERE {condition.sql}", condition.parameters)
+            except OperationalError as error:
+                if "overflow" not in str(error) and "depth" not in str(error):
+                    raise
+                raise FilterError(f"the filter is nested too deep for SQLite: {error}") from error
+        return condition
 
     def places(self, condition: Condition) -> NDArray[np.int64]:
         """(N, 2): segment and row of the documents that meet a condition, in no particular order."""
         # Where indexed keys decide, the index on places serves, and no page with texts is read.
         if condition is None or condition.tests:
             found: Iterable[Any] = self._select("segment, row", condition, "")
-        elif condition.field is not None:
+        elif condition.docs is not None:
             query = (
-                "SELECT d.segment, d.row FROM fields AS e CROSS JOIN documents AS d INDEXED BY documents_doc "
-                f"ON d.doc = e.doc WHERE {condition.field}"
+                f"SELECT d.segment, d.row FROM ({condition.docs}) AS found CROSS JOIN documents AS d "
+                "INDEXED BY documents_doc ON d.doc = found.doc"
             )
             found = self.connection.execute(query, condition.parameters)
-        elif "metadata" not in condition.sql:
+        elif "documents.metadata" not in condition.sql:
             query = f"SELECT segment, row FROM documents INDEXED BY documents_doc WHERE {condition.sql}"
             found = self.connection.execute(query, condition.parameters)
         else:
@@ -192,11 +212,14 @@ class Reader:
         if not condition.tests:
             query = f"SELECT {columns} FROM documents WHERE {condition.sql}{order}"
             return self.connection.execute(query, condition.parameters).fetchall()
-        query = f"SELECT metadata, {columns} FROM documents WHERE {condition.sql}{order}"
+        whole = any(isinstance(test, DocumentFilter) for test in condition.tests)
+        query = (
+            f"SELECT id, {'text' if whole else 'NULL'}, metadata, {columns} FROM documents WHERE {condition.sql}{order}"
+        )
         found = []
-        for metadata, *rest in self.connection.execute(query, condition.parameters):
-            value = metadata_from_json(metadata)
-            if all(test(value) for test in condition.tests):
+        for id_, text, metadata, *rest in self.connection.execute(query, condition.parameters):
+            document = Document(id_, text, metadata_from_json(metadata))
+            if all(_passes(document, test) for test in condition.tests):
                 found.append(rest)
         return found
 
@@ -344,6 +367,11 @@ class Writer(Reader):
             self.connection.execute(f"DELETE FROM {table}")
         self.connection.execute("DELETE FROM meta WHERE key <> 'commits'")
         fill_tables(self.connection, meta, filter_keys)
+
+
+def _passes(document: Document, test: Any) -> bool:
+    """Whether a document passes a function of its metadata, or of itself."""
+    return bool(test.test(document) if isinstance(test, DocumentFilter) else test(document.metadata))
 
 
 def intact(id_: Any, text: Any, metadata: Any, checksum: Any) -> bool:

@@ -26,21 +26,22 @@ Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
 SMALL_BYTES = 512 << 10
 
 
-def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode) -> None:
+def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always: bool = False) -> None:
     """Insert or replace documents in one transaction.
 
     Args:
         storage: the index to write to.
         entries: the documents; ids must not repeat.
         encode: encodes texts. Texts already stored under the same id are not encoded again.
+        always: encode these as well.
     """
     with storage.turn():
-        _store(storage, entries, encode)
+        _store(storage, entries, encode, always=always)
 
 
-def _store(storage: Storage, entries: Sequence[Entry], encode: Encode) -> None:
+def _store(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always: bool) -> None:
     with storage.view() as view:
-        same = view.reader.unchanged(entries)
+        same = set() if always else view.reader.unchanged(entries)
     new = [entry for entry in entries if entry[0] not in same]
     lengths, small, segment = _staged(storage, [text for _, text, _ in new], encode)
     # If the commit fails, no catalogue names the finished segment, and the next writer deletes it.

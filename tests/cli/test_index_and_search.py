@@ -77,6 +77,36 @@ def test_search_prints_passages_scores_and_routed_tokens(run: Run, index: Path) 
     assert result.stderr == ""
 
 
+def test_words_thresholds_and_weights(run: Run, index: Path) -> None:
+    def found(*options: Any) -> dict[str, Any]:
+        result = run("search", index, "zip strict", "-k", 3, "--json", *options)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    assert found("--lane", "words")["lane"] == "words"
+    relevances = [hit["relevance"] for hit in found()["hits"]]
+    assert len(found("--score-threshold", relevances[1])["hits"]) == 2
+    scores = [hit["score"] for hit in found("--hybrid-weight", 0.4)["hits"]]
+    assert scores != [hit["score"] for hit in found("--hybrid")["hits"]] != [hit["score"] for hit in found()["hits"]]
+    assert found("--hybrid", "--fusion", "rrf")["hits"][0]["score"] < 1
+    assert "routed:" not in run("search", index, "zip strict", "--lane", "words").stdout
+    for wrong in (("--score-threshold", "2"), ("--fusion", "sum"), ("--hybrid-weight", "x")):
+        assert run("search", index, "zip strict", *wrong).exit_code != 0
+
+
+def test_a_filter_that_matches_nothing_says_why(run: Run, index: Path) -> None:
+    """Case 36."""
+    result = run("search", index, "zip strict", "--filter", '{"pep": "618"}')
+    assert result.exit_code == 0
+    assert "no passage matches" in result.stdout
+    assert result.stderr == (
+        "Warning: nothing matches the filter: the filter compares 'pep' with a text, and it is a number in the "
+        "documents: give the number without quotes\n"
+    )
+    found = json.loads(run("search", index, "zip strict", "--json", "--filter", '{"pap": 618}').stdout)
+    assert found["hint"] == "no document has the metadata key 'pap'; did you mean 'pep'?"
+
+
 def test_json_is_what_the_index_finds(run: Run, index: Path) -> None:
     result = run("search", index, "how long may a line be?", "-k", 3, "--json", "--route-k", "auto")
     found = json.loads(result.stdout)
@@ -201,7 +231,9 @@ def test_filter_keys_are_those_of_the_first_run(run: Run, chosen: Passages, tmp_
     command = ["index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index", "--filter-key", "pep"]
     assert run(*command).stderr == ""
     assert run(*command).stderr == ""
-    assert "was made without the filter key(s) year" in run(*command, "--filter-key", "year").stderr
+    refused = run(*command, "--filter-key", "year")
+    assert refused.exit_code == 1
+    assert "was made without the filter key(s) year; leave filter_keys out" in refused.stderr
 
 
 def test_standard_input(run: Run, chosen: Passages, tmp_path: Path) -> None:
@@ -301,14 +333,15 @@ def test_debug_shows_where(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_codec_is_chosen_when_an_index_is_made(run: Run, tmp_path: Path, passages: Passages) -> None:
-    """A codec given for an existing index is ignored with a notice; an unknown codec is refused."""
+    """Another codec than an index has is refused, and so is an unknown one."""
     corpus = tmp_path / "two.jsonl"
     corpus.write_text("".join(json.dumps(p) + "\n" for p in passages[:2]))
     first = run("index", corpus, "--out", tmp_path / "index", "--codec", "fp16")
     assert first.exit_code == 0, first.output
     assert json.loads(run("stats", tmp_path / "index", "--json").stdout)["codec"] == "fp16"
     again = run("index", corpus, "--out", tmp_path / "index", "--codec", "residual2")
-    assert "stores tokens as fp16, and goes on doing so" in again.stderr
+    assert again.exit_code == 1
+    assert "was made with codec='fp16', not 'residual2'; leave codec out to go on with it" in again.stderr
     unknown = run("index", corpus, "--out", tmp_path / "other", "--codec", "zip")
     assert unknown.exit_code == 1
     assert "'zip'" in unknown.stderr

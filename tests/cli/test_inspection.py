@@ -192,4 +192,4 @@ def test_ctrl_c_ends_with_the_code_that_shells_expect(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("fastlane_rag.upkeep.verify.verify", interrupted)
     result = run("verify", tmp_path)
-    assert (result.exit_code, result.output) == (130, "")
+    assert (result.exit_code, result.output) == (130, "interrupted\n")

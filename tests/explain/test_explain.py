@@ -57,7 +57,7 @@ def check_spans(explanation: Explanation) -> None:
             assert match.matched == text[start:end] == match.matched.strip()
         if match.query_span is not None:
             assert 0 <= match.query_span[0] < match.query_span[1] <= len(explanation.query)
-    assert math.fsum(match.weight for match in explanation.tokens) == pytest.approx(1)
+    assert math.fsum(match.share for match in explanation.tokens) == pytest.approx(1)
     spans = explanation.spans
     assert all(span.text == text[span.start : span.end] for span in spans)
     assert [span.weight for span in spans] == sorted((span.weight for span in spans), reverse=True)
@@ -92,7 +92,7 @@ def test_each_token_has_its_best_match(hit: Hit, model: FastLaneModel) -> None:
     assert [match.token for match in explanation.tokens] == route.tokens
     assert [i for i, match in enumerate(explanation.tokens) if match.routed] == sorted(route.selected)
     shares = torch.softmax(torch.from_numpy(route.scores), 0).tolist()
-    assert [match.weight for match in explanation.tokens] == pytest.approx(shares, abs=1e-6)
+    assert [match.share for match in explanation.tokens] == pytest.approx(shares, abs=1e-6)
 
 
 def test_pieces_of_a_word_point_at_the_whole_word(model: FastLaneModel) -> None:

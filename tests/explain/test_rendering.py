@@ -104,8 +104,8 @@ def test_the_terminal_marks_the_evidence(model: FastLaneModel) -> None:
     assert "The walrus is an operator." in plain
     rows = [line.split() for line in plain.splitlines()]
     for match in explanation.tokens:
-        share = f"{match.weight:.1%}" if match.query_span else "-"
-        assert [match.token, share, f"{match.similarity:.3f}", match.matched] in rows
+        share = f"{match.share:.1%}" if match.query_span else "-"
+        assert [match.token, share, f"{match.weight:.2f}", f"{match.similarity:.3f}", match.matched] in rows
         assert match.matched == "walrus" or not match.query_span
 
 

@@ -1,6 +1,8 @@
 """The filter language, compared with a plain Python evaluator, with and without indexed keys."""
 
+import datetime as dt
 import math
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -8,9 +10,11 @@ from hypothesis import strategies as st
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FilterError
-from fastlane_rag.storage.filters import all_of, compile_filter
+from fastlane_rag.errors import FastLaneWarning, FilterError, InvalidInputError
+from fastlane_rag.storage.filters import DocumentFilter, all_of, compile_filter
+from fastlane_rag.storage.metadata import catalogue_text
 
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 DOCUMENTS = {
     "en20": {"lang": "en", "year": 2020, "tags": ["a", "b"], "draft": False},
     "de21": {"lang": "de", "year": 2021, "tags": [], "draft": True, "note": None},
@@ -66,7 +70,24 @@ def filtered(request):
         ({"lang": {"$contains": ""}}, "en20 de21 en19 fr"),
         ({"note": {"$exists": True}}, "de21"),
         ({"note": {"$exists": False}}, "en20 en19 fr none"),
-        ({"tags": "a"}, ""),
+        ({"tags": "a"}, "en20"),
+        ({"tags": {"$ne": "b"}}, "de21 fr none"),
+        ({"tags": {"$in": ["a", "a,b"]}}, "en20 fr"),
+        ({"tags": {"$nin": ["a", 3]}}, "de21 fr none"),
+        ({"tags": None}, "en19"),
+        ({"tags": {"$gt": 2}}, "en19"),
+        ({"tags": {"$exists": True}}, "en20 de21 en19 fr"),
+        ({"year": {"$between": [2019.5, 2020]}}, "en20 en19"),
+        ({"lang": {"$between": ["de", "en"]}}, "en20 de21 en19"),
+        ({"lang": {"$like": "fran%s"}}, "fr"),
+        ({"lang": {"$like": "_n"}}, "en20 en19"),
+        ({"lang": {"$like": "EN"}}, ""),
+        ({"tags": {"$like": "a%"}}, "en20 fr"),
+        ({"$id": "de21"}, "de21"),
+        ({"$id": {"$in": ["none", "en19", "absent"]}, "lang": "en"}, "en19"),
+        ({"$id": {"$nin": ["none", "en19"]}}, "en20 de21 fr"),
+        ({"$or": [{"$id": "fr"}, {"$id": "en20"}, {"year": 2021}]}, "en20 de21 fr"),
+        ({"$id": {"$like": "en__"}}, "en20 en19"),
         ({"$and": [{"lang": "en"}, {"year": {"$lt": 2020}}]}, "en19"),
         ({"$and": []}, "en20 de21 en19 fr none"),
         ({"$or": [{"lang": "de"}, {"year": "2020"}]}, "de21 fr"),
@@ -107,6 +128,11 @@ def test_what_a_filter_matches(filtered, filter, expected):
         ({"year": {"$lt": -(2**63) - 1}}, r"\$lt on 'year'"),
         ({"tags": {"$contains": 2**63}}, r"\$contains on 'tags'"),
         ({"tags": {"$contains": ["a"]}}, r"\$contains on 'tags'"),
+        ({"year": {"$between": 3}}, r"\$between on 'year' takes a list"),
+        ({"year": {"$between": [1, 2, 3]}}, r"\$between on 'year' takes two values"),
+        ({"year": {"$between": [1, "2"]}}, r"\$between on 'year' takes two numbers, two texts or two dates"),
+        ({"lang": {"$like": 3}}, r"\$like on 'lang' takes a text with % and _"),
+        ({"$ids": ["a"]}, "the key \\$id"),
         ({"$and": {"lang": "en"}}, r"\$and takes a list"),
         ({"$or": [3]}, "a filter is a dict"),
         ({"$not": [{}]}, "a filter is a dict"),
@@ -226,6 +252,159 @@ def test_indexed_keys_follow_updates(tmp_path):
         assert index.verify() == []
 
 
+# --- nested keys, dates, ids, whole documents ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [(), ("author.name", "author")], ids=["plain", "indexed"])
+def test_dots_lead_into_objects_unless_a_key_has_them(keys):
+    metadatas = {
+        "nested": {"author": {"name": "Ada", "langs": ["en", "fr"], "home": {"city": "London"}}},
+        "literal": {"author.name": "Bob", "author": {"name": "Ada"}},
+        "list": {"author": [{"name": "Ada"}]},
+        "text": {"author": "Ada"},
+        "none": {},
+    }
+    with FastLaneIndex.create(model=WordModel(), filter_keys=keys) as index:
+        index.add(["x"] * 5, ids=list(metadatas), metadatas=list(metadatas.values()))
+        for filter, expected in [
+            ({"author.name": "Ada"}, "nested"),
+            ({"author.name": "Bob"}, "literal"),
+            ({"author.name": {"$ne": "Ada"}}, "literal list text none"),
+            ({"author.name": {"$exists": True}}, "nested literal"),
+            ({"author.home.city": {"$like": "Lon%"}}, "nested"),
+            ({"author.langs": "fr"}, "nested"),
+            ({"author.langs": {"$contains": "en"}}, "nested"),
+            ({"author..name": "Ada"}, ""),
+            ({"author": "Ada"}, "text"),
+        ]:
+            assert " ".join(index.ids(filter)) == expected, filter
+
+
+MOMENTS = {
+    "day": dt.date(2024, 3, 1),
+    "utc": dt.datetime(2024, 3, 1, 12, tzinfo=dt.UTC),
+    "tokyo": dt.datetime(2024, 3, 1, 20, 59, 59, 999_999, dt.timezone(dt.timedelta(hours=9))),
+    "naive": dt.datetime(2024, 3, 1, 12, 0, 0, 1),
+    "old": dt.datetime(1969, 12, 31, 23, 59, 59, 999_999),
+    "text": "soon",
+}
+
+
+@pytest.mark.parametrize("keys", [(), ("at",)], ids=["plain", "indexed"])
+@pytest.mark.parametrize("as_text", [False, True], ids=["dates", "texts"])
+def test_dates_compare_as_instants(keys, as_text):
+    """As UTC, tokyo is 11:59:59.999999: as a text it would be the latest."""
+    noon = dt.datetime(2024, 3, 1, 7, tzinfo=dt.timezone(dt.timedelta(hours=-5)))
+    with FastLaneIndex.create(model=WordModel(), filter_keys=keys) as index:
+        index.add(["x"] * len(MOMENTS), ids=list(MOMENTS), metadatas=[{"at": at} for at in MOMENTS.values()])
+
+        def found(operator, *operands):
+            given = [operand.isoformat() if as_text else operand for operand in operands]
+            return " ".join(index.ids({"at": {operator: given if operator == "$between" else given[0]}}))
+
+        assert found("$lt", noon) == "day tokyo old"
+        assert found("$lte", noon) == "day utc tokyo old"
+        assert found("$gt", noon) == "naive"
+        assert found("$between", dt.date(2024, 3, 1), noon) == "day utc tokyo"
+        assert found("$lt", dt.date(1970, 1, 1)) == "old"
+        if not as_text:
+            assert found("$eq", noon) == "utc"
+            assert index.ids({"at": {"$in": [noon, dt.date(2024, 3, 1), "soon"]}}) == ["day", "utc", "text"]
+            assert index.ids({"at": {"$ne": noon}}) == ["day", "tokyo", "naive", "old", "text"]
+        assert index.ids({"at": {"$gt": "so"}}) == ["text"]
+
+
+@given(
+    moments=st.lists(st.datetimes(timezones=st.none() | st.timezones()), min_size=1, max_size=4),
+    limit=st.datetimes(timezones=st.none() | st.timezones()),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_two_moments_order_as_python_has_them(moments, limit):
+    def utc(moment):
+        return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
+
+    def whole_minutes(moment):
+        return moment.tzinfo is None or not moment.utcoffset() % dt.timedelta(minutes=1)
+
+    moments = [moment for moment in moments if whole_minutes(moment) and 1 < moment.year < 9999]
+    with FastLaneIndex.create(model=WordModel()) as index:
+        index.add(
+            ["x"] * len(moments), ids=[str(n) for n in range(len(moments))], metadatas=[{"at": m} for m in moments]
+        )
+        expected = [str(n) for n, moment in enumerate(moments) if (utc(moment) - EPOCH) < (utc(limit) - EPOCH)]
+        assert index.ids({"at": {"$lt": limit}}) == expected
+
+
+def test_patterns_are_those_of_like():
+    texts = ["50% off", "50 off", "a*b", "a?b", "[a]", "a\nb", "a\\b"]
+    patterns = {
+        "50\\% off": ["50% off"],
+        "50%off": ["50% off", "50 off"],
+        "a*b": ["a*b"],
+        "a?b": ["a?b"],
+        "[a]": ["[a]"],
+        "a_b": ["a*b", "a?b", "a\nb", "a\\b"],
+        "a\\\\b": ["a\\b"],
+        "%": texts,
+        "": [],
+    }
+    with FastLaneIndex.create(model=WordModel()) as index:
+        index.add(["x"] * len(texts), ids=texts, metadatas=[{"t": text} for text in texts])
+        assert {pattern: index.ids({"t": {"$like": pattern}}) for pattern in patterns} == patterns
+
+
+def test_a_function_of_the_whole_document(filtered):
+    mine = DocumentFilter(lambda document: document.id == "fr" and document.text == "same words")
+    assert filtered.ids(mine) == ["fr"]
+    assert filtered.ids(all_of(mine, {"lang": "en"})) == []
+    assert [hit.id for hit in filtered.search("words", filter=mine)] == ["fr"]
+
+
+def test_find_reads_in_the_order_of_addition(filtered):
+    assert [document.id for document in filtered.find()] == list(DOCUMENTS)
+    [found] = filtered.find({"lang": "en"}, limit=1, offset=1)
+    assert (found.id, found.text, found.metadata) == ("en19", "same words", DOCUMENTS["en19"])
+    assert [document.id for document in filtered.find(lambda metadata: "lang" in metadata, 2, 1)] == ["de21", "en19"]
+    assert filtered.find(limit=0) == filtered.find(offset=9) == []
+    with pytest.raises(InvalidInputError, match="offset must be"):
+        filtered.find(offset=-1)
+
+
+@pytest.mark.parametrize(
+    ("filter", "hint"),
+    [
+        ({"yaer": 2020}, "no document has the metadata key 'yaer'; did you mean 'year'?"),
+        ({"lang": "en", "zzz.b": {"$in": [1]}}, "no document has the metadata key 'zzz.b'"),
+        ({"draft": "true"}, "compares 'draft' with a text, and it is true or false"),
+        ({"lang": 3}, "compares 'lang' with a number, and it is a text in the documents: give a text"),
+        ({"note": {"$gt": dt.date(2024, 1, 1)}}, "compares 'note' with a date"),
+        (all_of({"draft": "no"}, lambda metadata: True), "'draft'"),
+        ({"lang": "xx"}, ""),
+        ({"year": {"$gt": 3000}}, ""),
+        ({"$not": {}}, ""),
+    ],
+)
+def test_a_search_says_why_its_filter_matches_nothing(filtered, filter, hint):
+    """Case 36, and the number that a language model sends as a text."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = filtered.search_detailed("words", filter=filter)
+    assert result.hits == []
+    assert hint in result.hint
+    assert bool(result.hint) == bool(hint)
+    assert [hint in str(one.message) for one in caught] == ([True] if hint else [])
+    with FastLaneIndex.create(model=WordModel()) as empty:
+        assert empty.search_detailed("words", filter=filter).hint == ""
+
+
+def test_a_number_in_quotes_is_told(index):
+    index.add(["words"], ["a"], [{"year": 2020}])
+    with pytest.warns(
+        FastLaneWarning, match="with a text, and it is a number in the documents: give the number without"
+    ):
+        assert index.search("words", filter={"year": "2020"}) == []
+
+
 # A plain evaluator of the language, against which the SQL is checked.
 
 scalars = st.one_of(
@@ -235,9 +414,10 @@ scalars = st.one_of(
     st.sampled_from([0.5, -1.0, 2.0, 1e300, 2**60, 2**63 - 1, 2.0**63, 2.0**70]),
     st.text(alphabet='ab"\\\0é\ufdd0%', max_size=2),
 )
-keys = st.sampled_from(["k", "a.b", 'q"', "\\", "n\0", ""])
+keys = st.sampled_from(["k", "a", "a.b", 'q"', "\\", "n\0", ""])
 stored = st.one_of(scalars, st.sampled_from([2**63, 2**63 + 1, -(2**63) - 1, 2**70, 10**400]))
 values = st.one_of(stored, st.lists(stored, max_size=3))
+values = st.one_of(values, st.dictionaries(st.sampled_from(["a", "b", "a.b"]), values, max_size=2))
 ordered = st.one_of(
     st.integers(-3, 3), st.sampled_from([0.5, 2.0, 2**63 - 1, 2.0**63, -(2.0**63)]), st.text(alphabet="abé", max_size=2)
 )
@@ -275,6 +455,8 @@ def beyond(value):
 
 
 def orders(value, operand, operator):
+    if isinstance(value, str):  # a NUL orders as what stands for it
+        value = catalogue_text(value)
     number = [isinstance(v, int | float) and not isinstance(v, bool) for v in (value, operand)]
     if not (all(number) or (isinstance(value, str) and isinstance(operand, str))):
         return False
@@ -288,27 +470,46 @@ def orders(value, operand, operator):
 
 
 def holds(condition, present, value):
+    """Whether a value, or an element of a list, meets a condition."""
+    if isinstance(condition, dict):
+        [(operator, operand)] = condition.items()
+        if operator == "$not":
+            return not holds(operand, present, value)
+        if operator in ("$ne", "$nin"):
+            return not holds({{"$ne": "$eq", "$nin": "$in"}[operator]: operand}, present, value)
+        if operator in ("$exists", "$contains"):
+            return meets(condition, present, value)
+    elements = value if isinstance(value, list) else []
+    return any(meets(condition, present, one) for one in [value, *elements])
+
+
+def meets(condition, present, value):
     if not isinstance(condition, dict):
         return present and same(value, condition)
     [(operator, operand)] = condition.items()
     match operator:
         case "$eq":
             return present and same(value, operand)
-        case "$ne":
-            return not (present and same(value, operand))
         case "$in":
             return present and any(same(value, v) for v in operand)
-        case "$nin":
-            return not (present and any(same(value, v) for v in operand))
         case "$exists":
             return present is operand
-        case "$not":
-            return not holds(operand, present, value)
         case "$contains":
             if isinstance(value, list):
                 return any(same(element, operand) for element in value)
             return isinstance(value, str) and isinstance(operand, str) and operand in value
     return present and orders(value, operand, operator)
+
+
+def found_at(metadata, key):
+    """Whether there is a value under a key, by itself or by the path its dots make, and the value."""
+    if key not in metadata and "." in key:
+        for step in key.split("."):
+            if not isinstance(metadata, dict) or step not in metadata:
+                return False, None
+            metadata = metadata[step]
+        return True, metadata
+    return key in metadata, metadata.get(key)
 
 
 def matches(filter, metadata):
@@ -321,7 +522,7 @@ def matches(filter, metadata):
         elif key == "$not":
             results.append(not matches(condition, metadata))
         else:
-            results.append(holds(condition, key in metadata, metadata.get(key)))
+            results.append(holds(condition, *found_at(metadata, key)))
     return all(results)
 
 

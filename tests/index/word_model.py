@@ -40,6 +40,10 @@ class RoutedWords:
     scores: object
     tokens: list[str]
 
+    @property
+    def weights(self):
+        return self.embeddings.new_ones(len(self.embeddings))
+
     def to_cpu(self):
         return self
 

@@ -46,8 +46,9 @@ def test_the_langchain_store(index, expected):
 
 
 async def test_the_llama_index_retriever_and_store(index, expected):
-    retriever = LlamaIndexRetriever(index, similarity_top_k=K, hybrid=True)
+    retriever = LlamaIndexRetriever(index, similarity_top_k=K, hybrid=True, normalize_scores=False)
     for found in (retriever.retrieve(QUERY), await retriever.aretrieve(QUERY)):
         assert [(one.node_id, one.score) for one in found] == expected
-    result = LlamaIndexStore(index).query(VectorStoreQuery(query_str=QUERY, similarity_top_k=K), hybrid=True)
+    store = LlamaIndexStore(index, normalize_scores=False)
+    result = store.query(VectorStoreQuery(query_str=QUERY, similarity_top_k=K), hybrid=True)
     assert list(zip(result.ids, result.similarities, strict=True)) == expected

@@ -133,7 +133,7 @@ def test_a_dense_embedding_model_is_passed_over_with_a_warning(monkeypatch, mode
     given = []
 
     def remembering(path: Any = None, **options: Any) -> AbstractContextManager[FastLaneIndex]:
-        given.append(options["model"])
+        given.append(options.get("model"))
         return build(path, **{**options, "model": model})
 
     monkeypatch.setattr(FastLaneIndex, "build", remembering)

@@ -124,6 +124,9 @@ def test_serialisation_shows_no_model_internals(rerank):
     assert rerank.to_dict() == {
         "top_n": 4,
         "keep_retrieval_score": False,
+        "normalize_scores": True,
+        "score_key": None,
+        "score_threshold": None,
         "batch_size": None,
         "class_name": "FastLaneRerank",
     }
@@ -132,11 +135,15 @@ def test_serialisation_shows_no_model_internals(rerank):
 def test_scores_are_on_the_retrievers_scale(model, rerank, nodes):
     """Within what the index's codec rounds away."""
     retriever = FastLaneRetriever.from_nodes([scored.node for scored in nodes], model=model, similarity_top_k=12)
-    scores = {scored.node_id: scored.score for scored in retriever.retrieve(QUERY)}
-    ranked = rerank.postprocess_nodes(nodes, query_str=QUERY)
-    assert len(ranked) == 4
-    for scored in ranked:
-        assert scored.score == pytest.approx(scores[scored.node_id], abs=0.05)
+    for normalize in (True, False):
+        retriever.normalize_scores = rerank.normalize_scores = normalize
+        scores = {scored.node_id: scored.score for scored in retriever.retrieve(QUERY)}
+        ranked = rerank.postprocess_nodes(nodes, query_str=QUERY)
+        assert len(ranked) == 4
+        assert all(0 <= scored.score <= 1 for scored in ranked) == normalize
+        for scored in ranked:
+            assert scored.score == pytest.approx(scores[scored.node_id], abs=0.05)
+    rerank.normalize_scores = True
 
 
 def test_behind_a_dense_index(model, nodes):

@@ -140,7 +140,7 @@ def test_similarity_top_k_can_be_set_and_is_honoured(retriever, k):
 def test_routing_options_reach_the_engine(node_index):
     routed = FastLaneRetriever(node_index, route_k=1, refine=False, similarity_top_k=12).retrieve(QUERY)
     expected = node_index.search(QUERY, 12, route_k=1, refine=False)
-    assert [(scored.node_id, scored.score) for scored in routed] == [(hit.id, hit.score) for hit in expected]
+    assert [(scored.node_id, scored.score) for scored in routed] == [(hit.id, hit.relevance) for hit in expected]
 
 
 # --- queries -----------------------------------------------------------------------------------------------------
@@ -165,11 +165,14 @@ def test_one_custom_string_replaces_the_query(retriever):
     assert retriever.retrieve(bundle) == retriever.retrieve(QUERY)
 
 
-def test_several_custom_strings_rank_by_their_mean_score(node_index):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_several_custom_strings_rank_by_their_mean_score(node_index, normalize):
     strings = ["enumeration type", "matrix multiplication operator"]
-    scores = [{hit.id: hit.score for hit in node_index.search(text, 12)} for text in strings]
+    score = (lambda hit: hit.relevance) if normalize else (lambda hit: hit.score)
+    scores = [{hit.id: score(hit) for hit in node_index.search(text, 12)} for text in strings]
     mean = {id_: (scores[0][id_] + scores[1][id_]) / 2 for id_ in scores[0]}
-    found = FastLaneRetriever(node_index, similarity_top_k=5).retrieve(QueryBundle("x", custom_embedding_strs=strings))
+    retriever = FastLaneRetriever(node_index, similarity_top_k=5, normalize_scores=normalize)
+    found = retriever.retrieve(QueryBundle("x", custom_embedding_strs=strings))
     assert [scored.node_id for scored in found] == sorted(mean, key=lambda id_: (-mean[id_], id_))[:5]
     assert [scored.score for scored in found] == pytest.approx([mean[scored.node_id] for scored in found])
 

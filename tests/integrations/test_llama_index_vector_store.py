@@ -77,7 +77,7 @@ async def test_query_returns_fresh_nodes_scores_and_ids(store, nodes):
     for result in (store.query(query), await store.aquery(query)):
         hits = store.client.search(QUERY, 3)
         assert result.ids == [hit.id for hit in hits]
-        assert result.similarities == [hit.score for hit in hits]
+        assert result.similarities == [hit.relevance for hit in hits]
         assert [node.model_dump() for node in result.nodes] == [added[id_].model_dump() for id_ in result.ids]
         result.nodes[0].metadata["tags"].append("changed")
 
@@ -134,7 +134,7 @@ def test_options_pass_through_as_vector_store_kwargs(store):
     retriever = over(store).as_retriever(similarity_top_k=5, vector_store_kwargs=options)
     expected = store.client.search(QUERY, 5, **options)
     assert [(found.node_id, found.score) for found in retriever.retrieve(QUERY)] == [
-        (hit.id, hit.score) for hit in expected
+        (hit.id, hit.relevance) for hit in expected
     ]
     with pytest.raises(TypeError, match="unexpected keyword"):
         over(store).as_retriever(vector_store_kwargs={"route": 1}).retrieve(QUERY)
@@ -154,7 +154,7 @@ def test_mmr_prefers_variety_over_repetition(empty):
     assert ids(vector_store_query_mode="mmr", vector_store_kwargs={"mmr_threshold": 1.0}) == ids()
 
 
-@pytest.mark.parametrize("mode", [VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.SVM])
+@pytest.mark.parametrize("mode", [VectorStoreQueryMode.SEMANTIC_HYBRID, VectorStoreQueryMode.SVM])
 def test_modes_without_meaning_here_are_refused(store, mode):
     with pytest.raises(ValueError, match=mode.value):
         store.query(VectorStoreQuery(query_str=QUERY, mode=mode))

@@ -41,10 +41,10 @@ def test_retrievers_and_stores_give_the_engines_ids_and_scores(model, documents,
     store = LangChainStore.from_documents(documents, model)
     assert [(found.id, score) for found, score in store.similarity_search_with_score(query, K)] == reference[query]
 
-    llama_index = LlamaIndexRetriever.from_nodes(nodes, model=model, similarity_top_k=K)
+    llama_index = LlamaIndexRetriever.from_nodes(nodes, model=model, similarity_top_k=K, normalize_scores=False)
     assert [(found.node_id, found.score) for found in llama_index.retrieve(query)] == reference[query]
 
-    other = LlamaIndexStore(model=model)
+    other = LlamaIndexStore(model=model, normalize_scores=False)
     other.add(nodes)
     result = other.query(VectorStoreQuery(query_str=query, similarity_top_k=K))
     assert list(zip(result.ids, result.similarities, strict=True)) == reference[query]
@@ -54,13 +54,14 @@ def test_retrievers_and_stores_give_the_engines_ids_and_scores(model, documents,
 def test_rerankers_agree_exactly_and_the_index_up_to_its_codec(model, documents, nodes, reference, query):
     tokens = len(model.encode_queries([query])[0])
     compressed = FastLaneReranker(model=model, top_n=K).compress_documents(documents, query)
-    reranked = FastLaneRerank(model, top_n=K).postprocess_nodes(
-        [NodeWithScore(node=node) for node in nodes], query_str=query
-    )
+    given = [NodeWithScore(node=node) for node in nodes]
+    reranked = FastLaneRerank(model, top_n=K, normalize_scores=False).postprocess_nodes(given, query_str=query)
+    relevant = FastLaneRerank(model, top_n=K).postprocess_nodes(given, query_str=query)
     assert [found.id for found in compressed] == [found.node_id for found in reranked]
     assert [found.metadata["relevance_score"] for found in compressed] == [
         relevance(found.score, tokens) for found in reranked
     ]
+    assert [found.score for found in relevant] == [found.metadata["relevance_score"] for found in compressed]
     assert [found.node_id for found in reranked] == [id_ for id_, _ in reference[query]]
     assert [found.score for found in reranked] == pytest.approx([score for _, score in reference[query]], abs=0.05)
 

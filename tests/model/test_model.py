@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneModel
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.model import RoutedQuery
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.scoring import maxsim
@@ -111,7 +112,7 @@ def test_a_senseless_k_is_refused(model: FastLaneModel, k: object) -> None:
 
 def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
     """One string alone would be encoded letter by letter."""
-    with pytest.raises(TypeError, match="wrap it in a list"):
+    with pytest.raises(InvalidInputError, match="put it into a list"):
         model.encode_queries("one string")
     with pytest.raises(TypeError, match="text 1 is a int"):
         model.encode_documents(["fine", 7])  # type: ignore[list-item]

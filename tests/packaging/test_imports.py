@@ -75,8 +75,8 @@ MAY_IMPORT = {
     "evaluation": {"index", "search", "storage", "model", "scoring", "data"},
     "training": {"evaluation", "index", "model", "scoring", "data"},
     "cli": {"evaluation", "training", "index", "search", "upkeep", "codecs", "explain", "rendering", "model", "data"},
-    "langchain_fastlane": {"index", "search", "storage", "rerank", "model"},
-    "llama_index": {"index", "search", "storage", "rerank", "model"},
+    "langchain_fastlane": {"index", "search", "storage", "rerank"},
+    "llama_index": {"index", "search", "storage", "rerank"},
 }
 EVERYBODY = {"errors", "lengths", "types", "__version__"}
 FRAMEWORKS = ("langchain", "llama_index")

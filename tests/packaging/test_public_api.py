@@ -13,6 +13,8 @@ MODULES = (
     "fastlane_rag",
     "fastlane_rag.errors",
     "fastlane_rag.types",
+    "fastlane_rag.index.options",
+    "fastlane_rag.index.outside",
     "fastlane_rag.search.options",
     "fastlane_rag.search.policy",
     "fastlane_rag.search.result",

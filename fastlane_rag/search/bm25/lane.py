@@ -73,6 +73,10 @@ class LexicalLane:
         Raises:
             IndexFormatError: a lexicon is damaged.
         """
+        return self.scores_and_limit(query, allowed)[0]
+
+    def scores_and_limit(self, query: str, allowed: Mask | None) -> tuple[NDArray[np.float32], float]:
+        """As `scores`, and the BM25 that a document of the query's words repeated without end would come near."""
         counted: Counter[int] = Counter()
         for word, times in count_words(query).items():
             counted[number(word)] += times
@@ -90,7 +94,7 @@ class LexicalLane:
         together = np.concatenate([np.zeros(0, np.float32), *scores])
         if allowed is not None:
             together[~allowed] = 0
-        return together
+        return together, float(weights.sum())
 
 
 def _added(entries: Entries, part: _Words, weights: NDArray[np.float32]) -> NDArray[np.float32]:

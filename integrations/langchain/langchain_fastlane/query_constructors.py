@@ -10,8 +10,8 @@ from fastlane_rag.storage.filters import Filter, all_of
 class FastLaneTranslator(Visitor):
     """Translates structured queries to filters: `SelfQueryRetriever(..., structured_query_translator=...)`.
 
-    `like` is left out, so the language model is told not to use it. Dates become ISO 8601 strings, which order
-    as dates do when the metadata holds them in the same form.
+    `like` is SQL's, with % and _, and case matters. Dates become ISO 8601 texts, which compare as instants with dates
+    in the metadata.
 
     Args:
         filter: what every document must pass besides. `SelfQueryRetriever` puts the language model's filter in
@@ -32,6 +32,7 @@ class FastLaneTranslator(Visitor):
         Comparator.CONTAIN,
         Comparator.IN,
         Comparator.NIN,
+        Comparator.LIKE,
     )
 
     def visit_operation(self, operation: Operation) -> dict[str, Any]:

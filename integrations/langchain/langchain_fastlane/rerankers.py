@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from fastlane_rag.model import FastLaneModel
+from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import rerank
 
 
@@ -24,28 +24,44 @@ class FastLaneReranker(BaseDocumentCompressor):
         ```
 
     Attributes:
-        model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
+        model: the model, loaded; given as anything that `FastLaneModel.from_pretrained` takes, None for the bundled
+            one, or as an object that encodes. What is given by name is shared with the indexes of the process.
+        device: where a model that is given by name is to run; None takes CUDA or MPS when there is one, else the CPU.
+            Once loaded, `model.device` says where.
         top_n: how many documents to return.
+        score_threshold: leave out documents of lower relevance, 0 to 1.
         batch_size: how many texts to encode at once; None lets the model choose.
+        weighted: whether each query token counts by the router's weight, as in a search.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: FastLaneModel = Field(default=None, repr=False, exclude=True, validate_default=True)
+    model: Any = Field(default=None, repr=False, exclude=True)
+    device: str | None = Field(default=None, repr=False, exclude=True)
     top_n: int = Field(default=4, ge=0)
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = None
+    weighted: bool = True
 
-    @field_validator("model", mode="before")
-    @classmethod
-    def _load(cls, model: Any) -> FastLaneModel:
-        return FastLaneModel.from_pretrained(model)
+    @model_validator(mode="after")
+    def _load(self) -> Self:
+        self.model, self.device = open_model(self.model, device=self.device), None
+        return self
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
         """Copies of the `top_n` best documents, best first, with their relevance (0 to 1) as `relevance_score`."""
+        documents = list(documents)
         texts = [document.page_content for document in documents]
-        ranking = rerank(query, texts, model=self.model, batch_size=self.batch_size)
+        ranking = rerank(
+            query,
+            texts,
+            model=self.model,
+            batch_size=self.batch_size,
+            weighted=self.weighted,
+            score_threshold=self.score_threshold,
+        )
         best = []
         for one in ranking[: self.top_n]:
             document = documents[one.position]

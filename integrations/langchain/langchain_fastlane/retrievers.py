@@ -13,13 +13,17 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexOptions
+from fastlane_rag.index.passages import given_index
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchOptions, call_filter
-from langchain_fastlane._documents import add_documents, to_document
+from fastlane_rag.search.result import SearchResult
+from langchain_fastlane._documents import add_documents, to_document, to_filter
+from langchain_fastlane._reports import report
 
 
 class FastLaneRetriever(SearchFields, BaseRetriever):
@@ -28,7 +32,11 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     Besides the fields below it has one for each option of a search (`filter`, `route_k`, `hybrid`, ...), as
     `fastlane_rag.search.options.SearchOptions` documents them. `k` and these can also be given for one call:
     `retriever.invoke("query", k=2, filter={"lang": "en"})`, and the same with `ainvoke`, `batch` and `bind`. A call's
-    filter narrows the retriever's own: both are applied. `override_filter=True` puts it in place of the own one.
+    filter narrows the retriever's own: both are applied. `override_filter=True` puts it in place of the own one. A
+    filter may be a function of a document's metadata, or of the document.
+
+    Callbacks find what a search took (lane, comparisons, milliseconds a stage) under `fastlane` in the run's metadata,
+    and get it as the custom event `fastlane_search`.
 
     Example:
         ```python
@@ -40,6 +48,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         index: the engine; safe to share between retrievers, stores and threads.
         k: how many documents to return; fewer only when fewer match.
         score_key: if set, each document's score is put into its metadata under this key.
+        id_key: if set, so is its id; `EnsembleRetriever(id_key=...)` tells documents apart by it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -47,6 +56,12 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     index: FastLaneIndex = Field(repr=False, exclude=True)
     k: int = Field(default=4, ge=0)
     score_key: str | None = None
+    id_key: str | None = None
+
+    @field_validator("index", mode="before")
+    @classmethod
+    def _given(cls, index: Any) -> FastLaneIndex:
+        return given_index(index)
 
     @classmethod
     def from_texts(
@@ -56,10 +71,8 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         ids: Sequence[str | None] | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
-        **fields: Any,
+        **options: Any,
     ) -> Self:
         """Build an index and a retriever over it.
 
@@ -68,15 +81,12 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
             metadatas: one JSON-like dict per text.
             ids: one id per text; None, for all or for single texts, generates ids.
             path: a new directory for the index; None keeps the index in memory.
-            model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
-            overwrite: replace an index in `path`. To open it instead:
-                `FastLaneRetriever(index=FastLaneIndex.open(path))`.
-            max_document_tokens: tokens to encode of a text; the rest is cut, with a warning. None encodes all.
-            **fields: fields of the retriever, such as `k`.
+            overwrite: replace an index in `path`; `from_existing` opens it instead.
+            **options: fields of the retriever, such as `k`, and what the index is made with: `model`, `device`, ...,
+                see `fastlane_rag.index.options.IndexOptions`.
         """
-        with FastLaneIndex.build(
-            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        of_index, fields = IndexOptions.divided(options)
+        with FastLaneIndex.build(path, overwrite=overwrite, **of_index) as index:
             retriever = cls(index=index, **fields)
             index.add(texts, ids=ids, metadatas=metadatas)
         return retriever
@@ -88,18 +98,30 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         ids: Sequence[str | None] | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
-        **fields: Any,
+        **options: Any,
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        with FastLaneIndex.build(
-            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        of_index, fields = IndexOptions.divided(options)
+        with FastLaneIndex.build(path, overwrite=overwrite, **of_index) as index:
             retriever = cls(index=index, **fields)
             add_documents(index, documents, ids)
         return retriever
+
+    @classmethod
+    def from_existing(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """A retriever over the index at `path`, which is created, empty, where there is none yet.
+
+        Args:
+            path: a directory with an index, a new or an empty one.
+            **options: as in `from_texts`.
+
+        Raises:
+            ModelMismatchError: the index was made with another model.
+            InvalidInputError: it was made with another option.
+        """
+        of_index, fields = IndexOptions.divided(options)
+        return cls(index=FastLaneIndex.open_or_create(path, **of_index), **fields)
 
     def add_documents(
         self,
@@ -131,19 +153,23 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        (documents,) = self._search([query], **options)
-        return documents
+        (result,) = self._search([query], **options)
+        report(run_manager, [result])
+        return self._documents(result)
 
-    def _search(self, queries: list[str], *, override_filter: bool = False, **options: Any) -> list[list[Document]]:
-        """The documents of each query; an option that is missing or None is the retriever's own."""
+    def _search(self, queries: list[str], *, override_filter: bool = False, **options: Any) -> list[SearchResult]:
+        """The result of each query; an option that is missing or None is the retriever's own."""
         own = {name: getattr(self, name) for name in SearchOptions.names()}
         given = {name: value for name, value in options.items() if value is not None}
-        given["filter"] = call_filter(self.filter, options.get("filter"), override=override_filter)
-        results = self.index.search_batch(queries, **(own | given))
-        return [[self._document(hit) for hit in hits] for hits in results]
+        filter_ = call_filter(self.filter, options.get("filter"), override=override_filter)
+        given["filter"] = to_filter(filter_)
+        return self.index.search_batch_detailed(queries, **(own | given))
+
+    def _documents(self, result: SearchResult) -> list[Document]:
+        return [self._document(hit) for hit in result.hits]
 
     def _document(self, hit: Hit) -> Document:
-        document = to_document(hit)
+        document = to_document(hit, self.id_key)
         if self.score_key is not None:
             document.metadata[self.score_key] = hit.score
         return document
@@ -158,21 +184,37 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     ) -> list[list[Document]]:
         """Search for several queries in one call, which shares work; callbacks get a start and an end for each query.
 
-        The options hold for all queries, so an error in them fails all queries.
+        With `return_exceptions`, a query that fails has its error in place of its documents, and the others have
+        theirs. The options hold for all queries, so an error in them fails all.
         """
+        inputs = list(inputs)
         configs = get_config_list(config, len(inputs))
         runs = [self._started(query, one, kwargs) for query, one in zip(inputs, configs, strict=True)]
         try:
-            found = self._search(inputs, **kwargs)
+            results = self._search(inputs, **kwargs)
         except Exception as error:
+            if return_exceptions:
+                return [self._alone(query, run, kwargs) for query, run in zip(inputs, runs, strict=True)]
             for run in runs:
                 run.on_retriever_error(error)
-            if return_exceptions:
-                return [error for _ in inputs]  # type: ignore[misc]  # as the base class has it
             raise
-        for run, documents in zip(runs, found, strict=True):
-            run.on_retriever_end(documents)
-        return found
+        return [self._ended(run, result) for run, result in zip(runs, results, strict=True)]
+
+    def _alone(self, query: str, run: CallbackManagerForRetrieverRun, kwargs: dict[str, Any]) -> Any:
+        """The documents of one query of a batch that failed together, or its error."""
+        try:
+            (result,) = self._search([query], **kwargs)
+        except Exception as error:
+            run.on_retriever_error(error)
+            return error
+        return self._ended(run, result)
+
+    def _ended(self, run: CallbackManagerForRetrieverRun, result: SearchResult) -> list[Document]:
+        """Report the end of one query of a batch, as `invoke` does, and give its documents."""
+        documents = self._documents(result)
+        report(run, [result])
+        run.on_retriever_end(documents)
+        return documents
 
     def _started(self, query: str, config: RunnableConfig, kwargs: dict[str, Any]) -> CallbackManagerForRetrieverRun:
         """Report the start of one query of a batch, as `invoke` does."""

@@ -13,13 +13,17 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.rerank import diversify, relevances
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, call_filter
-from fastlane_rag.storage.filters import Filter
-from langchain_fastlane._documents import add_documents, to_document
+from fastlane_rag.index.options import IndexKeywords
+from fastlane_rag.index.passages import given_index
+from fastlane_rag.rerank import diversify
+from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter
+from fastlane_rag.search.tracing import searches
+from fastlane_rag.storage.filters import Filter, all_of
+from langchain_fastlane._documents import add_documents, to_document, to_filter
+from langchain_fastlane._reports import report
 
 # What LangChain's types of search take besides the options of a search.
-_OF_SEARCH_TYPES = ("fetch_k", "lambda_mult", "score_threshold")
+_OF_SEARCH_TYPES = ("fetch_k", "lambda_mult")
 
 
 class FastLaneStoreRetriever(VectorStoreRetriever):
@@ -28,12 +32,17 @@ class FastLaneStoreRetriever(VectorStoreRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        return super()._get_relevant_documents(query, run_manager=run_manager, **self._joined(kwargs))
+        with searches() as results:
+            found = super()._get_relevant_documents(query, run_manager=run_manager, **self._joined(kwargs))
+        report(run_manager, results)
+        return found
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        return await super()._aget_relevant_documents(query, run_manager=run_manager, **self._joined(kwargs))
+        return await run_in_executor(
+            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **kwargs
+        )
 
     def _joined(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         override = kwargs.pop("override_filter", False)
@@ -44,8 +53,8 @@ class FastLaneStoreRetriever(VectorStoreRetriever):
 class FastLaneVectorStore(VectorStore):
     """A vector store with one vector per token, over a `FastLaneIndex`.
 
-    All searches take `k` and the search options: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a
-    callable on the metadata, applied before ranking), `route_k`, `hybrid` and the others that
+    All searches take `k` and the search options: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a function of
+    a document's metadata or of the document, applied before ranking), `route_k`, `hybrid` and the others that
     `fastlane_rag.search.options.SearchOptions` documents. Scores are SumMaxSim, higher is better; relevance scores
     are from 0 to 1. A text has no single vector here, so no method takes or returns one.
 
@@ -56,16 +65,33 @@ class FastLaneVectorStore(VectorStore):
         ```
     """
 
-    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None) -> None:
-        """Wrap an index.
+    def __init__(
+        self,
+        index: FastLaneIndex | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        id_key: str | None = None,
+        **options: Unpack[IndexKeywords],
+    ) -> None:
+        """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
-            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
+            id_key: if set, each document that is returned has its id in its metadata under this key.
+            **options: what it is made with: `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
+
+        Raises:
+            ModelMismatchError: the index at `path` was made with another model.
+            InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
+                or `index` is no index. The message says what to give.
         """
-        if index is not None and model is not None:
-            raise ValueError("an index brings its own model: give index or model, not both")
-        self.index = FastLaneIndex.create(model=model) if index is None else index
+        if index is not None and (path is not None or options):
+            raise InvalidInputError(
+                "an index brings its own path, model and options: give the index or these, not both"
+            )
+        self.index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
+        self.id_key = id_key
 
     @classmethod
     def from_texts(  # type: ignore[override]
@@ -78,25 +104,23 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
-        max_document_tokens: int | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> Self:
         """Build an index and a store over it.
 
         Args:
             texts: the passages.
-            embedding: a late-interaction model, anything that `FastLaneModel.from_pretrained` takes; None for the
-                bundled one. A dense `Embeddings` object of LangChain, as other stores need it, is ignored with a
-                warning.
+            embedding: a late-interaction model, as the option `model` takes it; None for the bundled one. A dense
+                `Embeddings` object of LangChain, as other stores need it, is ignored with a warning.
             metadatas: one JSON-like dict per text.
             ids: one id per text; None, for all or for single texts, generates ids.
-            path: a new directory for the index; None keeps the index in memory.
+            path: a new directory for the index; None keeps the index in memory. To add to an index that is there:
+                `FastLaneVectorStore(path=path).add_texts(texts)`.
             overwrite: replace an index in `path`.
             batch_size: how many texts to encode at once.
-            max_document_tokens: tokens to encode of a text; the rest is cut, with a warning. None encodes all.
+            **options: what the index is made with, see `fastlane_rag.index.options.IndexOptions`.
         """
-        with FastLaneIndex.build(
-            path, model=_late_interaction(embedding), overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        with FastLaneIndex.build(path, overwrite=overwrite, **_with_model(options, embedding)) as index:
             store = cls(index)
             store.add_texts(texts, metadatas, ids=ids, batch_size=batch_size)
         return store
@@ -111,12 +135,10 @@ class FastLaneVectorStore(VectorStore):
         path: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         batch_size: int | None = None,
-        max_document_tokens: int | None = None,
+        **options: Unpack[IndexKeywords],
     ) -> Self:
         """As `from_texts`, with ids and metadata of the documents; `ids` take precedence over their own."""
-        with FastLaneIndex.build(
-            path, model=_late_interaction(embedding), overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
+        with FastLaneIndex.build(path, overwrite=overwrite, **_with_model(options, embedding)) as index:
             store = cls(index)
             store.add_documents(documents, ids=ids, batch_size=batch_size)
         return store
@@ -183,12 +205,55 @@ class FastLaneVectorStore(VectorStore):
         Returns:
             True.
         """
-        self.index.delete(ids, filter={} if ids is None and filter is None else filter)
+        self.index.delete(ids, filter={} if ids is None and filter is None else to_filter(filter))
         return True
+
+    def delete_collection(self) -> None:
+        """Delete every document."""
+        self.index.delete(filter={})
+
+    def update_document(self, document_id: str, document: Document) -> None:
+        """As `update_documents`, for one."""
+        self.update_documents([document_id], [document])
+
+    def update_documents(self, ids: Iterable[str], documents: Iterable[Document]) -> None:
+        """Replace stored documents. To add what is not stored yet as well, call `add_documents`.
+
+        Args:
+            ids: of the documents to replace, all of them stored.
+            documents: what replaces each.
+
+        Raises:
+            InvalidInputError: an id is not stored, or lengths differ; nothing is changed.
+        """
+        ids = list(ids)
+        for id_ in ids:
+            if id_ not in self.index:
+                raise InvalidInputError(f"no document has the id {id_!r}; add_documents adds new ones")
+        add_documents(self.index, documents, ids)
+
+    def get(
+        self,
+        ids: Iterable[str] | None = None,
+        where: Any = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Document]:
+        """Read documents without a query, in the order of their first addition.
+
+        Args:
+            ids: of the documents; None does not restrict.
+            where: a filter, as in a search.
+            limit: how many documents at most.
+            offset: how many to leave out first.
+        """
+        named = None if ids is None else {"$id": {"$in": list(ids)}}
+        found = self.index.find(all_of(named, to_filter(where)), limit, offset)
+        return [to_document(stored, self.id_key) for stored in found]
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents with these ids, in this order, without ids that are not stored."""
-        return [to_document(stored) for stored in self.index.get(ids)]
+        return [to_document(stored, self.id_key) for stored in self.index.get(ids)]
 
     def as_retriever(self, **kwargs: Any) -> VectorStoreRetriever:
         """A retriever over this store.
@@ -218,29 +283,31 @@ class FastLaneVectorStore(VectorStore):
         self,
         query: str,
         k: int = 4,
-        **options: Unpack[SearchKeywords],
+        filter: Any = None,
+        **options: Unpack[RankingKeywords],
     ) -> list[Document]:
         """The k best documents, best first; fewer only when fewer match the filter."""
-        hits = self.index.search(query, k, **options)
-        return [to_document(hit) for hit in hits]
+        hits = self.index.search(query, k, filter=to_filter(filter), **options)
+        return [to_document(hit, self.id_key) for hit in hits]
 
     def similarity_search_with_score(
         self,
         query: str,
         k: int = 4,
-        **options: Unpack[SearchKeywords],
+        filter: Any = None,
+        **options: Unpack[RankingKeywords],
     ) -> list[tuple[Document, float]]:
         """As `similarity_search`, each with its SumMaxSim: a sum over the query's tokens, higher is better."""
-        hits = self.index.search(query, k, **options)
-        return [(to_document(hit), hit.score) for hit in hits]
+        hits = self.index.search(query, k, filter=to_filter(filter), **options)
+        return [(to_document(hit, self.id_key), hit.score) for hit in hits]
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         # Not by LangChain's score function, because relevance also depends on how many tokens a SumMaxSim adds up.
-        result = self.index.search_detailed(query, k, **kwargs)
-        documents = [to_document(hit) for hit in result.hits]
-        return list(zip(documents, relevances(result), strict=True))
+        kwargs["filter"] = to_filter(kwargs.get("filter"))
+        hits = self.index.search(query, k, **kwargs)
+        return [(to_document(hit, self.id_key), hit.relevance) for hit in hits]
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
@@ -253,7 +320,8 @@ class FastLaneVectorStore(VectorStore):
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
-        **options: Unpack[SearchKeywords],
+        filter: Any = None,
+        **options: Unpack[RankingKeywords],
     ) -> list[Document]:
         """Pick k of the `fetch_k` best documents, each relevant but unlike those picked before.
 
@@ -262,20 +330,25 @@ class FastLaneVectorStore(VectorStore):
             k: how many to return.
             fetch_k: how many to choose from.
             lambda_mult: 1 ranks by relevance alone, 0 by variety alone.
+            filter: as in `similarity_search`.
             **options: as in `similarity_search`.
         """
-        result = self.index.search_detailed(query, max(fetch_k, k), **options)
+        result = self.index.search_detailed(query, max(fetch_k, k), filter=to_filter(filter), **options)
         picked = diversify(result, k, model=self.index.model, relevance_weight=lambda_mult)
-        return [to_document(hit) for hit in picked]
+        return [to_document(hit, self.id_key) for hit in picked]
 
 
-def _late_interaction(embedding: Any) -> Any:
-    """The model that was given, and None, with a warning, for a dense one."""
+def _with_model(options: IndexKeywords, embedding: Any) -> IndexKeywords:
+    """The options, with the model that was given as `embedding`; a dense one is left out, with a warning."""
     if isinstance(embedding, Embeddings):
         warnings.warn(
             f"FastLane encodes one vector a token with its own model; {type(embedding).__name__} is not "
             "used. Pass None, or a late-interaction model.",
             stacklevel=3,
         )
-        return None
-    return embedding
+        return options
+    if embedding is None:
+        return options
+    if options.get("model") is not None:
+        raise InvalidInputError("the model is given as embedding and as model; give it once")
+    return {**options, "model": embedding}

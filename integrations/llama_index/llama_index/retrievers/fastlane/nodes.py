@@ -1,7 +1,7 @@
 """Conversion between LlamaIndex's nodes and documents of the index."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from llama_index.core.schema import (
@@ -18,11 +18,11 @@ from llama_index.core.schema import (
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.passages import NODE_CONTENT
 from fastlane_rag.storage.metadata import plain_metadata
 from fastlane_rag.types import Document as StoredDocument
 
 # Keys stored beside those of the node's own metadata, which stay at the top level for filters.
-CONTENT_KEY = "_node_content"
 SOURCE_KEY = "_node_source"
 ID_KEY = "_node_id"
 
@@ -33,12 +33,13 @@ _NODE_TYPES: dict[str, type[BaseNode]] = {
 
 def add_nodes(
     index: FastLaneIndex,
-    nodes: Sequence[BaseNode],
+    nodes: Iterable[BaseNode],
     *,
     batch_size: int | None = None,
     show_progress: bool | None = None,
 ) -> list[str]:
     """Add or replace nodes by their ids. Encodes the text that LlamaIndex shows to embedding models."""
+    nodes = list(nodes)
     return index.add(
         [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes],
         ids=[node.node_id for node in nodes],
@@ -59,7 +60,7 @@ def to_metadata(node: BaseNode) -> dict[str, Any]:
             metadata.setdefault(name, source)
         metadata[SOURCE_KEY] = source
     metadata[ID_KEY] = node.node_id
-    metadata[CONTENT_KEY] = json.dumps(content, ensure_ascii=False)
+    metadata[NODE_CONTENT] = json.dumps(content, ensure_ascii=False)
     return metadata
 
 
@@ -68,15 +69,25 @@ def to_node(stored: Hit | StoredDocument) -> BaseNode:
 
     A document that did not come from LlamaIndex becomes a TextNode.
     """
-    content = stored.metadata.get(CONTENT_KEY)
+    content = stored.metadata.get(NODE_CONTENT)
     if content is None:
         return TextNode(id_=stored.id, text=stored.text, metadata=stored.metadata)
     return _node(json.loads(content))
 
 
-def to_scored_node(hit: Hit) -> NodeWithScore:
-    """A new node with the hit's score."""
-    return NodeWithScore(node=to_node(hit), score=hit.score)
+def to_scored_node(hit: Hit, *, normalize: bool, score_key: str | None) -> NodeWithScore:
+    """A new node with the hit's relevance, or its score."""
+    node = with_score(to_node(hit), hit.score, score_key)
+    return NodeWithScore(node=node, score=hit.relevance if normalize else hit.score)
+
+
+def with_score(node: BaseNode, score: float, score_key: str | None) -> BaseNode:
+    """The node with the score in its metadata under this key, where models do not see it; None leaves it as it is."""
+    if score_key is not None:
+        node.metadata[score_key] = score
+        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, score_key]
+        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, score_key]
+    return node
 
 
 def _content(node: BaseNode) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Self, Unpack
 
@@ -12,12 +12,15 @@ from llama_index.core.ingestion import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle, TransformComponent
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores import MetadataFilters
+from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.index.options import IndexOptions
+from fastlane_rag.index.passages import given_index
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_flag
 from fastlane_rag.storage.filters import all_of
 
 # Hits to find for each of several query texts, before their scores are averaged.
@@ -31,7 +34,7 @@ class FastLaneRetriever(BaseRetriever):
     LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters` and each option of a
     search (`route_k`, `hybrid`, ...) are attributes that may be set between calls. A `QueryBundle` is searched by its
     text. If it has several `custom_embedding_strs`, as HyDE makes, each is searched and their scores are averaged. Its
-    embedding is not used.
+    embedding is not used. What a search took (lane, comparisons, milliseconds a stage) is a `FastLaneSearchEvent`.
 
     Example:
         ```python
@@ -44,6 +47,10 @@ class FastLaneRetriever(BaseRetriever):
         similarity_top_k: how many nodes to return; fewer only when fewer match.
         filters: metadata filters, every operator, nested as deep as wanted; applied before ranking. An option `filter`
             narrows them: both are applied.
+        normalize_scores: whether nodes are scored by relevance, from 0 to 1, as LlamaIndex's cutoffs and fusions
+            expect; False gives SumMaxSim, which grows with the length of the query.
+        score_key: if set, SumMaxSim goes into each node's metadata under this key, where models do not see it. It is
+            not there by default, because LlamaIndex's fusion takes nodes of other metadata for other nodes.
         callback_manager: LlamaIndex's.
         object_map: what index nodes stand for, by their `index_id`.
         objects: index nodes whose objects go into that map.
@@ -57,13 +64,17 @@ class FastLaneRetriever(BaseRetriever):
         similarity_top_k: int = 4,
         *,
         filters: MetadataFilters | None = None,
+        normalize_scores: bool = True,
+        score_key: str | None = None,
         callback_manager: CallbackManager | None = None,
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
         **options: Unpack[SearchKeywords],
     ) -> None:
-        self.index = index
+        self.index = given_index(index)
+        self.normalize_scores = check_flag(normalize_scores, "normalize_scores")
+        self.score_key = score_key
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         told = SearchOptions.of(**options)
@@ -74,12 +85,10 @@ class FastLaneRetriever(BaseRetriever):
     @classmethod
     def from_nodes(
         cls,
-        nodes: Sequence[BaseNode],
+        nodes: Iterable[BaseNode],
         *,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
@@ -88,54 +97,63 @@ class FastLaneRetriever(BaseRetriever):
         Args:
             nodes: the nodes; their ids, relationships, templates and excluded keys are kept.
             path: a new directory for the index; None keeps the index in memory.
-            model: anything that `FastLaneModel.from_pretrained` takes; None for the bundled model.
-            overwrite: replace an index in `path` (`from_persist_dir` opens it instead).
-            max_document_tokens: tokens to encode of a node; the rest is cut, with a warning. None encodes all.
+            overwrite: replace an index in `path`; `from_existing` opens it instead.
             show_progress: whether to show a progress bar while encoding.
-            **options: arguments of the constructor, such as `similarity_top_k`.
+            **options: arguments of the constructor, such as `similarity_top_k`, and what the index is made with:
+                `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
         """
-        with FastLaneIndex.build(
-            path, model=model, overwrite=overwrite, max_document_tokens=max_document_tokens
-        ) as index:
-            retriever = cls(index, **options)
+        of_index, of_search = IndexOptions.divided(options)
+        with FastLaneIndex.build(path, overwrite=overwrite, **of_index) as index:
+            retriever = cls(index, **of_search)
             retriever.add_nodes(nodes, show_progress=show_progress)
         return retriever
 
     @classmethod
     def from_documents(
         cls,
-        documents: Sequence[Document],
+        documents: Iterable[Document],
         *,
         transformations: list[TransformComponent] | None = None,
         path: str | os.PathLike[str] | None = None,
-        model: Any = None,
         overwrite: bool = False,
-        max_document_tokens: int | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> Self:
         """As `from_nodes`, for documents; `transformations` (by default those of `Settings`) turn them into nodes."""
         nodes = run_transformations(
-            documents,
+            list(documents),  # LlamaIndex makes no nodes of a generator
             Settings.transformations if transformations is None else transformations,
             show_progress=bool(show_progress),
         )
-        return cls.from_nodes(
-            nodes,
-            path=path,
-            model=model,
-            overwrite=overwrite,
-            max_document_tokens=max_document_tokens,
-            show_progress=show_progress,
-            **options,
-        )
+        return cls.from_nodes(nodes, path=path, overwrite=overwrite, show_progress=show_progress, **options)
+
+    @classmethod
+    def from_existing(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """A retriever over the index at `path`, which is created, empty, where there is none yet.
+
+        Args:
+            path: a directory with an index, a new or an empty one.
+            **options: as in `from_nodes`.
+
+        Raises:
+            ModelMismatchError: the index was made with another model.
+            InvalidInputError: it was made with another option.
+        """
+        of_index, of_search = IndexOptions.divided(options)
+        return cls(FastLaneIndex.open_or_create(path, **of_index), **of_search)
 
     @classmethod
     def from_persist_dir(
-        cls, persist_dir: str | os.PathLike[str], *, model: Any = None, read_only: bool = False, **options: Any
+        cls,
+        persist_dir: str | os.PathLike[str],
+        *,
+        model: Any = None,
+        device: str | None = None,
+        read_only: bool = False,
+        **options: Any,
     ) -> Self:
         """Open a retriever over the index that `persist`, `path=` or `fastlane index` stored in `persist_dir`."""
-        return cls(FastLaneIndex.open(persist_dir, model=model, read_only=read_only), **options)
+        return cls(FastLaneIndex.open(persist_dir, model=model, device=device, read_only=read_only), **options)
 
     def persist(self, persist_dir: str | os.PathLike[str]) -> None:
         """Save the index to a directory for `from_persist_dir`, in place of what `persist` wrote there before."""
@@ -143,7 +161,7 @@ class FastLaneRetriever(BaseRetriever):
 
     def add_nodes(
         self,
-        nodes: Sequence[BaseNode],
+        nodes: Iterable[BaseNode],
         *,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -163,7 +181,7 @@ class FastLaneRetriever(BaseRetriever):
 
     async def aadd_nodes(
         self,
-        nodes: Sequence[BaseNode],
+        nodes: Iterable[BaseNode],
         *,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -177,26 +195,30 @@ class FastLaneRetriever(BaseRetriever):
             (hits,) = self._search(texts, self.similarity_top_k)
         else:
             depth = max(10 * self.similarity_top_k, _FUSED_DEPTH)
-            hits = _mean(self._search(texts, depth))[: self.similarity_top_k]
-        return [to_scored_node(hit) for hit in hits]
+            hits = _mean(self._search(texts, depth), normalize=self.normalize_scores)[: self.similarity_top_k]
+        return [to_scored_node(hit, normalize=self.normalize_scores, score_key=self.score_key) for hit in hits]
 
     def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
         options: SearchKeywords = {name: getattr(self, name) for name in _OPTIONS}  # type: ignore[assignment]
         options["filter"] = all_of(to_filter(self.filters), options["filter"])
-        return self.index.search_batch(texts, k, **options)
+        return [result.hits for result in report(self.index.search_batch_detailed(texts, k, **options))]
 
     # BaseRetriever's own method would run `_retrieve` on the event loop and block it.
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
-def _mean(rankings: list[list[Hit]]) -> list[Hit]:
-    """One ranking by mean score. In a ranking without a hit, the hit counts with the score of the last one."""
+def _mean(rankings: list[list[Hit]], *, normalize: bool) -> list[Hit]:
+    """One ranking by mean relevance, or mean score. A hit that a ranking lacks counts there as its last hit does."""
     found = {hit.id: hit for ranking in rankings for hit in ranking}
-    totals = dict.fromkeys(found, 0.0)
-    for ranking in rankings:
-        scores = {hit.id: hit.score for hit in ranking}
-        for id_ in totals:
-            totals[id_] += scores.get(id_, ranking[-1].score)
-    fused = [replace(hit, score=totals[id_] / len(rankings)) for id_, hit in found.items()]
-    return sorted(fused, key=lambda hit: (-hit.score, hit.id))
+    totals = dict.fromkeys(found, (0.0, 0.0))
+    for ranking in (ranking for ranking in rankings if ranking):
+        has = {hit.id: hit for hit in ranking}
+        for id_, (score, relevance) in totals.items():
+            hit = has.get(id_, ranking[-1])
+            totals[id_] = score + hit.score, relevance + hit.relevance
+    fused = [
+        replace(hit, score=totals[id_][0] / len(rankings), relevance=totals[id_][1] / len(rankings))
+        for id_, hit in found.items()
+    ]
+    return sorted(fused, key=lambda hit: (-(hit.relevance if normalize else hit.score), hit.id))

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -18,13 +18,19 @@ from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     VectorStoreQueryMode,
 )
+from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
-from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
+from llama_index.retrievers.fastlane.nodes import SOURCE_KEY, add_nodes, to_node, with_score
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.options import IndexKeywords
+from fastlane_rag.index.passages import given_index
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search.options import SearchKeywords, call_filter
+from fastlane_rag.search.options import SearchKeywords, call_filter, check_flag
 from fastlane_rag.storage.filters import Filter, all_of
+
+_BY_WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
@@ -44,24 +50,53 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         index.as_retriever(similarity_top_k=4).retrieve("query")
         ```
 
-    Scores are SumMaxSim, higher is better. The query modes are `default` and `mmr`.
+    Scores are relevances from 0 to 1, or SumMaxSim with `normalize_scores=False`. The query modes are `default`, `mmr`,
+    `hybrid`, which heeds `alpha` (1 for vectors alone, 0 for words alone; without it, what `hybrid=True` weighs), and
+    `text_search` or `sparse`, by words (BM25) alone. There `hybrid_top_k` and `sparse_top_k` come before
+    `similarity_top_k`.
+
+    LlamaIndex hands a store a query's text, but not the texts that HyDE makes of it: for these give
+    `FastLaneRetriever(store.client)` to the query engine in place of `index.as_retriever()`.
     """
 
     stores_text: bool = True
     is_embedding_query: bool = False
     _index: FastLaneIndex = PrivateAttr()
+    _normalize_scores: bool = PrivateAttr(default=True)
+    _score_key: str | None = PrivateAttr(default=None)
 
-    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None) -> None:
-        """Wrap an index.
+    def __init__(
+        self,
+        index: FastLaneIndex | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        normalize_scores: bool = True,
+        score_key: str | None = None,
+        **options: Unpack[IndexKeywords],
+    ) -> None:
+        """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
-            model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
+            normalize_scores: whether nodes are scored by relevance, from 0 to 1; False gives SumMaxSim.
+            score_key: if set, SumMaxSim goes into the metadata of each node that is found, under this key, where models
+                do not see it.
+            **options: what it is made with: `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
+
+        Raises:
+            ModelMismatchError: the index at `path` was made with another model.
+            InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
+                or `index` is no index. The message says what to give.
         """
-        if index is not None and model is not None:
-            raise ValueError("an index brings its own model: give index or model, not both")
+        if index is not None and (path is not None or options):
+            raise InvalidInputError(
+                "an index brings its own path, model and options: give the index or these, not both"
+            )
         super().__init__(stores_text=True)
-        self._index = FastLaneIndex.create(model=model) if index is None else index
+        self._index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
+        self._normalize_scores = check_flag(normalize_scores, "normalize_scores")
+        self._score_key = score_key
 
     @classmethod
     def from_persist_dir(
@@ -70,6 +105,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         namespace: str = DEFAULT_VECTOR_STORE,
         *,
         model: Any = None,
+        device: str | None = None,
         read_only: bool = False,
     ) -> Self:
         """Open the store that `StorageContext.persist(persist_dir)` wrote.
@@ -81,17 +117,23 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             persist_dir: the storage context's directory.
             namespace: the store's name in the storage context.
             model: the model that the index was made with; None for the bundled one.
+            device: where it runs.
             read_only: open for reading only.
         """
         name = f"{namespace}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
-        return cls.from_persist_path(Path(persist_dir) / name, model=model, read_only=read_only)
+        return cls.from_persist_path(Path(persist_dir) / name, model=model, device=device, read_only=read_only)
 
     @classmethod
     def from_persist_path(
-        cls, persist_path: str | os.PathLike[str], *, model: Any = None, read_only: bool = False
+        cls,
+        persist_path: str | os.PathLike[str],
+        *,
+        model: Any = None,
+        device: str | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open the store that `persist(persist_path)` wrote."""
-        return cls(FastLaneIndex.open(_directory(persist_path), model=model, read_only=read_only))
+        return cls(FastLaneIndex.open(_directory(persist_path), model=model, device=device, read_only=read_only))
 
     @classmethod
     def class_name(cls) -> str:
@@ -104,12 +146,12 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         return self._index
 
     def add(  # type: ignore[override]
-        self, nodes: Sequence[BaseNode], *, batch_size: int | None = None, show_progress: bool | None = None
+        self, nodes: Iterable[BaseNode], *, batch_size: int | None = None, show_progress: bool | None = None
     ) -> list[str]:
         """Add nodes, replacing those with the same id; their embeddings are not used. Returns their ids."""
         return add_nodes(self._index, nodes, batch_size=batch_size, show_progress=show_progress)
 
-    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+    async def async_add(self, nodes: Iterable[BaseNode], **kwargs: Any) -> list[str]:
         """As `add`, off the event loop."""
         return await asyncio.to_thread(self.add, nodes, **kwargs)
 
@@ -159,6 +201,19 @@ class FastLaneVectorStore(BasePydanticVectorStore):
                 ids = [node_id for node_id in node_ids if node_id in matching]
         return [to_node(stored) for stored in self._index.get(ids or [])]
 
+    def get(
+        self, where: MetadataFilters | Filter | None = None, limit: int | None = None, offset: int = 0
+    ) -> list[BaseNode]:
+        """Read nodes without a query, in the order of their first addition.
+
+        Args:
+            where: LlamaIndex's filters, or one in the index's own language; None does not restrict.
+            limit: how many nodes at most.
+            offset: how many to leave out first.
+        """
+        filter_ = to_filter(where) if isinstance(where, MetadataFilters) else where
+        return [to_node(stored) for stored in self._index.find(filter_, limit, offset)]
+
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
@@ -191,23 +246,32 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             ValueError: the query has no text, or another mode.
         """
         if query.query_str is None:
-            raise ValueError("FastLane searches by text, and this query has only an embedding: give query_str")
+            raise ValueError(
+                "FastLane searches by text, and this query has only an embedding: give query_str. To search by the "
+                "texts of HyDE, use FastLaneRetriever(store.client)"
+            )
         top_k = query.similarity_top_k
+        if query.mode in _BY_WORDS:
+            options["lane"], top_k = "words", query.sparse_top_k or top_k
+        elif query.mode == VectorStoreQueryMode.HYBRID:
+            options["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
+        elif query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
+            raise ValueError(
+                f"FastLane has the query modes default, mmr, hybrid and text_search, not {query.mode.value}"
+            )
         asked = call_filter(to_filter(query.filters), options.get("filter"), override=override_filter)
         options["filter"] = all_of(asked, *_named(query))
-        if query.mode == VectorStoreQueryMode.DEFAULT:
-            hits = self._index.search(query.query_str, top_k, **options)
-        elif query.mode == VectorStoreQueryMode.MMR:
-            fetched = max(top_k, round(top_k * mmr_prefetch_factor))
-            result = self._index.search_detailed(query.query_str, fetched, **options)
+        varied = query.mode == VectorStoreQueryMode.MMR
+        fetched = max(top_k, round(top_k * mmr_prefetch_factor)) if varied else top_k
+        [result] = report([self._index.search_detailed(query.query_str, fetched, **options)])
+        hits = result.hits
+        if varied:
             weights = (mmr_threshold, query.mmr_threshold, 0.5)
             weight = next(given for given in weights if given is not None)
             hits = diversify(result, top_k, model=self._index.model, relevance_weight=weight)
-        else:
-            raise ValueError(f"FastLane has the query modes default and mmr, not {query.mode.value}")
         return VectorStoreQueryResult(
-            nodes=[to_node(hit) for hit in hits],
-            similarities=[hit.score for hit in hits],
+            nodes=[with_score(to_node(hit), hit.score, self._score_key) for hit in hits],
+            similarities=[hit.relevance if self._normalize_scores else hit.score for hit in hits],
             ids=[hit.id for hit in hits],
         )
 
@@ -237,9 +301,14 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         BaseModel.__setstate__(self, state)
 
 
+def _weight(alpha: float | None) -> bool | float:
+    """What words weigh in a hybrid search where LlamaIndex gives the weight of vectors."""
+    return True if alpha is None else 1 - alpha
+
+
 def _named(query: VectorStoreQuery) -> list[Filter]:
     """The filters of a query that names nodes or source documents."""
-    named = ((ID_KEY, query.node_ids), (SOURCE_KEY, query.doc_ids))
+    named = (("$id", query.node_ids), (SOURCE_KEY, query.doc_ids))
     return [{key: {"$in": list(ids)}} for key, ids in named if ids]
 
 

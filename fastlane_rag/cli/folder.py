@@ -1,0 +1,75 @@
+"""`fastlane index FOLDER`: the text, Markdown, HTML and PDF files of a folder, mirrored in an index."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fastlane_rag.cli.base import console, progress
+from fastlane_rag.cli.extras import require
+from fastlane_rag.cli.filling import Rate, counts, filling
+from fastlane_rag.data.files import KINDS, Splitter, found_files
+from fastlane_rag.data.mirror import mirror, read_folder, text_splitter
+from fastlane_rag.errors import DataError
+from fastlane_rag.index.options import IndexKeywords
+from fastlane_rag.rendering.terminal import printable
+
+if TYPE_CHECKING:
+    from fastlane_rag import FastLaneModel
+
+_SHOWN = 10
+
+
+def index_folder(
+    corpus: Path, out: Path, options: IndexKeywords, *, batch_size: int | None = None, skip_bad: bool = False
+) -> None:
+    """Make the index at `out` hold the passages of a folder as it is now.
+
+    Raises:
+        MissingExtraError: the libraries that read files are not installed.
+        DataError: the folder holds no file that can be read, or, unless `skip_bad`, one that cannot.
+    """
+    require("fastlane index of a folder", ["files"])
+    folder = corpus.resolve()
+    files, others = found_files(folder, out.resolve())
+    if not files:
+        raise DataError(f"{corpus} holds no file that can be read; these can: {', '.join(KINDS)}")
+    with progress("Reading") as bar:
+        found = read_folder(folder, bar.track(files))
+    for error in list(found.unread.values())[:_SHOWN]:
+        click.echo(printable(str(error)), err=True)
+    if len(found.unread) > _SHOWN:
+        click.echo(f"... and {len(found.unread) - _SHOWN} more files", err=True)
+    if found.unread and not skip_bad:
+        raise DataError(f"{len(found.unread)} file(s) cannot be read, nothing was indexed; --skip-bad leaves them out")
+    with filling(out, **options) as target:
+        rate = Rate(target)
+        done, deleted = mirror(
+            target, found, _splitter(target.model), batch_size=batch_size, show_progress=sys.stderr.isatty()
+        )
+        left = f", {len(found.unread)} left out" if found.unread else ""
+        gone = f", {deleted} gone" if deleted else ""
+        console().print(
+            f"{len(found.pages)} file(s) read{left}: {done.documents} passages, {counts(done)}{gone}; {out} holds "
+            f"{len(target)}",
+            markup=False,
+            soft_wrap=True,
+        )
+        if others:
+            click.echo(f"files of other kinds passed over: {_listed(others)}", err=True)
+        rate.report(done)
+
+
+def _splitter(model: "FastLaneModel") -> Splitter:
+    """Cuts texts into passages of the model's windows, which is what finds most (docs/tuning.md)."""
+    from fastlane_rag.model.spans import untruncated
+    from fastlane_rag.model.windows import OVERLAP, SHARE, token_count
+
+    tokens = max(1, model.max_document_length // SHARE - token_count(model.encoder, "", "document"))
+    return text_splitter(untruncated(model.encoder.tokenizer), tokens, tokens // OVERLAP)
+
+
+def _listed(others: Mapping[str, int]) -> str:
+    return printable(", ".join(f"{count} {kind}" for kind, count in sorted(others.items(), key=lambda one: -one[1])))

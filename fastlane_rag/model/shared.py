@@ -1,0 +1,97 @@
+"""Models that indexes and rerankers load by name: one a process for each name and device, shared by all of them.
+
+The bundled model stays loaded. Another one is freed when nothing uses it any more. `FastLaneModel.from_pretrained`
+always gives a model of one's own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import MultiVectorEncoder
+
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.model.fastlane import FastLaneModel
+
+__all__ = ["shared_model"]
+
+
+class _Place:
+    """Where one model is kept while somebody uses it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # threads that want the same model wait for its loading
+        self._model: Callable[[], FastLaneModel | None] = lambda: None
+
+    def model(self, load: Callable[[], FastLaneModel], *, keep: bool) -> FastLaneModel:
+        with self.lock:
+            found = self._model()
+            if found is None:
+                loaded = found = load()
+                self._model = (lambda: loaded) if keep else weakref.ref(loaded)
+            return found
+
+
+_places: dict[tuple[Any, ...], _Place] = {}
+
+
+def shared_model(
+    model: Any = None,
+    *,
+    device: str | None = None,
+    document_budget: float | None = None,
+    max_document_tokens: int | None = None,
+) -> FastLaneModel:
+    """The process's model of this name, loaded on first use; a model that is loaded already stays as it is.
+
+    Args:
+        model: as `FastLaneModel.from_pretrained` takes it.
+        device: where to run; None takes CUDA or MPS when there is one, else the CPU.
+        document_budget: tokens to keep of a document; models that differ in it are not shared.
+        max_document_tokens: tokens to encode of a document, see `FastLaneModel.bounded`; the weights are shared.
+
+    Raises:
+        ModelError: the model cannot be opened.
+        InvalidInputError: an option is given with a model that is loaded already, or is not what it must be.
+    """
+    if not (model is None or isinstance(model, str | os.PathLike | FastLaneModel | MultiVectorEncoder)):
+        raise InvalidInputError(
+            f"model must be a folder, a name, None or an object that encodes, not {type(model).__name__}"
+        )
+    options: dict[str, Any] = {"device": device, "document_budget": document_budget}
+    if isinstance(model, FastLaneModel | MultiVectorEncoder):
+        return FastLaneModel.from_pretrained(model, **options, max_document_tokens=max_document_tokens)
+    name = None if model is None else str(model)
+    key = (_identity(name), _device(device), document_budget)
+    place = _places.setdefault(key, _Place())
+    found = place.model(lambda: FastLaneModel.from_pretrained(name, **options), keep=model is None)
+    return found if max_document_tokens is None else found.bounded(max_document_tokens)
+
+
+def _identity(model: str | None) -> object:
+    """What tells models apart: of a folder its files as well, which a training may have written anew."""
+    if model is None or not Path(model).is_dir():
+        return model
+    files = sorted(file for file in Path(model).rglob("*") if file.is_file())
+    return os.path.realpath(model), tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
+def _device(device: str | None) -> str:
+    from sentence_transformers.util import get_device_name
+
+    return str(device or get_device_name())
+
+
+def _after_fork() -> None:
+    """In a forked child: a lock that another thread held would stay locked."""
+    for place in list(_places.values()):
+        place.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,172 @@
+"""`fastlane index FOLDER`: text, Markdown, HTML and PDF files, mirrored in an index."""
+
+import importlib.util
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pdf import pdf
+
+PAGES = ["The lighthouse keeper counts the ships.", "Heliotrope is the password (of the vault).", ""]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files of each kind, and what is to be passed over."""
+    root = tmp_path / "papers"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / ".git").mkdir()
+    (root / "notes.txt").write_text("Yeast turns sugar into carbon dioxide.", encoding="utf-8-sig")
+    (root / "deep" / "garden.md").write_text("# Garden\n\nTulips bloom in May.\n")
+    (root / "deep" / "er" / "ferry.html").write_text(
+        '<html><head><meta charset="iso-8859-1"><style>p {color: red}</style></head><body><h1>Boats</h1>'
+        "<p>The ferry to Z\u00fcrich leaves at noon.</p><script>alert('stolen')</script></body></html>",
+        encoding="iso-8859-1",
+    )
+    (root / "vault.pdf").write_bytes(pdf(PAGES))
+    (root / ".git" / "secret.txt").write_text("hidden")
+    (root / ".hidden.md").write_text("hidden")
+    (root / "photo.png").write_bytes(b"\x89PNG")
+    return root
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+def stored(out: Path) -> dict[str, list[str]]:
+    """The passages of each source."""
+    found: dict[str, list[str]] = {}
+    with FastLaneIndex.open(out, read_only=True) as index:
+        for document in index.get(index.ids()):
+            found.setdefault(document.metadata["source"], []).append(document.text)
+    return found
+
+
+def test_every_kind_is_read_with_its_source_and_page(folder: Path, out: Path) -> None:
+    result = run("index", folder, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (f"4 file(s) read: 5 passages, 5 of them new, 0 changed, 0 stored already; {out} holds 5\n")
+    assert "files of other kinds passed over: 1 .png" in result.stderr
+    found = stored(out)
+    assert found.keys() == {"notes.txt", "deep/garden.md", "deep/er/ferry.html", "vault.pdf"}
+    assert found["notes.txt"] == ["Yeast turns sugar into carbon dioxide."]
+    assert found["deep/er/ferry.html"] == ["# Boats\n\nThe ferry to Zürich leaves at noon."]
+    with FastLaneIndex.open(out, read_only=True) as index:
+        [hit] = index.search("what is the password?", k=1)
+        assert hit.text == PAGES[1]
+        assert (hit.metadata["source"], hit.metadata["page"]) == ("vault.pdf", 2)
+        assert {hit.metadata["page"] for hit in index.search("x", filter={"source": "vault.pdf"})} == {1, 2}
+
+
+def test_run_again_it_follows_the_folder(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("index", folder, "--out", out)
+    encoded: list[str] = []
+    encode = FastLaneModel.encode_documents
+
+    def noting(model: FastLaneModel, texts: list[str], **options: object) -> object:
+        encoded.extend(texts)
+        return encode(model, texts, **options)
+
+    monkeypatch.setattr(FastLaneModel, "encode_documents", noting)
+    assert "0 of them new, 0 changed, 5 stored already" in run("index", folder, "--out", out).stdout
+    assert not encoded
+    (folder / "notes.txt").write_text("Entirely new words.")
+    (folder / "deep" / "garden.md").unlink()
+    (folder / "vault.pdf").write_bytes(pdf(PAGES[:1]))
+    (folder / "more.rst").write_text("One more file.")
+    result = run("index", folder, "--out", out)
+    assert "1 of them new, 1 changed, 2 stored already, 2 gone" in result.stdout
+    assert encoded == ["One more file.", "Entirely new words."]
+    assert stored(out) == {
+        "notes.txt": ["Entirely new words."],
+        "deep/er/ferry.html": ["# Boats\n\nThe ferry to Zürich leaves at noon."],
+        "vault.pdf": [PAGES[0]],
+        "more.rst": ["One more file."],
+    }
+
+
+def test_what_came_from_elsewhere_stays(folder: Path, out: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "corpus.jsonl"
+    lines.write_text(json.dumps({"_id": "line", "text": "A line.", "source": "notes.txt"}) + "\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("Notes of another folder.")
+    for one in (lines, other, folder):
+        assert run("index", one, "--out", out).exit_code == 0
+    (folder / "notes.txt").unlink()
+    assert ", 1 gone" in run("index", folder, "--out", out).stdout
+    assert sorted(stored(out)["notes.txt"]) == ["A line.", "Notes of another folder."]
+
+
+def test_a_long_text_is_cut_into_passages_that_overlap_and_fit(folder: Path, out: Path) -> None:
+    sentences = [f"Sentence number {n} speaks of a river and of the town beside it." for n in range(200)]
+    (folder / "long.txt").write_text(" ".join(sentences))
+    run("index", folder, "--out", out)
+    passages = stored(out)["long.txt"]
+    tokenizer = FastLaneModel.from_pretrained().encoder.tokenizer
+    counts = [len(tokenizer(passage)["input_ids"]) for passage in passages]
+    assert max(counts) <= 256
+    assert len(passages) > 5
+    assert all(any(sentence in passage for passage in passages) for sentence in sentences)
+    assert all(later.split(". ")[0] in before for before, later in pairwise(passages))
+
+
+def test_files_that_cannot_be_read_are_named_and_stop_everything_unless_skipped(folder: Path, out: Path) -> None:
+    run("index", folder, "--out", out)
+    (folder / "notes.txt").write_bytes(b"\xff\x00\xfa caf\xe9")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing")
+    (folder / "scan.pdf").write_bytes(pdf([""]))
+    result = run("index", folder, "--out", out)
+    assert result.exit_code == 1
+    assert f"cannot read {folder / 'notes.txt'}: byte 0 is no UTF-8" in result.stderr
+    assert f"cannot read {folder / 'broken.pdf'}" in result.stderr
+    assert f"{folder / 'scan.pdf'} holds no text, as scanned pages have none" in result.stderr
+    assert "Error: 3 file(s) cannot be read, nothing was indexed; --skip-bad leaves them out" in result.stderr
+    assert "Traceback" not in result.output
+    skipped = run("index", folder, "--out", out, "--skip-bad")
+    assert skipped.exit_code == 0
+    assert "3 file(s) read, 3 left out" in skipped.stdout
+    assert stored(out)["notes.txt"] == ["Yeast turns sugar into carbon dioxide."]  # what was read before stays
+
+
+def test_a_folder_without_files_names_the_kinds(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("index", tmp_path / "empty", "--out", tmp_path / "index")
+    assert result.exit_code == 1
+    assert "holds no file that can be read; these can: .txt" in result.stderr
+    assert ".pdf" in result.stderr
+    assert not (tmp_path / "index").exists()
+
+
+def test_the_index_may_lie_in_the_folder(folder: Path) -> None:
+    for _ in range(2):
+        result = run("index", folder, "--out", folder / "docs.index")
+        assert result.exit_code == 0
+        assert "4 file(s) read" in result.stdout
+    assert "sqlite" not in result.stderr
+
+
+def test_without_the_extra_it_is_named_before_any_work(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("fastlane_rag.cli.extras.find_spec", lambda name: None if name == "pypdf" else find(name))
+    result = run("index", folder, "--out", out)
+    assert result.exit_code == 1
+    assert "needs pypdf, which is not installed: pip install 'fastlane-rag[files]'" in result.stderr
+    assert not out.exists()
