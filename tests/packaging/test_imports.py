@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "model": {"scoring", "rendering"},
     "explain": {"model", "scoring", "rendering"},
     # Of explain the type alone that a hit's explanation has: it shows itself, so it cannot stand below its rendering.
-    "search": {"storage", "scoring", "explain"},
+    "search": {"storage", "scoring", "explain", "device"},
     "rerank": {"search", "model", "scoring"},
     "index": {"search", "upkeep", "storage", "codecs", "explain", "model"},
     "data": {"index"},

@@ -64,8 +64,10 @@ class Scanned:
 class Engine(Protocol):
     """Compares some tokens of queries with all documents, and all tokens with the best of these."""
 
-    scans_all: bool
-    """Whether this is faster than any lane that gathers."""
+    @property
+    def scans_all(self) -> bool:
+        """Whether a scan is faster than any lane that gathers."""
+        ...
 
     def together(self, policy: SearchPolicy, documents: int) -> int:
         """How many queries to scan an index of so many documents for at once, at least 1."""

@@ -56,44 +56,47 @@ class DeviceEngine:
         self._resident = Resident(self._device, int(self._share * self._device.free()))
         self._commits: WeakKeyDictionary[SearchState, _Commit] = WeakKeyDictionary()
         self._lock = threading.Lock()
-        self._lost = self._warned = False
+        self._lost: str | None = None  # why the host does everything
+        self._warned = False
 
     @property
     def scans_all(self) -> bool:
         """Whether the device does its work."""
-        return not self._lost
+        return self._lost is None
 
     def together(self, policy: SearchPolicy, documents: int) -> int:
         """More than on the host: the device keeps the scores of the best documents alone."""
-        return self._host.together(policy, documents) if self._lost else policy.device_queries
+        return policy.device_queries if self._lost is None else self._host.together(policy, documents)
 
     def after_fork(self) -> None:
         """In a forked child, CUDA does not work: the host does everything."""
         self._lock = threading.Lock()
-        self._lost = self._device.is_cuda
+        if self._device.is_cuda:
+            self._lost = "cannot be used in a forked process: open the index in it, or start processes by spawn"
 
     def scan(self, state: SearchState, asked: Scan) -> list[Scanned]:
         """All queries together, gathered and refined without the host between."""
-        if not self._lost:
+        if self._lost is None:
             try:
                 return self._scanned(state, asked)
             except torch.OutOfMemoryError as error:
                 self._warn(f"has too little memory for a batch of {len(asked.gathering)} queries: {error}")
             except Exception as error:  # of CUDA, its driver, the compiler: the host answers whatever it was
-                self._lost = True
+                self._lost = f"cannot be used any longer: {type(error).__name__}: {error}"
                 self._commits.clear()
-                self._warn(f"cannot be used any longer: {type(error).__name__}: {error}")
+        if self._lost is not None:
+            self._warn(self._lost)
         return self._host.scan(state, asked)
 
     def stats(self) -> DeviceStats:
         """What is on the device."""
-        newest = self._resident.newest
+        newest, lost = self._resident.newest, self._lost is not None
         return DeviceStats(
             str(self._device),
             budget=self._resident.budget,
-            resident=0 if self._lost or newest is None else newest.resident_bytes,
-            streamed=0 if self._lost or newest is None else newest.streamed_bytes,
-            lost=self._lost,
+            resident=0 if lost or newest is None else newest.resident_bytes,
+            streamed=0 if lost or newest is None else newest.streamed_bytes,
+            lost=lost,
         )
 
     def _scanned(self, state: SearchState, asked: Scan) -> list[Scanned]:

@@ -21,6 +21,11 @@ class NotEncoded:
         """(0,) float32."""
         return torch.zeros(0)
 
+    @property
+    def weights(self) -> torch.Tensor:
+        """(0,) float32."""
+        return torch.zeros(0)
+
     def select(self, k: object, *, ordered: bool = True) -> torch.Tensor:
         """(0,) int64."""
         return torch.zeros(0, dtype=torch.int64)
