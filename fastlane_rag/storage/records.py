@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from sqlite3 import Connection, OperationalError
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,12 @@ from fastlane_rag.codecs.base import Codec, HalfCodec
 from fastlane_rag.errors import FilterError, IndexFormatError
 from fastlane_rag.storage.filters import Compiled, DocumentFilter, Filter, compile_filter
 from fastlane_rag.storage.metadata import metadata_from_json
-from fastlane_rag.storage.schema import fill_tables
+from fastlane_rag.storage.schema import fill_tables, has_maps, upgrade
 from fastlane_rag.storage.tables import PENDING, Entry, Place, SegmentInfo
 from fastlane_rag.types import Document
+
+if TYPE_CHECKING:
+    from fastlane_rag.vectors.map import VectorMap
 
 __all__ = ["Condition", "Reader", "Writer", "intact"]
 
@@ -85,6 +88,27 @@ class Reader:
         from fastlane_rag.codecs.residual import ResidualCodec
 
         return ResidualCodec.from_bytes(parameters)
+
+    def maps(self) -> dict[str, str]:
+        """The name of each codec's vector map, by the codec's name."""
+        if not has_maps(self.connection):
+            return {}
+        return dict(self.connection.execute("SELECT codec, name FROM maps ORDER BY codec").fetchall())
+
+    def vector_map(self, codec: str) -> "VectorMap | None":
+        """The vector map that was fitted with a codec; None where there is none."""
+        if codec not in self.maps():
+            return None
+        query = "SELECT name, checksum, parameters FROM maps WHERE codec = ?"
+        name, checksum, parameters = self.connection.execute(query, (codec,)).fetchone()
+        if not isinstance(parameters, bytes) or zlib.crc32(parameters) != checksum:
+            raise IndexFormatError(f"{self.where} is damaged: the vector map of its codec {codec!r}")
+        from fastlane_rag.vectors.map import VectorMap
+
+        found = VectorMap.from_bytes(parameters)
+        if found.name != name:
+            raise IndexFormatError(f"{self.where} is inconsistent: its vector map {name!r} is {found.name!r}")
+        return found
 
     def dead_after(self, n: int) -> list[tuple[int, int, int]]:
         """(n, segment, row) of the entries of `dead` after entry n."""
@@ -340,6 +364,15 @@ class Writer(Reader):
             (codec.name, tokens, zlib.crc32(parameters), parameters),
         )
 
+    def add_map(self, codec: Codec, vector_map: "VectorMap") -> None:
+        """Record the vector map that was fitted with a codec."""
+        upgrade(self.connection)
+        parameters = vector_map.to_bytes()
+        self.connection.execute(
+            "INSERT OR REPLACE INTO maps (codec, name, checksum, parameters) VALUES (?, ?, ?, ?)",
+            (codec.name, vector_map.name, zlib.crc32(parameters), parameters),
+        )
+
     def move(self, docs: Sequence[int], segment: int) -> None:
         """Record that the documents with these numbers are now rows 0, 1, 2, ... of a segment."""
         self.connection.executemany(
@@ -348,7 +381,7 @@ class Writer(Reader):
         )
 
     def drop(self, segments: Sequence[int]) -> None:
-        """Delete segments that hold no document any more, and codecs that no segment uses."""
+        """Delete segments that hold no document any more, and codecs that no segment uses, with their vector maps."""
         for segment in segments:
             if segment == PENDING:
                 self.connection.execute("DELETE FROM pending")
@@ -360,10 +393,13 @@ class Writer(Reader):
             "DELETE FROM codecs WHERE name NOT IN (SELECT codec FROM segments) "
             "AND codec < (SELECT max(codec) FROM codecs)"
         )
+        if has_maps(self.connection):
+            self.connection.execute("DELETE FROM maps WHERE codec NOT IN (SELECT name FROM codecs)")
 
     def reset(self, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
         """Empty the index and give it these properties. Row keys and commits are not counted from the start again."""
-        for table in ("documents", "fields", "pending", "dead", "segments", "codecs", "filter_keys"):
+        upgrade(self.connection)
+        for table in ("documents", "fields", "pending", "dead", "segments", "codecs", "maps", "filter_keys"):
             self.connection.execute(f"DELETE FROM {table}")
         self.connection.execute("DELETE FROM meta WHERE key <> 'commits'")
         fill_tables(self.connection, meta, filter_keys)

@@ -9,10 +9,11 @@ from functools import cache
 from fastlane_rag.errors import IndexFormatError, IndexNotFoundError
 from fastlane_rag.storage.fork import inside_sqlite
 
-__all__ = ["VERSION", "check_schema", "create_tables", "fill_tables", "meta_checksum"]
+__all__ = ["VERSION", "check_schema", "create_tables", "fill_tables", "has_maps", "meta_checksum", "upgrade"]
 
 APPLICATION_ID = 0x464C5247  # "FLRG"
-VERSION = 2
+VERSION = 3
+_BEFORE_MAPS = 2  # read as it is, and upgraded by the first write that stores a vector map
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -64,13 +65,35 @@ END;
 """
 
 
+_MAPS = """
+CREATE TABLE maps (
+    codec TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    checksum INTEGER NOT NULL,
+    parameters BLOB NOT NULL);
+"""
+
+
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables in an empty database, within the open transaction."""
-    for statement in _statements(_SCHEMA):
+    for statement in _statements(_SCHEMA + _MAPS):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("INSERT INTO meta VALUES ('commits', 0)")
+
+
+def has_maps(connection: sqlite3.Connection) -> bool:
+    """Whether the catalogue has the table `maps`, as version 3 added it."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(version > _BEFORE_MAPS)
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Bring a catalogue of version 2 to this version, within the open transaction."""
+    if not has_maps(connection):
+        connection.execute(_MAPS)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def fill_tables(connection: sqlite3.Connection, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> None:
@@ -87,7 +110,7 @@ def meta_checksum(values: Mapping[str, str]) -> int:
 
 
 def check_schema(connection: sqlite3.Connection, where: str) -> None:
-    """Check that a database is a catalogue of this version.
+    """Check that a database is a catalogue of a version that is read here.
 
     Raises:
         IndexNotFoundError: it is empty, because its creation was interrupted.
@@ -99,12 +122,12 @@ def check_schema(connection: sqlite3.Connection, where: str) -> None:
         raise IndexNotFoundError(f"{where} is empty: creating the index was interrupted; create it again")
     if kind != APPLICATION_ID:
         raise IndexFormatError(f"{where} is an SQLite database, but not a FastLane catalogue")
-    if version != VERSION:
+    if version not in (_BEFORE_MAPS, VERSION):
         raise IndexFormatError(
             f"{where} has format version {version}, this version of fastlane-rag reads {VERSION}; "
             + ("upgrade fastlane-rag" if version > VERSION else "index the documents again")
         )
-    if _schema(connection) != _our_schema():
+    if _schema(connection) != _our_schema(version):
         raise IndexFormatError(f"{where} is damaged: its tables are not the ones that were made")
 
 
@@ -113,9 +136,9 @@ def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 @cache
-def _our_schema() -> list[tuple[str, str]]:
+def _our_schema(version: int) -> list[tuple[str, str]]:
     with inside_sqlite(), closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(_SCHEMA)
+        connection.executescript(_SCHEMA if version == _BEFORE_MAPS else _SCHEMA + _MAPS)
         return _schema(connection)
 
 

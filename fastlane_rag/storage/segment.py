@@ -2,7 +2,7 @@
 
 A segment is a safetensors file with a header of fixed size. It holds the codec's arrays, `offsets` (document r owns the
 rows offsets[r]:offsets[r + 1]), the posting lists of the centroids where the codec has centroids, the lexicon of the
-documents, and `checksums` (the CRC-32 of each 64 KiB before them).
+documents, their vectors where the codec has a vector map, and `checksums` (the CRC-32 of each 64 KiB before them).
 """
 
 import hashlib
@@ -26,16 +26,19 @@ from fastlane_rag.storage.lexicon import Lexicon
 from fastlane_rag.storage.postings import Postings, build_postings
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import SegmentInfo
+from fastlane_rag.vectors.documents import DocumentVectors
 
 if TYPE_CHECKING:
     from fastlane_rag.scoring.inputs import Rows
+    from fastlane_rag.vectors.map import VectorMap
 
 __all__ = ["Segment", "SegmentWriter"]
 
 FORMAT, VERSION = "fastlane-segment", 1
 HEADER_BYTES = 4096
 BLOCK_BYTES = 64 * 1024
-_SAFETENSORS_TYPES = {"<f2": "F16", "<f4": "F32", "|u1": "U8", "<u2": "U16", "<u4": "U32", "<i8": "I64"}
+_LEVELS, _SCALES = "vectors", "vector_scales"
+_SAFETENSORS_TYPES = {"<f2": "F16", "<f4": "F32", "|i1": "I8", "|u1": "U8", "<u2": "U16", "<u4": "U32", "<i8": "I64"}
 _NUMPY_TYPES = {name: np.dtype(text) for text, name in _SAFETENSORS_TYPES.items()}
 
 
@@ -46,6 +49,7 @@ class SegmentWriter:
 
     Attributes:
         codec: encodes the rows.
+        vector_map: of the documents' vectors, each to be given to `append_vectors`; None for a segment without.
         lengths: token rows of each document appended so far.
 
     Raises:
@@ -53,9 +57,11 @@ class SegmentWriter:
         IndexReadOnlyError: the directory cannot be written.
     """
 
-    def __init__(self, store: Store, codec: Codec, dim: int) -> None:
+    def __init__(self, store: Store, codec: Codec, dim: int, vector_map: "VectorMap | None" = None) -> None:
         self._store = store
         self.codec = codec
+        self.vector_map = vector_map
+        self._scales: list[NDArray[np.float32]] = []
         self._dim = dim
         self.lengths: list[int] = []
         with self._refusals():
@@ -67,6 +73,7 @@ class SegmentWriter:
         try:
             with self._refusals():
                 self._streams |= {name: store.scratch() for name in names[1:]}
+                self._vectors = store.scratch()
         except BaseException:
             self._draft.discard()
             raise
@@ -92,6 +99,12 @@ class SegmentWriter:
                 stream.write(np.ascontiguousarray(arrays[name]).data.cast("B"))
         self.lengths += lengths
 
+    def append_vectors(self, vectors: DocumentVectors) -> None:
+        """Add the vectors of the next documents."""
+        with self._refusals():
+            self._vectors.write(np.ascontiguousarray(vectors.levels).data.cast("B"))
+        self._scales.append(vectors.scales)
+
     def finish(self, lexicon: Lexicon) -> SegmentInfo:
         """Complete the file, sync it to disk and give it its final name.
 
@@ -112,11 +125,13 @@ class SegmentWriter:
         if self.codec.lists:
             indexes |= build_postings(self._centroids, offsets, self.codec.lists)
         indexes |= lexicon.arrays()
+        if self.vector_map is not None:
+            indexes[_SCALES] = np.concatenate([np.zeros(0, np.float32), *self._scales]).astype("<f4")
         # Widest items first: then every array is aligned if the first one is.
         indexes = dict(sorted(indexes.items(), key=lambda item: -item[1].itemsize))
         for array in indexes.values():
             file.write(array.data.cast("B"))
-        for stream in list(self._streams.values())[1:]:
+        for stream in [*list(self._streams.values())[1:], self._vectors]:
             stream.seek(0)
             while chunk := stream.read(1 << 20):
                 file.write(chunk)
@@ -138,14 +153,17 @@ class SegmentWriter:
         return np.frombuffer(stream.read(2 * (last - first)), "<u2")
 
     def _close_streams(self) -> None:
-        for stream in list(self._streams.values())[1:]:
+        for stream in [*list(self._streams.values())[1:], self._vectors]:
             stream.close()
 
     def _header(self, tokens: int, indexes: Mapping[str, NDArray[np.generic]], checksums: NDArray[np.uint32]) -> bytes:
         layout = self.codec.layout(self._dim)
         first, *others = ((name, (dtype, (tokens, *shape))) for name, (dtype, shape) in layout.items())
         between = ((name, (array.dtype, array.shape)) for name, array in indexes.items())
-        arrays = dict([first, *between, *others, ("checksums", (checksums.dtype, checksums.shape))])
+        vectors: list[tuple[str, tuple[np.dtype[np.generic], tuple[int, ...]]]] = []
+        if self.vector_map is not None:
+            vectors = [(_LEVELS, (np.dtype("|i1"), (len(self.lengths), self.vector_map.size)))]
+        arrays = dict([first, *between, *others, *vectors, ("checksums", (checksums.dtype, checksums.shape))])
         description: dict[str, Any] = {
             "__metadata__": {
                 "format": FORMAT,
@@ -154,6 +172,7 @@ class SegmentWriter:
                 "dim": str(self._dim),
                 "block_bytes": str(BLOCK_BYTES),
                 "checksums_crc32": f"{zlib.crc32(checksums.tobytes()):08x}",
+                **({} if self.vector_map is None else {"vector_map": self.vector_map.name}),
             }
         }
         position = 0
@@ -180,6 +199,7 @@ class Segment:
         lexicon: the words of the documents; None in a file without words, until they are counted. Files written before
             the lexical lane existed have none.
         has_words: whether the file holds a lexicon.
+        vectors: of the documents; None in a file without. Files written before the vector lane existed have none.
 
     Raises:
         IndexFormatError: the file is missing, of the wrong size, damaged in its header, or newer.
@@ -229,6 +249,14 @@ class Segment:
                 self.lexicon = Lexicon({name: arrays.pop(name) for name in LEXICON_ARRAYS}, info.documents)
             except (ValueError, KeyError) as error:
                 raise IndexFormatError(f"{self.where} is damaged: {error}") from error
+        self.vectors: DocumentVectors | None = None
+        if "vector_map" in metadata:
+            levels, scales = arrays.pop(_LEVELS), arrays.pop(_SCALES)
+            if len(levels) != info.documents or scales.shape != (info.documents,):
+                raise IndexFormatError(f"{self.where} is damaged: it has no vector for each of its documents")
+            self.vectors = DocumentVectors(
+                levels.astype(np.int8, copy=False), scales.astype(np.float32), metadata["vector_map"]
+            )
         self.arrays = arrays
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fastlane_rag.scoring.inputs import Rows
     from fastlane_rag.storage.postings import Postings
+    from fastlane_rag.vectors.documents import DocumentVectors
 
 __all__ = ["Mask", "Part", "PendingRows", "RowSource", "Snapshot", "load_snapshot"]
 
@@ -130,6 +131,11 @@ class Part:
     def postings(self) -> "Postings | None":
         """The posting lists; None where the rows are in half precision."""
         return self.source.postings if isinstance(self.source, Segment) else None
+
+    @property
+    def vectors(self) -> "DocumentVectors | None":
+        """The vectors of the documents; None where there are none."""
+        return self.source.vectors if isinstance(self.source, Segment) else None
 
     @cached_property
     def offset_tensor(self) -> "torch.Tensor":

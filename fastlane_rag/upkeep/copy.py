@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from fastlane_rag.codecs.base import Codec, HalfCodec
 from fastlane_rag.errors import IndexFormatError
@@ -12,6 +13,10 @@ from fastlane_rag.storage.segment_words import lexicon_of, merged_lexicon
 from fastlane_rag.storage.tables import Entry, SegmentInfo
 from fastlane_rag.storage.transactions import Storage, View
 from fastlane_rag.upkeep.merge import check_rows, copy_rows
+from fastlane_rag.upkeep.vectors import write_vectors
+
+if TYPE_CHECKING:
+    from fastlane_rag.vectors.map import VectorMap
 
 __all__ = ["copy_live"]
 
@@ -21,8 +26,8 @@ _CHUNK = 1000
 def copy_live(source: Storage, target: Storage, policy: str) -> None:
     """Replace the contents of `target` with the live documents of `source`, in order, in one transaction.
 
-    The copy is one segment. It uses the newest codec of `source` where `policy` (the codec setting in the catalogue)
-    equals that of `source`, and half precision otherwise.
+    The copy is one segment. Where `policy` (the codec setting in the catalogue) equals that of `source`, it uses the
+    newest codec of `source` and its vector map, and half precision otherwise.
     """
     with source.view() as view, target.turn(), target.changing:
         with target.view() as before:
@@ -30,7 +35,9 @@ def copy_live(source: Storage, target: Storage, policy: str) -> None:
         kept = policy == source.meta["codec"]
         codecs = [(source.codec(view.reader, name), tokens) for name, tokens in view.reader.codecs().items()][-1:]
         codecs = codecs if kept else []
-        info = _copied_rows(view, source, target, codecs[0][0] if codecs else HalfCodec())
+        codec = codecs[0][0] if codecs else HalfCodec()
+        vector_map = view.reader.vector_map(codec.name)
+        info = _copied_rows(view, source, target, codec, vector_map)
         documents = _documents(view)
         with target.change() as change:
             change.reset(
@@ -38,6 +45,8 @@ def copy_live(source: Storage, target: Storage, policy: str) -> None:
             )
             for codec, tokens in codecs:
                 change.add_codec(codec, tokens)
+            if vector_map is not None:
+                change.add_map(codec, vector_map)
             segment, row = change.add_segment(info) if info is not None else 0, 0
             while chunk := list(islice(documents, _CHUNK)):
                 rows = range(row, row + len(chunk))
@@ -46,14 +55,17 @@ def copy_live(source: Storage, target: Storage, policy: str) -> None:
         target.store.remove(old)
 
 
-def _copied_rows(view: View, source: Storage, target: Storage, codec: Codec) -> SegmentInfo | None:
+def _copied_rows(
+    view: View, source: Storage, target: Storage, codec: Codec, vector_map: "VectorMap | None"
+) -> SegmentInfo | None:
     if not view.snapshot.documents:
         return None
     parts = {part.segment: part for part in view.snapshot.parts}
     check_rows(parts.values())
-    with SegmentWriter(target.store, codec, source.dim) as writer:
+    with SegmentWriter(target.store, codec, source.dim, vector_map) as writer:
         placed = view.reader.placed(list(parts))
         copy_rows(placed, parts, writer)
+        write_vectors(placed, parts, writer)
         lexicons = {segment: lexicon_of(view.reader, part) for segment, part in parts.items()}
         return writer.finish(merged_lexicon(lexicons, parts, placed))
 

@@ -21,6 +21,7 @@ from fastlane_rag.storage.snapshot import Part, Snapshot
 from fastlane_rag.storage.tables import PENDING
 from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.upkeep.recode import choose, to_recode, train
+from fastlane_rag.upkeep.vectors import fit_map, write_vectors
 
 __all__ = ["check_rows", "compact", "copy_rows", "tidy"]
 
@@ -90,17 +91,22 @@ def _merge(storage: Storage, segments: list[int], *, retrain: bool = False) -> N
         placed = view.reader.placed(segments)
         plan = choose(storage, view.reader, snapshot, list(parts.values()), retrain=retrain)
         lexicons = {segment: lexicon_of(view.reader, part) for segment, part in parts.items()}
+        vector_map = None if plan.codec is None else view.reader.vector_map(plan.codec.name)
     if placed:
         check_rows(parts.values())
         codec = plan.codec or train(snapshot, plan.bits, plan.newest)
-        with SegmentWriter(storage.store, codec, storage.dim) as writer:
+        vector_map = vector_map if plan.codec else fit_map(snapshot)
+        with SegmentWriter(storage.store, codec, storage.dim, vector_map) as writer:
             copy_rows(placed, parts, writer)
+            write_vectors(placed, parts, writer)
             info = writer.finish(merged_lexicon(lexicons, parts, placed))
     old = [part.source.info.name for part in parts.values() if isinstance(part.source, Segment)]
     with storage.change() as change:
         if placed:
             if plan.codec is None:
                 change.add_codec(codec, snapshot.tokens)
+                if vector_map is not None:
+                    change.add_map(codec, vector_map)
             change.move([doc for doc, _, _ in placed], change.add_segment(info))
         change.drop(segments)
     storage.store.remove(old)

@@ -77,6 +77,7 @@ def problems(storage: Storage) -> Iterator[str]:
                 yield from _field_problems(reader)
                 yield from _pending_problems(reader, storage.dim)
                 yield from _codec_problems(reader)
+                yield from _map_problems(reader)
             for number, segment in segments.items():
                 yield from _segment_problems(reader, number, segment)
     except FastLaneError as error:
@@ -172,6 +173,17 @@ def _codec_problems(reader: Reader) -> Iterator[str]:
             yield f"{reader.where} is inconsistent: its codec {name!r} is {found!r}, trained on {tokens} tokens"
 
 
+def _map_problems(reader: Reader) -> Iterator[str]:
+    codecs = reader.codecs()
+    for codec in reader.maps():
+        try:
+            reader.vector_map(codec)
+        except IndexFormatError as error:
+            yield str(error)
+        if codec not in codecs:
+            yield f"{reader.where} is inconsistent: it has a vector map of a codec {codec!r} that does not exist"
+
+
 def _word_problems(reader: Reader, number: int, segment: Segment) -> Iterator[str]:
     """A segment's words must be those of its live documents' texts."""
     if segment.lexicon is None:
@@ -204,6 +216,8 @@ def _segment_problems(reader: Reader, number: int, segment: _Opened) -> Iterator
     if found:
         return
     yield from _word_problems(reader, number, segment)
+    if segment.vectors is not None and reader.maps().get(segment.info.codec) != segment.vectors.name:
+        yield f"{reader.where} is inconsistent: the vector map of {segment.where} is not in it"
     live = np.array(
         reader.connection.execute("SELECT row, tokens FROM documents WHERE segment = ?", (number,)).fetchall(),
         np.int64,

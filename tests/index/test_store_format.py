@@ -6,6 +6,7 @@ import sqlite3
 import unicodedata
 import zlib
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def read_index(path):
     assert checksum == b"%08x" % zlib.crc32(digits)
     catalogue = sqlite3.connect(f"{(path / 'catalogue.sqlite3').as_uri()}?mode=ro", uri=True, isolation_level=None)
     assert catalogue.execute("PRAGMA application_id").fetchone() == (0x464C5247,)
-    assert catalogue.execute("PRAGMA user_version").fetchone() == (2,)
+    assert catalogue.execute("PRAGMA user_version").fetchone() == (3,)
     catalogue.execute("BEGIN")
 
     meta = dict(catalogue.execute("SELECT key, value FROM meta"))
@@ -37,9 +38,21 @@ def read_index(path):
         assert zlib.crc32(parameters) == checksum
         codecs[name] = read_codec(name, parameters, dim)
         assert name.startswith(meta["codec"])
+    maps = {}
+    for codec, name, checksum, parameters in catalogue.execute("SELECT codec, name, checksum, parameters FROM maps"):
+        assert zlib.crc32(parameters) == checksum
+        assert codec in codecs
+        maps[codec] = read_map(name, parameters, dim)
     segments = {
         number: read_segment(
-            path / "segments" / f"{name}.safetensors", documents, tokens, size, header, dim, codecs.get(codec)
+            path / "segments" / f"{name}.safetensors",
+            documents,
+            tokens,
+            size,
+            header,
+            dim,
+            codecs.get(codec),
+            maps.get(codec),
         )
         for number, name, documents, tokens, size, header, codec in catalogue.execute("SELECT * FROM segments")
     }
@@ -69,22 +82,39 @@ def read_index(path):
     catalogue.close()
 
 
-def read_codec(name, parameters, dim):
+def read_parameters(parameters, kind):
     length = int.from_bytes(parameters[:8], "little")
     header = json.loads(parameters[8 : 8 + length])
-    assert header["__metadata__"] == {"fastlane-residual-codec": "1"}
+    assert header["__metadata__"] == {kind: "1"}
 
     def array(key, dtype):
         begin, end = header[key]["data_offsets"]
         return np.frombuffer(parameters[8 + length + begin : 8 + length + end], dtype).reshape(header[key]["shape"])
 
+    return array
+
+
+def read_map(name, parameters, dim):
+    """The map's name, and a function that gives a document's vector from its rows."""
+    array = read_parameters(parameters, "fastlane-vector-map")
+    sample, thresholds = array("sample", "<f2").astype(float), array("thresholds", "<f4")
+    mixing, means = array("mixing", "<f4"), array("means", "<f4")
+    size = mixing.shape[1] - 1
+    assert name == f"vector{size}-{hashlib.sha256(parameters).hexdigest()[:16]}"
+    near = np.maximum(0, sample @ sample[: len(thresholds)].T - thresholds)
+    psi = np.hstack([near, sample, np.ones((len(sample), 1))]) @ mixing[:, :size]
+    return name, lambda rows: ((sample @ rows.T).max(1) - means) @ psi
+
+
+def read_codec(name, parameters, dim):
+    array = read_parameters(parameters, "fastlane-residual-codec")
     centroids, steps, [bits] = array("centroids", "<f4"), array("steps", "<f4"), array("bits", "<i8")
     assert name == f"residual{bits}-{hashlib.sha256(parameters).hexdigest()[:16]}"
     assert centroids.shape[1:] == steps.shape == (dim,)
     return centroids, steps, int(bits)
 
 
-def read_segment(file, documents, tokens, size, header_digest, dim, codec):
+def read_segment(file, documents, tokens, size, header_digest, dim, codec, vector_map):
     data = file.read_bytes()
     assert len(data) == size
     assert hashlib.sha256(data[:4096]).hexdigest() == header_digest
@@ -107,7 +137,18 @@ def read_segment(file, documents, tokens, size, header_digest, dim, codec):
     rows = array("tokens", "<f2") if codec is None else decoded(array, offsets, codec)
     assert rows.shape == (tokens, dim)
     assert (len(offsets), offsets[0], offsets[-1]) == (documents + 1, 0, tokens)
+    assert metadata.get("vector_map") == (vector_map and vector_map[0])
+    if vector_map:
+        check_vectors(rows, offsets, array("vectors", "i1"), array("vector_scales", "<f4"), vector_map[1])
     return rows, offsets, word_reader(array, documents)
+
+
+def check_vectors(rows, offsets, levels, scales, vector_of):
+    """Vectors are of the rows as they were before they became code, so they are near those of the code."""
+    assert len(levels) == len(scales) == len(offsets) - 1
+    stored = levels * scales[:, None]
+    again = np.stack([vector_of(rows[begin:end]) for begin, end in pairwise(offsets)])
+    assert np.corrcoef(stored.ravel(), again.ravel())[0, 1] > 0.9
 
 
 def word_reader(array, documents):

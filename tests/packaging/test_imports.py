@@ -63,8 +63,9 @@ MAY_IMPORT = {
     "rendering": set(),
     "codecs": {"scoring"},
     "device": {"scoring"},
-    "storage": {"codecs", "scoring"},
-    "upkeep": {"storage", "codecs"},
+    "vectors": {"scoring"},
+    "storage": {"codecs", "vectors", "scoring"},
+    "upkeep": {"storage", "codecs", "vectors"},
     "model": {"scoring", "rendering"},
     "explain": {"model", "scoring", "rendering"},
     # Of explain the type alone that a hit's explanation has: it shows itself, so it cannot stand below its rendering.

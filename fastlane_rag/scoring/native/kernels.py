@@ -29,6 +29,7 @@ __all__ = [
     "cover",
     "level",
     "levels",
+    "multiply_vectors",
     "nearest",
     "score_rows",
 ]
@@ -345,6 +346,30 @@ def cover(similar: NDArray[np.float32], weights: NDArray[np.float32], limit: int
     picked = np.empty(len(weights), np.bool_)
     _check(_library().fastlane_cover(_address(similar), _address(weights), len(weights), limit, _address(picked)))
     return picked
+
+
+def multiply_vectors(
+    levels: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    query: NDArray[np.int16],
+    numbers: NDArray[np.int64] | None = None,
+) -> NDArray[np.float32]:
+    """Products of a vector with those at these numbers, all where None: scales[n] * (levels[n] . query).
+
+    Args:
+        levels: (N, m).
+        scales: (N,).
+        query: (m,), no more than 2,047 either way.
+        numbers: (n,) below N.
+    """
+    levels, scales, query = _flat(levels), _flat(scales), _flat(query)
+    count = len(levels) if numbers is None else len(numbers)
+    chosen = None if numbers is None else _address(numbers := _flat(numbers))
+    products = np.empty(count, np.float32)
+    threads = _threads(count, count * len(query))
+    known = *_addresses(levels, scales, query), len(query), chosen, count
+    _check(_library().fastlane_multiply_vectors(*known, _address(products), threads))
+    return products
 
 
 def _library() -> ctypes.CDLL:

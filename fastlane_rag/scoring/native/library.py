@@ -30,7 +30,7 @@ __all__ = [
     "problem",
 ]
 
-ABI = 2
+ABI = 3
 LEVEL_VARIABLE = "FASTLANE_NATIVE_LEVEL"
 NONE = "none"
 """The level without compiled kernels: torch computes everything."""
@@ -141,6 +141,10 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         (c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int64, *[c_void_p] * 5, c_int32),
     ),
     "fastlane_collect": (None, (c_void_p, c_int64, *[c_void_p] * 4, c_float, c_void_p, c_void_p)),
+    "fastlane_multiply_vectors": (
+        c_int32,
+        (c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_int32),
+    ),
     "fastlane_cover": (c_int32, (c_void_p, c_void_p, c_int64, c_int64, c_void_p)),
 }
 

@@ -16,7 +16,7 @@
 extern "C" {
 
 // Raised whenever a function or a structure here changes: the Python side asks for the number it was written for.
-enum { fastlane_abi_number = 2 };
+enum { fastlane_abi_number = 3 };
 
 // How document rows are stored.
 enum { fastlane_float32 = 0, fastlane_float16 = 1, fastlane_bfloat16 = 2 };
@@ -186,5 +186,15 @@ FASTLANE_API void fastlane_collect(const fastlane_block* blocks, int64_t block_c
 //   picked: (L,) written, 1 where picked
 FASTLANE_API int32_t fastlane_cover(const float* similar, const float* weights, int64_t count, int64_t limit,
                                     uint8_t* picked);
+
+// Writes the product of a vector with each of some others: products[i] = scales[n] * (levels[n] . query), n = numbers[i].
+//   levels: (N, size) int8
+//   scales: (N,)
+//   query: (size,) int16, no more than 2,047 either way, and `size` up to 8,192: sums have 32 bits
+//   numbers: (count,) the vectors to multiply; null for the first `count`
+//   products: (count,) written
+FASTLANE_API int32_t fastlane_multiply_vectors(const int8_t* levels, const float* scales, const int16_t* query,
+                                               int64_t size, const int64_t* numbers, int64_t count, float* products,
+                                               int32_t threads);
 
 }  // extern "C"

@@ -61,6 +61,15 @@ struct CodesTask {
   fastlane_totals totals;
 };
 
+struct VectorsTask {
+  const int8_t* levels;   // (N, size)
+  const float* scales;    // (N,)
+  const int16_t* query;   // (size,)
+  const int64_t* numbers; // (count,) or null
+  int64_t size;
+  float* products;  // (count,), written
+};
+
 struct NearTask {
   const fastlane_book* book;
   const fastlane_query* query;  // of the first tokens alone, but with the tables of all
@@ -101,6 +110,7 @@ struct Kernels {
   bool (*best_rows)(const float* products, int64_t count, int64_t stride, int64_t tokens, int64_t most, int64_t* rows,
                     float* values);
   bool (*cover)(const float* similar, const float* weights, int64_t count, int64_t limit, uint8_t* picked);
+  bool (*multiply_vectors)(const VectorsTask&, int64_t first, int64_t last);
 };
 
 }  // namespace fastlane

@@ -10,6 +10,7 @@
 #include "nearest.h"
 #include "postings.h"
 #include "rows.h"
+#include "vectors.h"
 
 #define FASTLANE_TEXT_OF(name) #name
 #define FASTLANE_TEXT(name) FASTLANE_TEXT_OF(name)
@@ -29,6 +30,7 @@ const Kernels kernels = {FASTLANE_TEXT(FASTLANE_LEVEL),
                          score_near,
                          gather,
                          best_rows,
-                         cover};
+                         cover,
+                         multiply_vectors};
 
 }  // namespace fastlane::FASTLANE_LEVEL

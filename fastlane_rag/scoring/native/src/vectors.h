@@ -1,0 +1,20 @@
+// Products of one vector with many, stored in a byte a dimension.
+#pragma once
+
+#include "kernels.h"
+
+namespace fastlane::FASTLANE_LEVEL {
+
+// Plain loops: compilers find the instruction that multiplies pairs of 16 bits and adds them.
+inline bool multiply_vectors(const VectorsTask& task, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t n = task.numbers ? task.numbers[i] : i;
+    const int8_t* levels = task.levels + n * task.size;
+    int32_t sum = 0;
+    for (int64_t d = 0; d < task.size; ++d) sum += static_cast<int16_t>(levels[d]) * task.query[d];
+    task.products[i] = static_cast<float>(sum) * task.scales[n];
+  }
+  return true;
+}
+
+}  // namespace fastlane::FASTLANE_LEVEL

@@ -1,0 +1,22 @@
+"""Vectors of documents as they are stored."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DocumentVectors"]
+
+
+class DocumentVectors:
+    """Vectors of N documents in a byte a dimension: vector = scale * levels.
+
+    Args:
+        levels: (N, m) int8.
+        scales: (N,) float32.
+        name: of the map that made them.
+    """
+
+    def __init__(self, levels: NDArray[np.int8], scales: NDArray[np.float32], name: str) -> None:
+        self.levels, self.scales, self.name = levels, scales, name
+
+    def __len__(self) -> int:
+        return len(self.levels)
