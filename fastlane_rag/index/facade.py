@@ -30,7 +30,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
 from fastlane_rag.lengths import check_max_document_tokens, one_warning, warn_caller
-from fastlane_rag.search.engines.choice import check_device, device_engine
+from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
@@ -85,12 +85,12 @@ class FastLaneIndex:
         timeout: float = TIMEOUT_SECONDS,
         max_document_tokens: int | None = None,
     ) -> None:
+        self._device = device
         self._hold(storage)
         self._timeout = timeout
         self._states = SearchStates(policy or SearchPolicy())
         self._engine = device_engine(device, self._states.policy)
         self._given_model = model
-        self._device = device
         self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
@@ -99,6 +99,7 @@ class FastLaneIndex:
 
     def _hold(self, storage: Storage) -> None:
         self._storage = storage
+        storage.device = self._device if is_cuda(self._device) else None
         # An index that is dropped without `close`, or open at exit, is closed all the same.
         self._finalizer = weakref.finalize(self, storage.close)
 

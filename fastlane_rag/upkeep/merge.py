@@ -94,7 +94,7 @@ def _merge(storage: Storage, segments: list[int], *, retrain: bool = False) -> N
         vector_map = None if plan.codec is None else view.reader.vector_map(plan.codec.name)
     if placed:
         check_rows(parts.values())
-        codec = plan.codec or train(snapshot, plan.bits, plan.newest)
+        codec = plan.codec or train(snapshot, plan.bits, plan.newest, storage.device)
         vector_map = vector_map if plan.codec else fit_map(snapshot)
         with SegmentWriter(storage.store, codec, storage.dim, vector_map) as writer:
             copy_rows(placed, parts, writer)

@@ -70,17 +70,17 @@ def choose(
     return CodecPlan(newest)
 
 
-def train(snapshot: Snapshot, bits: int, newest: Codec | None) -> Codec:
-    """Train a codec on a sample of all live rows, rows already in code included.
+def train(snapshot: Snapshot, bits: int, newest: Codec | None, device: str | None) -> Codec:
+    """Train a codec on a sample of all live rows, rows already in code included, on the CPU or a CUDA device.
 
-    Deterministic: the same rows give the same codec.
+    Deterministic on the CPU: the same rows give the same codec.
     """
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
     sample = _sample(snapshot, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
     like = newest if isinstance(newest, ResidualCodec) else None
-    return ResidualCodec.train(sample, bits, centroids=centroids, like=like)
+    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, device=device)
 
 
 _HALF = HalfCodec()

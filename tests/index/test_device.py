@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from word_model import DIM, WordModel
+from word_model import DIM, WordModel, exact_score
 
 from fastlane_rag import FastLaneIndex
+from fastlane_rag.codecs.means import by_torch
 from fastlane_rag.device import Device
 from fastlane_rag.errors import DeviceError, FastLaneWarning
 from fastlane_rag.search.policy import SearchPolicy
@@ -173,6 +174,28 @@ def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
         warnings.simplefilter("error", FastLaneWarning)
         assert [hit.id for hit in on_device.search(texts[0], **EXHAUSTIVE)] == [hit.id for hit in before]
     assert on_device.stats().device == replace(on_device.stats().device, lost=True, resident=0, streamed=0)
+
+
+def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(cuda, texts, word_model, monkeypatch, caplog):
+    monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
+    asked = []
+
+    def means(rows, count, iterations, device):
+        asked.append(device)
+        if len(asked) == 1:
+            return by_torch(rows, count, iterations, "cpu")
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr("fastlane_rag.codecs.means.device_means", means)
+    for told in ("", "cuda:1 could not train the codec, so the CPU does: the device is gone"):
+        with FastLaneIndex.create(model=word_model, device="cuda:1", codec="residual4") as index:
+            index.add(texts)
+            index.compact()
+            assert told in caplog.text
+            query = "bundation dirus"
+            expected = max(exact_score(query, text) for text in texts)
+            assert index.search(query, 1)[0].score == pytest.approx(expected, abs=0.1)
+    assert asked == ["cuda:1", "cuda:1"]
 
 
 def raise_(error):
