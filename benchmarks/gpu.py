@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/scoring/test_gpu.py", "tests/device")
+TESTS = ("tests/scoring/test_gpu.py", "tests/device", "tests/index/test_device.py", "tests/index/test_device_means.py")
 BATCHES = (1, 8, 64, 256)
 ROUTED, QUERY_TOKENS, K_DEPTH = 8, 32, 256
 BITS, DIM = 4, 128

@@ -223,6 +223,22 @@ def test_a_copy_of_an_index_opens_its_device_again(both, texts):
     assert StandIn.copied > copied
 
 
+@pytest.mark.gpu
+def test_hits_of_a_device_are_those_of_the_cpu(tmp_path, texts, word_model, small_limits, monkeypatch):
+    monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=word_model, codec="residual4") as index:
+        index.add(texts[:200], metadatas=[{"n": n} for n in range(200)])
+        with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
+            index.add(texts[200:], metadatas=[{"n": n} for n in range(100)])
+            for options in ({}, {"route_k": 2}, {"route_k": 1, "hybrid": True}, {"filter": {"n": {"$lt": 9}}}):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", FastLaneWarning)
+                    found = on_device.search_batch(texts[:40], 5, **EXHAUSTIVE, **options)
+                assert_same(found, index.search_batch(texts[:40], 5, **EXHAUSTIVE, **options))
+            assert on_device.stats().device.resident > 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_cuda_an_index_is_refused_before_anything_is_made(tmp_path, word_model):
     for opening in (FastLaneIndex.create, FastLaneIndex.open_or_create, FastLaneIndex.open):
