@@ -25,6 +25,7 @@ _SHOWN_ERRORS = 10
 @click.argument("corpus", type=click.Path(exists=True, allow_dash=True))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The index.")
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
+@click.option("--device", help="Where the model runs: cuda, cuda:1, mps or cpu; chosen when left out.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Passages encoded at once.")
 @click.option("--filter-key", "filter_keys", multiple=True, help="Metadata key to make fast to filter on.")
 @click.option(
@@ -40,6 +41,7 @@ def index(
     corpus: str,
     out: Path,
     model: str | None,
+    device: str | None,
     batch_size: int | None,
     filter_keys: tuple[str, ...],
     codec: str,
@@ -61,6 +63,7 @@ def index(
     """
     made: IndexKeywords = {
         "model": model,
+        "device": device,
         "codec": codec,
         "filter_keys": filter_keys,
         "max_document_tokens": max_document_tokens,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fastlane_rag.scoring.native import kernels
 
 __all__ = ["SAMPLE_PER_CENTROID", "ResidualCodec", "centroids_for"]
+
+_logger = logging.getLogger(__name__)
 
 _FORMAT = "fastlane-residual-codec", "1"
 # By bits: the distance between two levels with the least loss on held-out rows, in standard deviations of a dimension.
@@ -88,6 +91,7 @@ class ResidualCodec:
         seed: int = 0,
         like: ResidualCodec | None = None,
         between: Callable[[], None] = lambda: None,
+        device: str | None = None,
     ) -> ResidualCodec:
         """Learn centroids by k-means, and steps from the residuals.
 
@@ -102,6 +106,8 @@ class ResidualCodec:
             seed: the same seed and sample give the same codec.
             like: the codec of the rows to recode; its steps are kept where they fit.
             between: called every few tenths of a second; what it raises ends the training.
+            device: a CUDA device for the k-means; its centroids differ a little. None for the CPU, which also does what
+                fails there.
 
         Raises:
             ValueError: the sample is empty or not finite, or a number is out of range.
@@ -129,7 +135,7 @@ class ResidualCodec:
         # With every distinct row as a centroid, all residuals would be 0 and no steps could be learned: rows added
         # later would be stored as their nearest centroid.
         centroids = min(centroids, max(1, len({hashlib.sha256(row).digest() for row in rows.numpy()}) // 2))
-        means = _k_means(rows, centroids, between)
+        means = _k_means(rows, centroids, device, between)
         spread = _spread(rows, means, between)
         # A dimension without spread needs a step above 0, so that its levels are finite.
         steps = (spread * _BEST_STEP[bits]).clamp(min=1e-6)
@@ -275,10 +281,17 @@ def _check_parameters(centroids: NDArray[np.float32], steps: NDArray[np.float32]
         raise ValueError(f"steps must be ({centroids.shape[1]},) float32, but are {steps.dtype} {steps.shape}")
 
 
-def _k_means(rows: torch.Tensor, count: int, between: Callable[[], None]) -> torch.Tensor:
+def _k_means(rows: torch.Tensor, count: int, device: str | None, between: Callable[[], None]) -> torch.Tensor:
     """(count, dim) centroids. `rows` must be in random order: k-means starts from the first ones."""
     import torch
 
+    if device is not None:
+        from fastlane_rag.codecs.means import device_means
+
+        try:
+            return device_means(rows, count, _ITERATIONS, device)
+        except Exception as error:  # a write must not fail because a device did
+            _logger.warning("%s could not train the codec, so the CPU does: %s", device, error)
     centroids = rows[:count].clone()
     for _ in range(_ITERATIONS):
         nearest = _nearest(rows, _searchable(centroids), between)

@@ -71,7 +71,7 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
         newest = newest_codec(storage, view.reader)
     if bits is None or not snapshot.tokens:
         return False
-    codec = _trained(snapshot, bits, newest, pace)
+    codec = _trained(snapshot, bits, newest, pace, storage.device)
     vector_map = fit_map(snapshot)
     with pace.turn(storage), storage.changing:
         with storage.view() as view:
@@ -84,13 +84,13 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
     return True
 
 
-def _trained(snapshot: Snapshot, bits: int, newest: Codec, pace: Pace) -> Codec:
+def _trained(snapshot: Snapshot, bits: int, newest: Codec, pace: Pace, device: str | None) -> Codec:
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
     sample = _sample(snapshot, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
     like = newest if isinstance(newest, ResidualCodec) else None
-    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, between=pace)
+    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, device=device, between=pace)
 
 
 def _sample(snapshot: Snapshot, count: int) -> NDArray[np.float32]:
