@@ -216,7 +216,7 @@ class RoutedEncoder(MultiVectorEncoder):
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not Path(model_name_or_path).is_dir():  # the hub's id, with the revision pinned; folders are checked before
             names = ("token", "cache_folder", "revision", "local_files_only")
-            folder = hub_folder(model_name_or_path, *(kwargs.get(name) for name in names))
+            folder = hub_folder(model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs})
             if folder is not None:
                 check_model_folder(folder)
         return super()._load_modules(model_name_or_path, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from tqdm import tqdm
 
 __all__ = ["hub_folder"]
 
+_logger = logging.getLogger(__name__)
+
 _WEIGHTS = "*.safetensors"
 _OLDER_WEIGHTS = "*.bin"
 # What a model is opened from, and no weights for other libraries.
 _OPENED = ("*.json", "*.txt", "*.model", "*.metadata", "*.jinja", "*.py")
 
 
-class _NoBar(tqdm):
+class _NoBar(tqdm):  # type: ignore[misc]
     """Shows nothing where all files are there already; each file that is downloaded has a bar of its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -27,7 +30,12 @@ _QUIETLY: dict[str, Any] = {"ignore_patterns": ["onnx/*", "openvino/*"], "tqdm_c
 
 
 def hub_folder(
-    name: str, token: bool | str | None, cache_folder: str | None, revision: str | None, local_files_only: bool
+    name: str,
+    *,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
 ) -> Path | None:
     """The folder with a model's files, downloaded where the cache has not got them.
 
@@ -42,11 +50,12 @@ def hub_folder(
         None where the hub, or the cache, has no such model, or cannot be asked: opening it says why.
     """
 
+    options = {"revision": revision, "token": token, "cache_dir": cache_folder}
     for local in (True,) if local_files_only else (False, True):
         try:
-            return _downloaded(name, revision=revision, token=token, cache_dir=cache_folder, local_files_only=local)
-        except Exception:  # of any kind: no network, no such model, no right to it; then what is cached counts
-            continue
+            return _downloaded(name, local_files_only=local, **options)
+        except Exception as error:  # of any kind: no network, no such model, no right to it; then what is cached counts
+            _logger.debug("cannot get the files of %s from %s: %s", name, "the cache" if local else "the hub", error)
     return None
 
 

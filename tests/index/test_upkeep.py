@@ -1,4 +1,4 @@
-"""Merging, training and recoding beside reads and writes: nobody waits for them, nothing is lost, no failure is silent."""
+"""Merging, training and recoding beside reads and writes: nobody waits, nothing is lost, no failure is silent."""
 
 import gc
 import logging
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from word_model import WordModel
@@ -450,7 +451,7 @@ def test_a_program_may_end_while_the_background_works(tmp_path):
         "index.add([f'word{i} ' * 20 for i in range(900)])\n"
         "index.add([f'other{i} ' * 20 for i in range(200)])\n"
     )
-    arguments = [sys.executable, "-c", program, os.path.dirname(__file__), str(tmp_path / "index")]
+    arguments = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path / "index")]
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
     with FastLaneIndex.open(tmp_path / "index", model=WordModel()) as index:
