@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 __all__ = ["hub_folder"]
-
-_logger = logging.getLogger(__name__)
 
 _WEIGHTS = "*.safetensors"
 _OLDER_WEIGHTS = "*.bin"
@@ -36,7 +33,7 @@ def hub_folder(
     cache_folder: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
-) -> Path | None:
+) -> Path:
     """The folder with a model's files, downloaded where the cache has not got them.
 
     Args:
@@ -46,17 +43,21 @@ def hub_folder(
         revision: a commit, branch or tag; None for the newest.
         local_files_only: download nothing.
 
-    Returns:
-        None where the hub, or the cache, has no such model, or cannot be asked: opening it says why.
+    Raises:
+        Exception: what the hub's library says where neither hub nor cache has such a model: no network, no such model,
+            no right to it.
     """
 
     options = {"revision": revision, "token": token, "cache_dir": cache_folder}
-    for local in (True,) if local_files_only else (False, True):
+    if local_files_only:
+        return _downloaded(name, local_files_only=True, **options)
+    try:
+        return _downloaded(name, **options)
+    except Exception as error:  # of any kind: then what is cached counts
         try:
-            return _downloaded(name, local_files_only=local, **options)
-        except Exception as error:  # of any kind: no network, no such model, no right to it; then what is cached counts
-            _logger.debug("cannot get the files of %s from %s: %s", name, "the cache" if local else "the hub", error)
-    return None
+            return _downloaded(name, local_files_only=True, **options)
+        except Exception:  # of any kind: the first one says why
+            raise error from None
 
 
 def _downloaded(name: str, **options: Any) -> Path:
