@@ -161,7 +161,7 @@ def _check_file(path: Path, found: os.stat_result, *, written: bool) -> None:
         raise IndexFormatError(f"{path} is not a regular file; an index holds no links, pipes or devices")
     if written and found.st_nlink > 1:
         raise IndexFormatError(
-            f"{path} has {found.st_nlink} names (hard links), and writing would change the file under all of them. Copy "
+            f"{path} has {found.st_nlink} names (hard links), and writing would change the file under all. Copy "
             "the index to a new directory, or open it with read_only=True"
         )
 
