@@ -742,6 +742,8 @@ class FastLaneIndex:
                     f"the index {self.path} stores {now!r} and cannot become {stored!r} where it is; save it elsewhere"
                 )
             return
+        if self.path is not None and Path(os.path.realpath(self.path)) in Path(os.path.realpath(directory)).parents:
+            raise InvalidInputError(f"{directory} is inside the index {self.path}; save it elsewhere")
         source = self._storage
         meta = {**source.meta, "codec": stored}
         with built_beside(directory, meta, source.filter_keys, overwrite=overwrite, timeout=self._timeout) as target:
