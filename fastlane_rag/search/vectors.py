@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlane_rag.scoring.native import kernels
 from fastlane_rag.storage.records import Reader
 from fastlane_rag.storage.snapshot import Mask, Snapshot
 
@@ -81,6 +80,10 @@ def products(
     vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
     """(n,) float32: the products of a vector (m,) with those at these numbers, all where None."""
+    import torch
+
+    from fastlane_rag.scoring.native import kernels
+
     if not kernels.available():
         import torch
 

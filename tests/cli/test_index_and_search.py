@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.cli import main
 from fastlane_rag.errors import FastLaneError
-from fastlane_rag.index import facade, ingestion
+from fastlane_rag.index import ingestion
 
 Passages = list[dict[str, str]]
 Run = Callable[..., Result]
@@ -210,19 +210,19 @@ def test_an_interruption_says_what_is_stored(
 ) -> None:
     (tmp_path / "corpus.jsonl").write_text(lines_of(chosen[:6]))
     monkeypatch.setattr(ingestion, "CHUNK", 2)
-    store, writes = facade.store_documents, []
+    encode, encoded = FastLaneModel.encode_documents, []
 
-    def interrupted(*arguments: Any, **options: Any) -> int:
-        writes.append(arguments)
-        if len(writes) == 3:
+    def interrupted(model: FastLaneModel, texts: list[str], **options: Any) -> Any:
+        if len(encoded) == 4:
             raise KeyboardInterrupt
-        return store(*arguments, **options)
+        encoded.extend(texts)
+        return encode(model, texts, **options)
 
-    monkeypatch.setattr(facade, "store_documents", interrupted)
+    monkeypatch.setattr(FastLaneModel, "encode_documents", interrupted)
     result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
     assert result.exit_code == 130
     assert f"interrupted; {tmp_path / 'index'} holds 4, the same command goes on from there" in result.stderr
-    monkeypatch.setattr(facade, "store_documents", store)
+    monkeypatch.setattr(FastLaneModel, "encode_documents", encode)
     result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
     assert "2 of them new, 0 changed, 4 stored already" in result.stdout
 
