@@ -10,8 +10,10 @@ from word_model import WordModel
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.search import vectors as search_vectors
+from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.segment import Segment
 from fastlane_rag.upkeep import merge, recode, write
+from fastlane_rag.vectors.documents import DocumentVectors
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +178,39 @@ def test_the_other_options_work_with_it(index, queries, options):
 
 
 def test_without_the_compiled_kernels_it_finds_the_same(index, queries, monkeypatch):
-    with index._storage.view() as view:
-        state = index._states.of(view.snapshot)
-        rows = index.model.encode_routed([queries[0]])[0].embeddings
-        of_kernels = state.vectors(view.reader).scores(rows, None)
-        monkeypatch.setattr(search_vectors.kernels, "available", lambda: False)
-        assert state.vectors(view.reader).scores(rows, None) == pytest.approx(of_kernels, abs=0.01)
+    """Nearly: torch scores without rounding the query, which swaps hits that are close."""
+    expected = [{*ids(found(index, query).hits)} for query in queries]
+    monkeypatch.setattr(search_vectors.kernels, "available", lambda: False)
+    shares = [len({*ids(found(index, query).hits)} & best) / 10 for query, best in zip(queries, expected, strict=True)]
+    assert np.mean(shares) > 0.95
+
+
+@pytest.mark.parametrize("numbers", [None, np.array([0, 3, 4, 11])], ids=["all", "some"])
+@pytest.mark.parametrize("dimensions", [1, 7, 64, 100])
+def test_products_are_what_they_say(numbers, dimensions, monkeypatch):
+    chance = np.random.default_rng(0)
+    levels = chance.integers(-127, 128, (12, 100), dtype=np.int8)
+    vectors = DocumentVectors(levels, chance.random(12).astype(np.float32), "drawn")
+    query = chance.standard_normal(dimensions).astype(np.float32)
+    true = (levels[:, :dimensions] @ query.astype(np.float64) * vectors.scales)[
+        slice(None) if numbers is None else numbers
+    ]
+    bound = 127 * dimensions * np.abs(query).max() / 2047
+    assert search_vectors.products(vectors, query, numbers) == pytest.approx(true, abs=bound)
+    monkeypatch.setattr(search_vectors.kernels, "available", lambda: False)
+    assert search_vectors.products(vectors, query, numbers) == pytest.approx(true, rel=1e-4, abs=1e-3)
+
+
+def test_leading_dimensions_choose_among_many(index, queries):
+    """Scanned by few dimensions, of which whole vectors are compared for 256, it still finds most of the ten."""
+    shares = []
+    for query in queries:
+        best = {*ids(exact(index, query))}
+        result = found(index, query, policy=SearchPolicy(vector_scan=8, vector_whole=2), depth=60)
+        assert len(result.hits) == 10
+        shares.append(len({*ids(result.hits)} & best) / 10)
+    assert np.mean(shares) > 0.8
+    assert found(index, queries[0], policy=SearchPolicy(vector_whole=2), depth=60).gathered > len(index)
 
 
 def test_threads_do_not_disturb_each_other(index, queries):
