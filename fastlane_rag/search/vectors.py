@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.scoring.native import kernels
+from fastlane_rag.search.graph import Graphs
 from fastlane_rag.search.lanes.ranking import best
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.records import Reader
+from fastlane_rag.storage.segment import Segment
 from fastlane_rag.storage.snapshot import Mask, Snapshot
 
 if TYPE_CHECKING:
@@ -20,8 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Vectors", "products"]
 
+Queries = dict[str, tuple[NDArray[np.float32], float]]
+"""The vector of a query and its constant, by the name of their map."""
+
 _FINEST = 2047  # levels either way that the kernel takes of a query
 _FEW = 8  # of so many documents one is allowed, or all are multiplied
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A segment whose documents, first to last - 1, have vectors."""
+
+    name: str
+    first: int
+    last: int
+    vectors: DocumentVectors
 
 
 class Vectors:
@@ -30,26 +47,31 @@ class Vectors:
     Args:
         reader: of the same commit.
         snapshot: N documents.
+        graphs: of the segments, which outlive the commit.
 
     Attributes:
         missing: (N,) bool, true for documents without a vector; None where there are none.
         any: whether a document has one.
     """
 
-    def __init__(self, reader: Reader, snapshot: Snapshot) -> None:
+    def __init__(self, reader: Reader, snapshot: Snapshot, graphs: Graphs) -> None:
+        self._graphs = graphs
+        self._count = int(snapshot.starts[-1])
+        self._parts: list[_Part] = []
+        self._maps: dict[str, VectorMap] = {}
         maps: dict[str, VectorMap | None] = {}
-        self._starts = snapshot.starts
-        self._parts: list[tuple[int, DocumentVectors, VectorMap]] = []
-        missing = np.ones(int(snapshot.starts[-1]), np.bool_)
-        for p, part in enumerate(snapshot.parts):
-            if part.vectors is None:
+        missing = np.ones(self._count, np.bool_)
+        for part, (first, last) in zip(snapshot.parts, pairwise(snapshot.starts.tolist()), strict=True):
+            if part.vectors is None or not isinstance(part.source, Segment):
                 continue
             if part.codec not in maps:
                 maps[part.codec] = reader.vector_map(part.codec)
             known = maps[part.codec]
             if known is not None and known.name == part.vectors.name:
-                self._parts.append((p, part.vectors, known))
-                missing[snapshot.starts[p] : snapshot.starts[p + 1]] = False
+                self._maps[known.name] = known
+                self._parts.append(_Part(part.source.info.name, first, last, part.vectors))
+                missing[first:last] = False
+        graphs.keep(one.name for one in self._parts)
         self.any = bool(self._parts)
         self.missing = missing if missing.any() else None
 
@@ -59,7 +81,7 @@ class Vectors:
         """The documents with the greatest products, ascending, and how many vectors were compared.
 
         Leading dimensions hold most of what a vector says, so they choose among many documents, and whole vectors
-        among the best by them.
+        among the best by them. Very large segments have a graph that chooses instead.
 
         Args:
             rows: (L, dim) the query's tokens that gather.
@@ -67,37 +89,55 @@ class Vectors:
             count: how many, and more where some tie; fewer where no more have a vector and are allowed.
             policy: says how many dimensions and documents.
         """
-        maps = {known.name: known for _, _, known in self._parts}
-        queries = {name: known.query(rows) for name, known in maps.items()}
+        queries = {name: known.query(rows) for name, known in self._maps.items()}
         whole = policy.vector_whole * count
-        if self._starts[-1] <= 2 * whole:
-            scores, compared = self._scores(queries, allowed, None)
+        found, scanned = [], []
+        for one in self._parts:
+            near = self._by_graph(one, queries, allowed, count, policy)
+            scanned += [one] if near is None else []
+            found += [] if near is None else [near]
+        few = sum(len(one.vectors) for one in scanned) <= 2 * whole
+        scores, compared = self._scores(scanned, queries, allowed, None if few else policy.vector_scan)
+        if few and not found:
             return best(scores, count), compared
-        scores, compared = self._scores(queries, allowed, policy.vector_scan)
-        chosen = best(scores, whole)
+        chosen = np.sort(np.concatenate([best(scores, whole), *found]))
         again = np.empty(len(chosen), np.float32)
-        bounds = np.searchsorted(chosen, self._starts)
-        for p, vectors, known in self._parts:
-            here, (query, constant) = slice(bounds[p], bounds[p + 1]), queries[known.name]
-            again[here] = products(vectors, query, chosen[here] - self._starts[p]) + constant
+        for one in self._parts:
+            here = slice(*np.searchsorted(chosen, (one.first, one.last)))
+            query, constant = queries[one.vectors.name]
+            again[here] = products(one.vectors, query, chosen[here] - one.first) + constant
         return chosen[best(again, count)], compared + len(chosen)
 
+    def _by_graph(
+        self, one: _Part, queries: Queries, allowed: Mask | None, count: int, policy: SearchPolicy
+    ) -> NDArray[np.int64] | None:
+        """What the graph of a large segment finds; None where the segment is to be scanned."""
+        if len(one.vectors) < policy.vector_graph or count >= len(one.vectors):
+            return None
+        some = None if allowed is None else allowed[one.first : one.last]
+        matching = len(one.vectors) if some is None else int(np.count_nonzero(some))
+        graph = None if matching * _FEW < len(one.vectors) else self._graphs.of(one.name, one.vectors)
+        if graph is None:
+            return None
+        found = graph.nearest(queries[one.vectors.name][0], some, count)
+        return found + one.first if len(found) >= min(count, matching) else None
+
     def _scores(
-        self, queries: dict[str, tuple[NDArray[np.float32], float]], allowed: Mask | None, dimensions: int | None
+        self, parts: list[_Part], queries: Queries, allowed: Mask | None, dimensions: int | None
     ) -> tuple[NDArray[np.float32], int]:
         """(N,) products by so many dimensions, -inf where there is none, and how many were computed."""
-        scores = np.full(int(self._starts[-1]), -np.inf, np.float32)
+        scores = np.full(self._count, -np.inf, np.float32)
         compared = 0
-        for p, vectors, known in self._parts:
-            query, constant = queries[known.name]
-            here = slice(self._starts[p], self._starts[p + 1])
+        for one in parts:
+            query, constant = queries[one.vectors.name]
+            here = slice(one.first, one.last)
             numbers = None if allowed is None else np.flatnonzero(allowed[here])
-            if numbers is not None and len(numbers) * _FEW < len(vectors):
-                scores[here.start + numbers] = products(vectors, query[:dimensions], numbers) + constant
+            if numbers is not None and len(numbers) * _FEW < len(one.vectors):
+                scores[one.first + numbers] = products(one.vectors, query[:dimensions], numbers) + constant
                 compared += len(numbers)
                 continue
-            scores[here] = products(vectors, query[:dimensions]) + constant
-            compared += len(vectors)
+            scores[here] = products(one.vectors, query[:dimensions]) + constant
+            compared += len(one.vectors)
             if allowed is not None:
                 scores[here][~allowed[here]] = -np.inf
         return scores, compared
