@@ -28,6 +28,7 @@ Queries = dict[str, tuple[NDArray[np.float32], float]]
 """The vector of a query and its constant, by the name of their map."""
 
 _FINEST = 2047  # levels either way that the kernel takes of a query
+_WORTH_TWO = 8  # up to this many times the whole vectors, comparing all of them is faster than two steps
 _FEW = 8  # of so many documents one is allowed, or all are multiplied
 
 
@@ -96,7 +97,7 @@ class Vectors:
             near = self._by_graph(one, queries, allowed, count, policy)
             scanned += [one] if near is None else []
             found += [] if near is None else [near]
-        few = sum(len(one.vectors) for one in scanned) <= 2 * whole
+        few = sum(len(one.vectors) for one in scanned) <= _WORTH_TWO * whole
         scores, compared = self._scores(scanned, queries, allowed, None if few else policy.vector_scan)
         if few and not found:
             return best(scores, count), compared

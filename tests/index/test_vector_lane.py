@@ -207,15 +207,15 @@ def test_products_are_what_they_say(numbers, dimensions, monkeypatch):
 
 
 def test_leading_dimensions_choose_among_many(index, queries):
-    """Scanned by an eighth of the dimensions, with whole vectors of the best 120 alone, it finds most of the ten."""
+    """Scanned by an eighth of the dimensions, with whole vectors of the best 80 alone, it finds most of the ten."""
     shares = []
     for query in queries:
         best = {*ids(exact(index, query))}
-        result = found(index, query, policy=SearchPolicy(vector_scan=64, vector_whole=2), depth=60)
+        result = found(index, query, policy=SearchPolicy(vector_scan=64, vector_whole=2), depth=40)
         assert len(result.hits) == 10
         shares.append(len({*ids(result.hits)} & best) / 10)
     assert np.mean(shares) > 0.8
-    assert found(index, queries[0], policy=SearchPolicy(vector_whole=2), depth=60).gathered > len(index)
+    assert found(index, queries[0], policy=SearchPolicy(vector_whole=2), depth=40).gathered > len(index)
 
 
 def test_large_segments_are_searched_by_graphs(index, queries):
