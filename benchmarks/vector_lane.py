@@ -12,7 +12,6 @@ passages: whole passages of the corpus, one after the other from a place of thei
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -200,7 +199,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from fastlane_rag.evaluation.environment import environment
 
-    result = {"command": sys.argv[1:], "environment": environment().as_dict(), **run(arguments)}
+    result = {"environment": environment().as_dict(), **run(arguments)}
     text = json.dumps(result, indent=1)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n")
