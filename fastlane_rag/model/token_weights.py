@@ -23,7 +23,7 @@ class QueryWeights(nn.Module):
 
     def __init__(self, hidden_size: int, inner_size: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.inner = nn.Linear(hidden_size, inner_size)
         self.score = nn.Linear(inner_size, 1, bias=False)
         nn.init.zeros_(self.score.weight)

@@ -134,7 +134,7 @@ def _write_ranking(
         logger.info("ranking them for %d queries", len(queries))
         ranked = [
             (query, [(hit.id, hit.text) for hit in result.hits])
-            for query, result in zip(queries, index.search_batch_detailed(queries, _DEPTH, route_k="all"), strict=True)
+            for query, result in zip(queries, index.search_batch_detailed(queries, _DEPTH, route_k="all", weighted=False), strict=True)
         ]
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for query, hits in ranked[dev_count:]:

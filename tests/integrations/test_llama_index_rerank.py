@@ -125,6 +125,7 @@ def test_serialisation_shows_no_model_internals(rerank):
         "top_n": 4,
         "keep_retrieval_score": False,
         "batch_size": None,
+        "weighted": True,
         "class_name": "FastLaneRerank",
     }
 
