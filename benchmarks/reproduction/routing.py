@@ -46,9 +46,9 @@ def measure(run: Run, name: str) -> dict[str, Any]:
 def ablations(index: "FastLaneIndex", dataset: "Dataset") -> dict[str, Any]:
     """nDCG@10 of rankings by k tokens alone, chosen by the router or otherwise; exhaustive, in half precision.
 
-    `chosen_by` takes the k that a search routes (`RoutedQuery.select`), the k best by the router's score alone, by rarity
-    (the vocabulary prior), by inverse collection frequency (arXiv 2108.10341), from the front, by the norm of the token
-    state, at random, and by an oracle that knows which tokens alone rank the judged passage best.
+    `chosen_by` takes the k that a search routes (`RoutedQuery.select`), the k best by the router's score alone, by
+    rarity (the vocabulary prior), by inverse collection frequency (arXiv 2108.10341), from the front, by the norm of
+    the token state, at random, and by an oracle that knows which tokens alone rank the judged passage best.
     `temperature` draws k tokens from softmax(scores / t) without replacement (Gumbel top-k), a few times.
     """
     from fastlane_rag.evaluation.metrics import mean_scores, score_run
@@ -85,7 +85,7 @@ def ablations(index: "FastLaneIndex", dataset: "Dataset") -> dict[str, Any]:
             for k in _HEATED
         },
         "draws": _DRAWS,
-        "argmax": {str(k): value["router", k] for k in _HEATED},
+        "argmax": {str(k): value["score", k] for k in _HEATED},
         "auto": automatic(queries),
     }
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["cover", "needs"]
 
-_OF_SCORE, _OF_NORM = 0.5, 0.3
+_OF_SCORE, _OF_NORM = 0.3, 0.5
 """How much need follows the router's score and the norm of the token's state, both in standard deviations.
 
 Chosen with the square above by nDCG@10 of 1, 2, 4 and 8 tokens on dev splits (docs/model.md).
