@@ -21,8 +21,9 @@ RouteK = int | Literal["auto", "all"]
 
 DEFAULT_ROUTE_K: RouteK = 16
 
-Lane = Literal["exhaustive", "approximate", "words"]
-"""How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), by words.
+Lane = Literal["exhaustive", "approximate", "vector", "words"]
+"""How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), by the
+product of one vector of the query with one of each document, or by words.
 
 "words" ranks by BM25 alone and needs no model.
 """
@@ -102,6 +103,8 @@ class IndexStats:
         commits: writes since the index was created.
         document_budget: tokens kept of each document; below 1, the share of its tokens; None for all.
         max_document_tokens: tokens encoded of each document; None for all.
+        upkeep: whether segments are merged and in code as they should be: "done"; "running" in the background; "due",
+            which `optimize()` or the next write sees to; or "failed: " and why, which `optimize()` tries again.
         device: what is on the CUDA device that was asked for; None without one.
     """
 
@@ -120,6 +123,7 @@ class IndexStats:
     commits: int
     document_budget: float | None = None
     max_document_tokens: int | None = None
+    upkeep: str = "done"
     device: DeviceStats | None = None
 
     @property

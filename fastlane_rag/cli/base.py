@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.errors import FastLaneError, FastLaneWarning
+from fastlane_rag.errors import FastLaneError, FastLaneWarning, IndexNotFoundError
 from fastlane_rag.rendering.terminal import printable
 from fastlane_rag.search.options import SearchOptions
 
@@ -34,12 +34,13 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt as error:
-            click.echo("; ".join(["interrupted", *map(printable, error.args)]), err=True)
+            click.echo("; ".join(["interrupted", *map(printable, map(str, error.args))]), err=True)
             raise click.exceptions.Exit(_INTERRUPTED) from error
         except FastLaneError as error:
             if context.params.get("debug"):
                 raise
-            raise click.ClickException(_one_line(error)) from error
+            way_out = "; fastlane index CORPUS --out DIR makes one" if isinstance(error, IndexNotFoundError) else ""
+            raise click.ClickException(_one_line(error) + way_out) from error
         except (OSError, MemoryError, RuntimeError, ValueError) as error:
             # click's own Abort and Exit are RuntimeErrors too, and click handles a closed output pipe itself.
             ours = isinstance(error, click.Abort | click.exceptions.Exit | BrokenPipeError)

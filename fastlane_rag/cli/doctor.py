@@ -1,6 +1,7 @@
 """`fastlane doctor`: checks whether this installation or an index can search well, and says what to do if not."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlane_rag.cli.base import console, quiet_libraries
+from fastlane_rag.cli.base import console, opened_index, opened_model
+from fastlane_rag.cli.extras import EXTRAS, missing
 from fastlane_rag.types import Finding
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ def doctor(model: str | None, index_path: Path | None, queries: Path | None, as_
     """Check versions, devices, faiss, the model and one search, or an index; exit code 1 when something is wrong."""
     if queries is not None and index_path is None:
         raise click.UsageError("--queries says what to ask an index: name it with --index DIR")
-    quiet_libraries()
     if index_path is None:
         findings: Iterable[Finding] = examine(model)
     else:
@@ -78,11 +79,10 @@ def _show(findings: Iterable[Finding]) -> None:
 
 
 def _index(path: Path, model: str | None, queries: Path | None) -> Iterator[Finding]:
-    from fastlane_rag import FastLaneIndex
-    from fastlane_rag.evaluation.diagnosis import diagnose
-
     asked = None if queries is None else _read_queries(queries)
-    with FastLaneIndex.open(path, model=model, read_only=True) as index:
+    with opened_index(path, model) as index:
+        from fastlane_rag.evaluation.diagnosis import diagnose
+
         stats = index.stats()
         size = (
             f"{stats.documents:,} documents, {stats.tokens:,} tokens, {stats.bytes_per_document:,.0f} bytes a document"
@@ -111,6 +111,7 @@ def examine(model: str | None = None) -> Iterator[Finding]:
     yield from _guarded("device", _devices)
     yield from _guarded("threads", _threads)
     yield from _guarded("kernels", _kernels)
+    yield from _guarded("extras", _extras)
     yield from _guarded("faiss", _faiss)
     yield from _guarded("search", lambda: _search(model))
 
@@ -147,13 +148,23 @@ def _devices() -> Iterator[Finding]:
 def _threads() -> Iterator[Finding]:
     import torch
 
+    from fastlane_rag.scoring import get_threads
+    from fastlane_rag.scoring.quota import cpu_quota
+
+    get_threads()  # where the quota is followed
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
     detail = f"torch uses {threads} on {cores} core(s)"
     if "OMP_NUM_THREADS" in os.environ:
         detail += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
-    if threads > cores:
-        yield Finding("warning", "threads", f"{detail}; more threads than cores slow searches down")
+    quota = cpu_quota()
+    if quota is not None:
+        detail += f", the container's quota is {quota:g} processor(s)"
+    if threads > cores or (quota is not None and threads > math.ceil(quota)):
+        few = min(cores, cores if quota is None else math.ceil(quota))
+        yield Finding(
+            "warning", "threads", f"{detail}; more threads than that slow searches down: set OMP_NUM_THREADS={few}"
+        )
     else:
         yield Finding("ok", "threads", detail)
 
@@ -175,10 +186,21 @@ def _kernels() -> Iterator[Finding]:
         yield Finding("ok", "kernels", detail)
 
 
+def _extras() -> Iterator[Finding]:
+    lacking = {name: missing(name) for name in EXTRAS}
+    if whole := [name for name, modules in lacking.items() if not modules]:
+        yield Finding("ok", "extras", f"installed: {', '.join(whole)}")
+    for name, modules in lacking.items():
+        if modules:
+            detail = f"[{name}] is not whole ({', '.join(modules)}): {EXTRAS[name].without}"
+            yield Finding("ok", "extras", f"{detail}. pip install 'fastlane-rag[{name}]'")
+
+
 def _faiss() -> Iterator[Finding]:
     installed = [name for name in ("faiss-cpu", "faiss-gpu") if _has(name)]
     if not installed:
-        yield Finding("trouble", "faiss", "not installed: pip install 'fastlane-rag[cpu]' (or [gpu])")
+        detail = "not installed: fastlane eval has no method hnsw. pip install 'fastlane-rag[cpu]' (or [gpu])"
+        yield Finding("ok", "faiss", detail)
         return
     if len(installed) > 1:
         yield Finding(
@@ -202,10 +224,10 @@ def _has(distribution: str) -> bool:
 
 
 def _search(model: str | None) -> Iterator[Finding]:
-    from fastlane_rag import FastLaneModel
+    from fastlane_rag.evaluation.speed import speeds
 
     start = perf_counter()
-    opened = FastLaneModel.from_pretrained(model)
+    opened = opened_model(model)
     seconds = perf_counter() - start
     yield Finding(
         "ok",
@@ -213,6 +235,7 @@ def _search(model: str | None) -> Iterator[Finding]:
         f"{opened.name}, {opened.dim} wide, on {opened.device} by {opened.backend}, opened in {seconds:.1f} s",
     )
     yield _self_check(opened)
+    yield from speeds(opened)
 
 
 def _self_check(model: "FastLaneModel") -> Finding:

@@ -25,19 +25,20 @@ _SHOWN = 10
 def index_folder(
     corpus: Path, out: Path, options: IndexKeywords, *, batch_size: int | None = None, skip_bad: bool = False
 ) -> None:
-    """Make the index at `out` hold the passages of a folder as it is now.
+    """Make the index at `out` hold the passages of a folder, or of one file, as it is now.
 
     Raises:
         MissingExtraError: the libraries that read files are not installed.
         DataError: the folder holds no file that can be read, or, unless `skip_bad`, one that cannot.
     """
     require("fastlane index of a folder", ["files"])
-    folder = corpus.resolve()
-    files, others = found_files(folder, out.resolve())
+    whole = corpus.is_dir()
+    folder = corpus.resolve() if whole else corpus.resolve().parent
+    files, others = found_files(folder, out.resolve()) if whole else ([corpus.resolve()], {})
     if not files:
         raise DataError(f"{corpus} holds no file that can be read; these can: {', '.join(KINDS)}")
     with progress("Reading") as bar:
-        found = read_folder(folder, bar.track(files))
+        found = read_folder(folder, bar.track(files), whole=whole)
     for error in list(found.unread.values())[:_SHOWN]:
         click.echo(printable(str(error)), err=True)
     if len(found.unread) > _SHOWN:

@@ -13,6 +13,7 @@ from fastlane_rag.cli.base import console
 from fastlane_rag.cli.filling import Rate, counts, filling
 from fastlane_rag.cli.folder import index_folder
 from fastlane_rag.data import add_passages, read_passages
+from fastlane_rag.data.files import KINDS
 from fastlane_rag.errors import DataError
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.rendering.terminal import printable
@@ -47,13 +48,14 @@ def index(
     max_document_tokens: int | None,
     skip_bad: bool,
 ) -> None:
-    """Index the passages of CORPUS: JSON Lines, gzip or plain ("-" reads standard input), or a folder of files.
+    """Index the passages of CORPUS: JSON Lines, or a folder of text, Markdown, HTML and PDF files, or one of these.
 
-    In JSON Lines each line is an object with _id (or id) and text, optionally title; other keys become metadata.
-    Where the index exists, passages are added, and those whose id it holds are replaced.
+    In JSON Lines, gzip or plain ("-" reads standard input), each line is an object with _id (or id) and text,
+    optionally title; other keys become metadata. Where the index exists, passages are added, and those whose id it
+    holds are replaced.
 
-    Of a folder, text, Markdown, HTML and PDF files are cut into passages that fit the model, with the file's path as
-    source and the page in their metadata. Run again, the index follows the folder: new and changed files are added, and
+    Other files are cut into passages that fit the model, with the file's path as source and the page in their
+    metadata. Run again, the index follows the folder: new and changed files are added, and
     passages of removed ones go out.
 
     Passages that are stored unchanged are not encoded again, so the same command goes on where an interrupted one
@@ -67,7 +69,7 @@ def index(
         "max_document_tokens": max_document_tokens,
     }
     IndexOptions.of(**made)  # what is wrong in them is told before anything is read
-    if Path(corpus).is_dir():
+    if Path(corpus).is_dir() or Path(corpus).suffix.lower() in KINDS:
         index_folder(Path(corpus), out, made, batch_size=batch_size, skip_bad=skip_bad)
         return
     with _as_file(corpus) as path:

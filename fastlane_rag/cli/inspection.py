@@ -68,6 +68,7 @@ def _rows(found: "IndexStats") -> list[tuple[str, str]]:
         ("bytes per document", f"{found.bytes_per_document:,.0f}"),
         ("segments", f"{found.segments:,}, and {found.pending:,} documents waiting for one"),
         ("dead rows", f"{found.dead:,}"),
+        ("merging and training", found.upkeep),
         ("codec", found.codec),
         ("model", f"{found.model} ({found.fingerprint[:12]})"),
         ("filter keys", ", ".join(found.filter_keys) or "-"),

@@ -9,7 +9,7 @@ from fastlane_rag.cli.base import console, quiet_libraries
 
 
 @click.command()
-@click.argument("index", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("index", type=click.Path(path_type=Path))
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Passages encoded at once.")
 def reindex(index: Path, model: str | None, batch_size: int | None) -> None:

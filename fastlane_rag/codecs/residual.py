@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ _FITTING = 0.7, 1.15
 _MOST_CENTROIDS = 1 << 14
 SAMPLE_PER_CENTROID = 48
 _ITERATIONS = 5
-_BLOCK = 1024  # tokens whose nearest centroids are found at once
+_BLOCK = 1024  # tokens whose nearest centroids torch finds at once
+_LIFTED = 1 << 14  # and the compiled kernels, which share them among threads
 
 
 class ResidualCodec:
@@ -88,6 +90,7 @@ class ResidualCodec:
         centroids: int | None = None,
         seed: int = 0,
         like: ResidualCodec | None = None,
+        between: Callable[[], None] = lambda: None,
         device: str | None = None,
     ) -> ResidualCodec:
         """Learn centroids by k-means, and steps from the residuals.
@@ -102,6 +105,7 @@ class ResidualCodec:
             centroids: how many; None for `centroids_for(T)`. At most half of the distinct rows are used.
             seed: the same seed and sample give the same codec.
             like: the codec of the rows to recode; its steps are kept where they fit.
+            between: called every few tenths of a second; what it raises ends the training.
             device: a CUDA device for the k-means; its centroids differ a little. None for the CPU, which also does what
                 fails there.
 
@@ -127,11 +131,12 @@ class ResidualCodec:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(rows), generator=generator)
         rows = rows[order[: SAMPLE_PER_CENTROID * centroids]]
+        del sample  # as large as the rows
         # With every distinct row as a centroid, all residuals would be 0 and no steps could be learned: rows added
         # later would be stored as their nearest centroid.
-        centroids = min(centroids, max(1, len({row.tobytes() for row in rows.numpy()}) // 2))
-        means = _k_means(rows, centroids, device)
-        spread = (rows - means[_nearest(rows, _searchable(means))]).square().mean(0).sqrt()
+        centroids = min(centroids, max(1, len({hashlib.sha256(row).digest() for row in rows.numpy()}) // 2))
+        means = _k_means(rows, centroids, between, device)
+        spread = _spread(rows, means, between)
         # A dimension without spread needs a step above 0, so that its levels are finite.
         steps = (spread * _BEST_STEP[bits]).clamp(min=1e-6)
         if bits > 1:
@@ -276,7 +281,7 @@ def _check_parameters(centroids: NDArray[np.float32], steps: NDArray[np.float32]
         raise ValueError(f"steps must be ({centroids.shape[1]},) float32, but are {steps.dtype} {steps.shape}")
 
 
-def _k_means(rows: torch.Tensor, count: int, device: str | None) -> torch.Tensor:
+def _k_means(rows: torch.Tensor, count: int, between: Callable[[], None], device: str | None) -> torch.Tensor:
     """(count, dim) centroids. `rows` must be in random order: k-means starts from the first ones."""
     import torch
 
@@ -289,7 +294,7 @@ def _k_means(rows: torch.Tensor, count: int, device: str | None) -> torch.Tensor
             _logger.warning("%s could not train the codec, so the CPU does: %s", device, error)
     centroids = rows[:count].clone()
     for _ in range(_ITERATIONS):
-        nearest = _nearest(rows, _searchable(centroids))
+        nearest = _nearest(rows, _searchable(centroids), between)
         members = torch.bincount(nearest, minlength=count)[:, None]
         sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
         # A centroid without members keeps its place.
@@ -297,21 +302,38 @@ def _k_means(rows: torch.Tensor, count: int, device: str | None) -> torch.Tensor
     return centroids
 
 
-def _nearest(rows: torch.Tensor, centroids: torch.Tensor | kernels.Book) -> torch.Tensor:
+def _nearest(
+    rows: torch.Tensor, centroids: torch.Tensor | kernels.Book, between: Callable[[], None] = lambda: None
+) -> torch.Tensor:
     """(T,) int64: the nearest centroid of each row; `_searchable` prepared the centroids."""
     import torch
 
     from fastlane_rag.scoring import token_maxima
     from fastlane_rag.scoring.native import kernels
 
-    if isinstance(centroids, kernels.Book):
-        return torch.from_numpy(kernels.nearest(_lifted(rows, 1).numpy(), centroids))
-    one = torch.tensor([0, len(centroids)])
     nearest = torch.empty(len(rows), dtype=torch.int64)
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    if isinstance(centroids, kernels.Book):
+        for block in _blocks(len(rows), _LIFTED):
+            between()
+            nearest[block] = torch.from_numpy(kernels.nearest(_lifted(rows[block], 1).numpy(), centroids))
+        return nearest
+    one = torch.tensor([0, len(centroids)])
+    for block in _blocks(len(rows), _BLOCK):
+        between()
         nearest[block] = token_maxima(_lifted(rows[block], 1), centroids, one)[1][0]
     return nearest
+
+
+def _spread(rows: torch.Tensor, centroids: torch.Tensor, between: Callable[[], None]) -> torch.Tensor:
+    """(dim,) float32: the root mean square of each dimension of the rows' residuals."""
+    nearest = _nearest(rows, _searchable(centroids), between)
+    squares = sum((rows[block] - centroids[nearest[block]]).square().sum(0).double() for block in _blocks(len(rows)))
+    return (squares / len(rows)).sqrt().float()
+
+
+def _blocks(count: int, size: int = _LIFTED) -> Iterator[slice]:
+    """Slices of `size` rows, so that what is made of some is not in memory for all."""
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def _searchable(centroids: torch.Tensor) -> torch.Tensor | kernels.Book:

@@ -23,18 +23,20 @@ class FolderText:
 
     Attributes:
         folder: its absolute path.
+        whole: whether all of its files were asked for; otherwise what is stored of others stays.
         pages: of each file that could be read.
         unread: why the others could not; the errors name them.
     """
 
     folder: Path
+    whole: bool
     pages: dict[Path, list[Page]]
     unread: dict[Path, DataError]
 
 
-def read_folder(folder: Path, files: Iterable[Path]) -> FolderText:
-    """Read files of a folder."""
-    found = FolderText(folder, {}, {})
+def read_folder(folder: Path, files: Iterable[Path], *, whole: bool) -> FolderText:
+    """Read files of a folder, `whole` if these are all of them."""
+    found = FolderText(folder, whole, {}, {})
     for file in files:
         try:
             found.pages[file] = read_file(file)
@@ -76,7 +78,11 @@ def mirror(
     """
     passages = [one for file, pages in found.pages.items() for one in passages_of(file, found.folder, pages, split)]
     done = index.ingest(passages, batch_size=batch_size, total=len(passages), show_progress=show_progress)
-    unread = [file.relative_to(found.folder).as_posix() for file in found.unread]
-    stored = index.ids({"folder": str(found.folder), "source": {"$nin": unread}})
+    of_sources = {"$nin": _sources(found, found.unread)} if found.whole else {"$in": _sources(found, found.pages)}
+    stored = index.ids({"folder": str(found.folder), "source": of_sources})
     stale = set(stored) - {passage.id for passage in passages}
     return done, index.delete(sorted(stale))
+
+
+def _sources(found: FolderText, files: Iterable[Path]) -> list[str]:
+    return [file.relative_to(found.folder).as_posix() for file in files]

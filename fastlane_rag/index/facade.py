@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import (
-    FastLaneError,
     IndexClosedError,
     IndexExistsError,
     IndexNotFoundError,
@@ -42,12 +40,13 @@ from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.fork import reset_after_fork
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import metadata_json
+from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
-from fastlane_rag.upkeep import merge
 from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems
+from fastlane_rag.upkeep.worker import Upkeep
 from fastlane_rag.upkeep.write import store_documents
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
     from fastlane_rag.storage.filters import Filter
 
 __all__ = ["FastLaneIndex"]
-
-_logger = logging.getLogger(__name__)
 
 
 class FastLaneIndex:
@@ -100,8 +97,9 @@ class FastLaneIndex:
     def _hold(self, storage: Storage) -> None:
         self._storage = storage
         storage.device = self._device if is_cuda(self._device) else None
+        self._upkeep = Upkeep(storage)
         # An index that is dropped without `close`, or open at exit, is closed all the same.
-        self._finalizer = weakref.finalize(self, storage.close)
+        self._finalizer = weakref.finalize(self, self._upkeep.close)
 
     @classmethod
     def create(
@@ -212,15 +210,18 @@ class FastLaneIndex:
         model = told.opened_model()
         keys, meta = tuple(told.filter_keys), told.meta(model)
         if path is None:
-            yield cls._made(Storage.create(None, meta, keys, overwrite=False), told, model)
+            index = cls._made(Storage.create(None, meta, keys, overwrite=False), told, model)
+            yield index
+            index._upkeep.after_build()
             return
         directory = index_path(path)
         with built_beside(directory, meta, keys, overwrite=overwrite, timeout=told.timeout) as storage:
             index = cls._made(storage, told, model)
             try:
                 yield index
+                index._upkeep.after_build()
             except BaseException:
-                index.close()
+                index.close(wait=False)
                 raise
         index._hold(Storage.open(directory, read_only=False, timeout=told.timeout))
 
@@ -382,12 +383,7 @@ class FastLaneIndex:
         final, entries = prepare(texts, ids, metadatas)
         with self._storage.turn(), one_warning():
             if entries:
-                store_documents(
-                    self._storage,
-                    entries,
-                    lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
-                )
-                self._tidy()
+                self._upkeep.after_write(self._store(entries, batch_size, show_progress))
         return final
 
     def add_embeddings(
@@ -429,9 +425,16 @@ class FastLaneIndex:
         with self._storage.turn():
             if entries:
                 own = iter([latest[id_] for id_, *_ in entries])
-                store_documents(self._storage, entries, lambda _: own, always=True)
-                self._tidy()
+                self._upkeep.after_write(store_documents(self._storage, entries, lambda _: own, always=True))
         return final
+
+    def _store(self, entries: Sequence[Entry], batch_size: int | None, show_progress: bool | None) -> int:
+        """Store documents. Returns how many token rows they brought."""
+        return store_documents(
+            self._storage,
+            entries,
+            lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
+        )
 
     def ingest(
         self,
@@ -468,7 +471,14 @@ class FastLaneIndex:
             Ingested(documents=3, added=3, changed=0, unchanged=0)
         """
         with self._storage.turn(), one_warning():
-            return ingest(self, documents, batch_size=batch_size, total=total, show_progress=show_progress)
+            return ingest(
+                documents,
+                self.get,
+                partial(self._store, batch_size=batch_size, show_progress=False),
+                self._upkeep.after_write,
+                total=total,
+                show_progress=show_progress,
+            )
 
     def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
         """Find the documents that answer a query best.
@@ -657,7 +667,7 @@ class FastLaneIndex:
                     passing = change.ids(filter)
                     wanted = passing if wanted is None else sorted(set(wanted) & set(passing))
                 deleted = change.delete(wanted or [])
-            self._tidy()
+            self._upkeep.after_write(0)
         return deleted
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
@@ -680,12 +690,19 @@ class FastLaneIndex:
         with self._storage.change() as change:
             return change.set_metadata(new.items())
 
-    def _tidy(self) -> None:
-        """Merge segments after a write. The write is stored: what goes wrong here must not look like its failure."""
-        try:
-            merge.tidy(self._storage)
-        except FastLaneError as error:
-            _logger.warning("the write is stored, but segments could not be merged after it: %s", error)
+    def optimize(self) -> None:
+        """Merge segments, train the codec and bring segments into it, as far as that is due; return when it is done.
+
+        A write does at once what handles no more tokens than it brought, and leaves the rest to a thread in the
+        background, which searches and other writes do not wait for. Call this where that has to be over: after
+        loading, before measuring, in a quiet hour. It raises what went wrong in the background, if it still does.
+
+        Raises:
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+            StorageError: the disk is full, or failed.
+        """
+        self._upkeep.finish()
 
     def compact(self, *, retrain: bool = False) -> None:
         """Rewrite the live rows into one segment and give the space of dead ones back; readers go on.
@@ -694,7 +711,7 @@ class FastLaneIndex:
             retrain: train the codec anew, on a sample of all documents: for an index whose documents have changed
                 much. Documents in code are decoded and encoded once more, which loses a little.
         """
-        merge.compact(self._storage, retrain=retrain)
+        self._upkeep.compact(retrain=retrain)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> None:
         """Copy the live documents into a directory that `open` opens, without encoding them again.
@@ -730,7 +747,7 @@ class FastLaneIndex:
         with built_beside(directory, meta, source.filter_keys, overwrite=overwrite, timeout=self._timeout) as target:
             copy_live(source, target, stored)
             if stored != source.meta["codec"]:
-                merge.tidy(target)
+                Upkeep(target).finish()
 
     def verify(self) -> list[str]:
         """Read every byte and say what is wrong: one sentence a problem, naming the file; empty when sound."""
@@ -738,13 +755,22 @@ class FastLaneIndex:
 
     def stats(self) -> IndexStats:
         """What the index holds and takes, on the device as well."""
-        found = self._storage.stats()
-        return found if self._engine is None else replace(found, device=self._engine.stats())
+        device = None if self._engine is None else self._engine.stats()
+        return replace(self._storage.stats(), upkeep=self._upkeep.state(), device=device)
 
-    def close(self) -> None:
-        """Release files; an index in memory is gone. Closing twice is fine."""
-        self._finalizer()
-        _open_indexes.discard(self)
+    def close(self, *, wait: bool = True) -> None:
+        """Release files; an index in memory is gone. Closing twice is fine.
+
+        Args:
+            wait: first let the merging and training go on that writes left to the background. Without this, and after
+                an interrupt, it is given up, which loses no document: the next write begins it anew.
+        """
+        try:
+            if wait and self._finalizer.alive:
+                self._upkeep.wait()
+        finally:
+            self._finalizer()
+            _open_indexes.discard(self)
 
     def __len__(self) -> int:
         with self._storage.view() as view:
@@ -769,7 +795,7 @@ class FastLaneIndex:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(wait=kind is None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
@@ -795,6 +821,7 @@ def _after_fork() -> None:
     for index in list(_open_indexes):
         index._model_lock = threading.Lock()
         index._storage.after_fork()
+        index._upkeep.after_fork()
         index._states.clear()
         if index._engine is not None:
             index._engine.after_fork()

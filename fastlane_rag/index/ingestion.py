@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import MANY
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
+from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, Ingested
 
 __all__ = ["ingest"]
@@ -21,52 +21,37 @@ CHUNK = 256
 CHUNK_CHARACTERS = 4 << 20
 
 
-class Collection(Protocol):
-    """What documents go into; an index is one."""
-
-    def get(self, ids: Iterable[str]) -> list[Document]:
-        """The documents with these ids."""
-        ...
-
-    def add(
-        self,
-        texts: Iterable[str],
-        ids: Iterable[str | None] | None = None,
-        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress: bool | None = None,
-    ) -> list[str]:
-        """Store texts; all or nothing."""
-        ...
-
-
 def ingest(
-    index: Collection,
     documents: Iterable[Document],
+    get: Callable[[list[str]], list[Document]],
+    store: Callable[[list[Entry]], int],
+    tidy: Callable[[int], None],
     *,
-    batch_size: int | None = None,
     total: int | None = None,
     show_progress: bool | None = None,
 ) -> Ingested:
-    """Add the documents of a stream, as `FastLaneIndex.ingest` says."""
+    """Add the documents of a stream, as `FastLaneIndex.ingest` says.
+
+    Args:
+        documents: the stream.
+        get: returns the documents that are stored under these ids.
+        store: stores documents, and returns how many token rows they brought.
+        tidy: called after each write, with the token rows that the stream has brought so far.
+        total: how many documents there are, if known.
+        show_progress: a progress bar; None shows it for long streams on a terminal.
+    """
     if show_progress is None:
         show_progress = sys.stderr.isatty() and (total is None or total >= MANY)
-    result = Ingested(0, 0, 0, 0)
+    result, tokens = Ingested(0, 0, 0, 0), 0
     with documents_bar("Indexing", total, visible=show_progress) as done:
         for chunk in _chunks(_checked(documents)):
             # Of an id given twice the last document counts, at the place of the first.
             latest = list({document.id: document for document in chunk}.values())
-            stored = {document.id: document for document in index.get([one.id for one in latest])}
+            stored = {document.id: document for document in get([one.id for one in latest])}
             fresh = [one for one in latest if not _same(one, stored.get(one.id))]
             if fresh:
-                index.add(
-                    [one.text for one in fresh],
-                    ids=[one.id for one in fresh],
-                    metadatas=[one.metadata for one in fresh],
-                    batch_size=batch_size,
-                    show_progress=False,
-                )
+                tokens += store([(one.id, one.text, metadata_json(one.metadata)) for one in fresh])
+                tidy(tokens)
             added = sum(one.id not in stored for one in fresh)
             result = replace(
                 result,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fastlane_rag.errors import ModelError
-from fastlane_rag.model.folder import ROUTERS_FILE
+from fastlane_rag.model.folder import ROUTERS_FILE, check_model_folder
+from fastlane_rag.model.hub import hub_folder
 from fastlane_rag.model.onnx.backend import warn
 from fastlane_rag.model.onnx.session import OnnxStates, StatesError
 from fastlane_rag.model.router import (
@@ -211,6 +212,14 @@ class RoutedEncoder(MultiVectorEncoder):
         listing.write_text(json.dumps(others, indent=2), encoding="utf-8")
         content = {"format_version": 1, "routers": routers}
         (Path(path) / ROUTERS_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+    def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if not Path(model_name_or_path).is_dir():  # the hub's id, with the revision pinned; folders are checked before
+            names = ("token", "cache_folder", "revision", "local_files_only")
+            folder = hub_folder(model_name_or_path, **{name: kwargs.get(name) for name in names})
+            if folder is not None:
+                check_model_folder(folder)
+        return super()._load_modules(model_name_or_path, *args, **kwargs)
 
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         modules, module_kwargs = super()._load_default_modules(model_name_or_path, *args, **kwargs)

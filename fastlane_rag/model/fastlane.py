@@ -23,7 +23,7 @@ from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.folder import check_complete, check_model_folder, model_folder
-from fastlane_rag.model.hub import hub_options
+from fastlane_rag.model.hub import hub_model
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
 from fastlane_rag.model.quiet import without_bars
 from fastlane_rag.model.route import Route, Routes
@@ -32,6 +32,7 @@ from fastlane_rag.model.router import CONTEXT_MOST, TokenRouter
 from fastlane_rag.model.spans import token_spans
 from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, token_count
 from fastlane_rag.progress import encoded
+from fastlane_rag.scoring.threads import follow_quota
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
 _SHOWN = 40
@@ -52,6 +53,7 @@ class FastLaneModel:
     """
 
     def __init__(self, encoder: MultiVectorEncoder, *, name: str | None = None) -> None:
+        follow_quota()
         self.encoder = RoutedEncoder.wrap(encoder)
         self.encoder.eval()
         self.name = name or self.encoder.model_card_data.base_model or type(encoder).__name__
@@ -113,14 +115,13 @@ class FastLaneModel:
                 folder = Path(path, "onnx")
             else:
                 name = str(model)
-                path = str(model_folder(Path(name)))
+                found = model_folder(Path(name))
+                path = str(found) if found.is_dir() else hub_model(name, options)
             device = None if device is None else str(device)
             local = Path(path).is_dir()
             try:
                 if local:
                     check_model_folder(Path(path))
-                else:
-                    options = hub_options(path, options)
                 with without_bars():
                     encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
                 if local:
@@ -305,7 +306,8 @@ class FastLaneModel:
 
     def save(self, path: str | Path) -> None:
         """Write a model directory (safetensors, JSON, tokenizer) that :meth:`from_pretrained` opens."""
-        self.encoder.save(str(path))
+        with without_bars():
+            self.encoder.save(str(path))
 
     def _encode(
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,7 +30,10 @@ _MOST_LENGTH = 1_000_000
 # How often the weights of a layer may be larger than its file: weights in 4 bits, or shared by layers.
 _SLACK = 4
 
-_LARGE = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
+# Files that say how a model is built. Others hold vocabularies, or what nobody opens.
+_DESCRIPTION = re.compile(
+    r"config.*\.json|(?!tokenizer_).*config\.json|modules\.json|" + re.escape(ROUTERS_FILE) + r"|artifact\.metadata"
+)
 _LIMITS = {
     "query_length": _MOST_LENGTH,
     "document_length": _MOST_LENGTH,
@@ -152,10 +156,11 @@ def _header(file: Path) -> dict[str, Any]:
 
 
 def _check_config(file: Path, size: int) -> None:
-    most = _MOST_TOKENIZER if file.name in _LARGE or file.name.endswith(".index.json") else _MOST_JSON
+    described = _DESCRIPTION.fullmatch(file.name)
+    most = _MOST_JSON if described else _MOST_TOKENIZER
     if size > most:
         raise ModelError(f"{file} has {size} bytes, more than the {most} that such a file may have")
-    if most == _MOST_TOKENIZER:
+    if not described:
         return
     values = _read(file)
     for mapping in _mappings(values):

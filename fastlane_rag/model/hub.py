@@ -1,25 +1,31 @@
-"""Names on the Hugging Face hub, which may be out of reach."""
+"""Models of the Hugging Face hub, which may be out of reach: as a folder of the local cache, to be checked first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from tqdm import tqdm
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["hub_options"]
+__all__ = ["hub_folder", "hub_model"]
 
 _TIMEOUT_SECONDS = 10.0
 # One of these is in every model that can be opened.
 _FILES = ("modules.json", "config.json")
+_WEIGHTS = "*.safetensors"
+_OLDER_WEIGHTS = "*.bin"
+# What a model is opened from, and no weights for other libraries.
+_OPENED = ("*.json", "*.txt", "*.model", "*.metadata", "*.jinja", "*.py")
 
 
-def hub_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options to load a model of the hub with: from the cache alone, where the hub cannot be reached.
+def hub_model(name: str, options: Mapping[str, Any]) -> str:
+    """What to load a model of the hub by: its name, or its folder in the cache where the hub cannot be reached.
 
     The hub's own client would first try again for minutes.
 
@@ -27,7 +33,7 @@ def hub_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ModelError: the name is none of the hub's, or the hub cannot be reached and the model is not in the cache.
     """
     if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
-        return dict(options)
+        return name
     try:
         HfApi().model_info(name, revision=options.get("revision"), timeout=_TIMEOUT_SECONDS, token=options.get("token"))
     except HFValidationError as error:
@@ -35,18 +41,67 @@ def hub_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             f"cannot open the model {name!r}: there is no such folder, and it is no name of the Hugging Face hub"
         ) from error
     except HfHubHTTPError:  # it answers: what is wrong with the name, loading will say
-        return dict(options)
+        return name
     except Exception as error:  # whatever the network raises
-        if _cached(name, options):
-            return {**options, "local_files_only": True}
-        raise ModelError(
-            f"cannot open the model {name!r}: there is no such folder, and the Hugging Face hub cannot be reached "
-            f"({type(error).__name__}). Give the folder of a model, or try again with a network"
-        ) from error
-    return dict(options)
+        cached = _cached(name, options)
+        if cached is None:
+            raise ModelError(
+                f"cannot open the model {name!r}: there is no such folder, and the Hugging Face hub cannot be reached "
+                f"({type(error).__name__}). Give the folder of a model, or try again with a network"
+            ) from error
+        return cached
+    return name
 
 
-def _cached(name: str, options: Mapping[str, Any]) -> bool:
-    folder, revision = options.get("cache_folder"), options.get("revision")
-    found = (try_to_load_from_cache(name, file, cache_dir=folder, revision=revision) for file in _FILES)
-    return any(isinstance(path, str) and Path(path).is_file() for path in found)
+class _NoBar(tqdm):  # type: ignore[misc]
+    """Shows nothing where all files are there already; each file that is downloaded has a bar of its own."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "disable": True})
+
+
+_QUIETLY: dict[str, Any] = {"ignore_patterns": ["onnx/*", "openvino/*"], "tqdm_class": _NoBar}
+
+
+def hub_folder(
+    name: str,
+    *,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool | None = False,
+) -> Path | None:
+    """The folder with a model's files, downloaded where the cache has not got them.
+
+    Args:
+        name: the model's id.
+        token: for private models.
+        cache_folder: of the hub's files; None for the usual one.
+        revision: a commit, branch or tag; None for the newest.
+        local_files_only: download nothing.
+
+    Returns:
+        None where the hub, or the cache, has no such model, or cannot be asked: opening it says why.
+    """
+    for local in (True,) if local_files_only else (False, True):
+        with suppress(Exception):  # of any kind: no network, no such model, no right to it; then what is cached counts
+            return _downloaded(name, revision=revision, token=token, cache_dir=cache_folder, local_files_only=local)
+    return None
+
+
+def _downloaded(name: str, **options: Any) -> Path:
+    folder = Path(snapshot_download(name, allow_patterns=[*_OPENED, _WEIGHTS], **_QUIETLY, **options))
+    if not any(folder.rglob(_WEIGHTS)):
+        snapshot_download(name, allow_patterns=[*_OPENED, _OLDER_WEIGHTS], **_QUIETLY, **options)
+    return folder
+
+
+def _cached(name: str, options: Mapping[str, Any]) -> str | None:
+    """The folder of a model that was downloaded before."""
+    for file in _FILES:
+        found = try_to_load_from_cache(
+            name, file, cache_dir=options.get("cache_folder"), revision=options.get("revision")
+        )
+        if isinstance(found, str):
+            return str(Path(found).parent)
+    return None

@@ -1,4 +1,4 @@
-"""Loading a model without progress bars on stderr, leaving the settings of the libraries as they are."""
+"""Loading and saving a model without progress bars on stderr, leaving the settings of the libraries as they are."""
 
 from __future__ import annotations
 

@@ -381,12 +381,14 @@ class QueryRouter(TokenRouter):
         """
         if self.token_weights is None:
             raise ValueError("this router has no weights: make it with weights_size")
-        return self.token_weights(states, self._prior_of(input_ids, states))
+        logits: Tensor = self.token_weights(states, self._prior_of(input_ids, states))
+        return logits
 
     def _prior_of(self, input_ids: Tensor | None, like: Tensor) -> Tensor:
         """The prior of the tokens, 0 where it is not known."""
         if self.vocabulary_size and input_ids is not None:
-            return self.prior[input_ids]
+            prior: Tensor = self.prior[input_ids]
+            return prior
         return torch.zeros(like.shape[:-1], device=like.device)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:

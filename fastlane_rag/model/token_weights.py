@@ -32,7 +32,8 @@ class QueryWeights(nn.Module):
     def forward(self, states: Tensor, prior: Tensor) -> Tensor:
         """(..., L) float32 logits from states (..., L, h) and the tokens' prior (..., L)."""
         inner = nn.functional.gelu(self.inner(self.norm(states.to(self.score.weight.dtype))))
-        return self.score(inner).squeeze(-1).float() + self.prior_weight.float() * prior.float()
+        logits: Tensor = self.score(inner).squeeze(-1).float() + self.prior_weight.float() * prior.float()
+        return logits
 
 
 def mean_one(logits: Tensor) -> Tensor:

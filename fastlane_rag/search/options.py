@@ -126,7 +126,7 @@ def call_filter(own: Filter | None, given: Filter | None, *, override: bool) -> 
 def _check_lane(value: Any, name: str) -> Any:
     if value is None or (isinstance(value, str) and value in get_args(Lane)):
         return value
-    raise InvalidInputError(f"{name} must be 'exhaustive', 'approximate', 'words' or None, not {value!r}")
+    raise InvalidInputError(f"{name} must be {', '.join(map(repr, get_args(Lane)))} or None, not {value!r}")
 
 
 def _check_fusion(value: Any, name: str) -> Any:
@@ -247,10 +247,11 @@ class SearchOptions:
         refine: whether the candidates are scored again with all query tokens.
         weighted: whether a score of all query tokens counts each by the router's weight, whose mean is 1: the sum of
             w_i max_j Q_i.D_j. False is SumMaxSim as it is; so is True where the model has no weights.
-        lane: "exhaustive" or "approximate" forces how candidates are gathered; None chooses by what there is to rank.
-            Documents that are not in code are gathered exhaustively in both, and so is everything where the
-            approximate lane finds fewer than k. "words" ranks by BM25 alone, without a model; it finds the documents
-            that share a word with the query, and no others.
+        lane: "exhaustive", "approximate" or "vector" forces how candidates are gathered; None chooses by what there is
+            to rank. "vector" compares one vector of the query, of all its tokens or of as many as `route_k` says, with
+            one of each document. Documents without a code or a vector are gathered exhaustively, and so is everything
+            where a lane finds fewer than k, or no document has a vector. "words" ranks by BM25 alone, without a model;
+            it finds the documents that share a word with the query, and no others.
         nprobe: centroids that each routed token probes in the approximate lane; more find more, slower. None leaves
             it to the policy.
         depth: candidates to refine; None leaves it to the policy.
@@ -281,7 +282,9 @@ class SearchOptions:
     weighted: bool = field(default=True, metadata=about("Count all query tokens the same.", check_flag))
     lane: Lane | None = field(
         default=None,
-        metadata=about("How to gather: 'exhaustive' or 'approximate'; 'words' ranks by BM25.", _check_lane, str),
+        metadata=about(
+            "How to gather: 'exhaustive', 'approximate' or 'vector'; 'words' ranks by BM25.", _check_lane, str
+        ),
     )
     nprobe: int | None = field(
         default=None, metadata=about("Centroids each routed token probes.", _check_knob, _parse_number)

@@ -1,9 +1,10 @@
 """The query plan: route, gather, refine, fetch, for queries that are encoded already.
 
 route   the router picks the k tokens worth comparing
-gather  they find candidates among the documents that pass the filter, in one of two lanes:
+gather  they find candidates among the documents that pass the filter, in one of three lanes:
         exhaustive   by their partial SumMaxSim with every document
         approximate  by the centroids near them, and the documents that have a token there
+        vector       by the product of one vector of the query with one of each document
 refine  full SumMaxSim over all query tokens, weighted by the router, for the candidates alone
 fetch   text and metadata of the best
 
@@ -28,12 +29,14 @@ from fastlane_rag.search.engines.base import Engine, Scan, Scanned
 from fastlane_rag.search.engines.host import HostEngine
 from fastlane_rag.search.fusion import by_ranks, relative
 from fastlane_rag.search.lanes.approximate import approximate
+from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.gather import can_gather
 from fastlane_rag.search.lanes.ranking import best
+from fastlane_rag.search.lanes.vector import by_vector
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance
+from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance, with_relevance
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.types import Document, Lane, RouteK
 
@@ -173,6 +176,8 @@ class _Plan:
             return [self._words_alone(query) for query in queries]
         if self.options.lane == "approximate" or (self.options.lane is None and self._worth_gathering()):
             return [self._approximate(query) for query in queries]
+        if self.options.lane == "vector" and self.state.vectors(self.view.reader).any:
+            return [self._by_vector(query) for query in queries]
         return self._exhaustive(queries)
 
     def select(self, query: EncodedQuery) -> torch.Tensor:
@@ -220,17 +225,34 @@ class _Plan:
             depth=self.policy.refined(self.k, self.options.depth, routed),
             policy=self.policy,
         )
+        return self._gathered(query, found, len(rows), words, "approximate")
+
+    def _by_vector(self, query: _Query) -> SearchResult:
+        """Answer one query by way of the documents' vectors: with all its tokens, or as many as the search names."""
+        rows = query.rows if self.refine else query.gathering
+        some = self.options.route_k not in (None, "all") and self.refine
+        gathering = rows[query.selected] if some else rows
+        words, most = self._by_words(query)
+        self.clock.lap()
+        vectors, depth = self.state.vectors(self.view.reader), self.policy.by_vector(self.k, self.options.depth)
+        found = by_vector(self.state, vectors, rows, gathering, self.allowed, most, depth=depth)
+        return self._gathered(query, found, len(rows), words, "vector")
+
+    def _gathered(
+        self, query: _Query, found: Found, tokens: int, words: NDArray[np.float32] | None, lane: Lane
+    ) -> SearchResult:
+        """Rank what a lane found; where that is too little, gather exhaustively."""
         refining = 1000 * found.scoring_seconds if self.refine else 0.0
         query.spend("gather", self.clock.lap() - refining)
         query.spend("refine", refining)
         if len(found.numbers) - found.added < min(self.k, self.matching):
             return self._exhaustive([query])[0]
-        hits = self._ranked(found.numbers, found.scores, len(rows), words)
+        hits = self._ranked(found.numbers, found.scores, tokens, words)
         if self.refine:
             cost = len(found.numbers), found.gathered, found.scored
         else:
             cost = 0, found.gathered + found.scored, 0
-        return self._result(hits, query, *cost, found.added, "approximate")
+        return self._result(hits, query, *cost, found.added, lane)
 
     def _exhaustive(self, queries: Sequence[_Query]) -> list[SearchResult]:
         """Answer queries together, by comparing their routed tokens with every document."""
@@ -370,8 +392,8 @@ class _Plan:
         selected = query.selected.tolist()
         query.spend("fetch", self.clock.lap())
         cost = candidates, gathered, refined, full
-        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, hint, query.milliseconds)
+        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds, hint)
 
 
 def _hit(document: Document, score: float, relevant: float) -> Hit:
-    return Hit(document.id, score, document.text, document.metadata, relevant)
+    return with_relevance(Hit(document.id, score, document.text, document.metadata), relevant)

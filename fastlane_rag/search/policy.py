@@ -29,6 +29,8 @@ class SearchPolicy:
         refine_factor: the approximate lane refines this many times k candidates.
         refine_least: it refines at least this many.
         refine_tokens: it refines at least this many divided by the routed tokens.
+        vector_factor: the vector lane refines this many times k candidates.
+        vector_least: it refines at least this many.
         rescore_share: of N documents in code, re-score the best N divided by this, by centroid score.
         rescore_least: re-score at least this many documents.
         rescore_most: re-score at most this many.
@@ -66,6 +68,8 @@ class SearchPolicy:
     refine_factor: int = 4
     refine_least: int = 96
     refine_tokens: int = 256
+    vector_factor: int = 4
+    vector_least: int = 128
     rescore_share: int = 8
     rescore_least: int = 512
     rescore_most: int = 2048
@@ -108,6 +112,10 @@ class SearchPolicy:
         """Candidates that the approximate lane refines for k hits and this many routed tokens."""
         few = self.refine_tokens // max(routed, 1)
         return max(k, depth or max(self.refine_factor * k, self.refine_least, few))
+
+    def by_vector(self, k: int, depth: int | None) -> int:
+        """Candidates that the vector lane refines for k hits."""
+        return max(k, depth or max(self.vector_factor * k, self.vector_least))
 
     def probed(self, routed: int) -> int:
         """Centroids that each of this many routed tokens probes."""

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from fastlane_rag.explain import Explanation
     from fastlane_rag.search.query import EncodedQuery
 
-__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember"]
+__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember", "with_relevance"]
 
 STAGES = ("filter", "route", "gather", "words", "refine", "fetch")
 """The stages of a search, in the order they run; `words` is BM25, which only a hybrid search needs."""
 
 
 class _Explained:
-    """What a hit knows of its search: a slot and no field, so no part of equality, repr, copies and pickles."""
+    """What a hit knows of its search: slots and no fields, so no part of equality and repr."""
 
-    __slots__ = ("_explain",)
+    __slots__ = ("_explain", "_relevance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,25 @@ class Hit(_Explained):
             BM25 in the lane of words. Higher is better.
         text: the document's text as it was added.
         metadata: the document's metadata, a copy the caller may change.
-        relevance: the score on a scale from 0 to 1 that allows comparison across queries. Of SumMaxSim, hybrid or not,
-            it is the mean score a query token, moved from [-1, 1] to [0, 1]; of reciprocal ranks the share of what
-            rank 1 in both gives; of BM25 the share of what repeating the query's words without end would reach. 0 for
-            a hit made by hand.
     """
 
     id: str
     score: float
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
-    relevance: float = field(default=0.0, compare=False)
+
+    @property
+    def relevance(self) -> float:
+        """The score on a scale from 0 to 1 that allows comparison across queries.
+
+        Of SumMaxSim, hybrid or not, it is the mean score a query token, moved from [-1, 1] to [0, 1]; of reciprocal
+        ranks the share of what rank 1 in both gives; of BM25 the share of what repeating the query's words without end
+        would reach. Copies and pickles keep it; a hit made by hand has 0.
+        """
+        return float(getattr(self, "_relevance", 0.0))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.id, self.score, self.text, self.metadata, self.relevance)
 
     def explain(self) -> Explanation:
         """Which query tokens were routed, and what each matched in the text, as character spans.
@@ -70,6 +78,17 @@ def relevance(score: float, tokens: int) -> float:
     return min(max((score / tokens + 1) / 2, 0.0), 1.0)
 
 
+def with_relevance(hit: Hit, relevance: float) -> Hit:
+    """Give a hit its relevance, and the hit back."""
+    object.__setattr__(hit, "_relevance", relevance)
+    return hit
+
+
+def _made(id_: str, score: float, text: str, metadata: dict[str, Any], relevant: float) -> Hit:
+    """What copying and unpickling call."""
+    return with_relevance(Hit(id_, score, text, metadata), relevant)
+
+
 def remember(hit: Hit, explain: Callable[[str], Explanation]) -> None:
     """Give a hit what its `explain` calls with its text."""
     object.__setattr__(hit, "_explain", explain)
@@ -85,14 +104,14 @@ class SearchResult:
         selected: positions of the query tokens that gathered.
         candidates: documents that were refined, or would have been.
         gathered: comparisons of the gather. In the approximate lane these are comparisons of the routed tokens with
-            the codec's centroids, and with the document tokens near them.
+            the codec's centroids, and with the document tokens near them; in the vector lane, of vectors.
         refined: comparisons of the refinement, those of the other query tokens with the centroids included.
         full: what SumMaxSim of all query tokens with every live document takes.
         lane: how candidates were gathered.
-        hint: why the filter matched nothing, where its keys or the types of its values tell; empty otherwise.
         by_words: candidates of a hybrid search that its words alone brought.
         milliseconds: wall-clock time of each of `STAGES`; 0 where a stage did not run. Encoding the query is not
             included. Queries of one call that share a stage each get an equal part of its time.
+        hint: why the filter matched nothing, where its keys or the types of its values tell; empty otherwise.
     """
 
     hits: list[Hit]
@@ -104,8 +123,8 @@ class SearchResult:
     full: int
     lane: Lane
     by_words: int = 0
-    hint: str = ""
     milliseconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0), compare=False)
+    hint: str = ""
 
     @property
     def comparisons(self) -> int:

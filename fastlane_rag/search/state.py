@@ -1,17 +1,18 @@
-"""What searches keep of one commit: filter masks, the BM25 lane, and documents in code by address."""
+"""What searches keep of one commit: filter masks, the BM25 lane, vectors, and documents in code by address."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fastlane_rag.search.bm25 import LexicalLane
 from fastlane_rag.search.lanes.gather import Gatherer
 from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.vectors import Vectors
 from fastlane_rag.storage.filter_hints import why_nothing
 from fastlane_rag.storage.filters import Compiled, Filter
 from fastlane_rag.storage.records import Reader
@@ -46,8 +47,9 @@ class SearchState:
         self.snapshot = snapshot
         self.policy = policy
         self._masks: dict[Compiled, Mask] = {}
-        self._hints: dict[Compiled, str] = {}
+        self._hints: dict[tuple[str, tuple[Any, ...]], str] = {}
         self._lexical: LexicalLane | None = None
+        self._vectors: Vectors | None = None
         self._lock = threading.Lock()
         self._coded: list[Coded] | None = None
 
@@ -89,12 +91,13 @@ class SearchState:
         condition = reader.compiled(filter_)
         if condition is None or filter_ is None:
             return ""
-        hint = self._hints.get(condition)
+        asked = condition.sql, condition.parameters
+        hint = self._hints.get(asked)
         if hint is None:
             hint = why_nothing(reader.connection, filter_)
             if len(self._hints) >= self.policy.filters_kept:
                 self._hints.clear()
-            self._hints[condition] = hint
+            self._hints[asked] = hint
         return hint
 
     def lexical(self, reader: Reader) -> LexicalLane:
@@ -103,6 +106,13 @@ class SearchState:
         if lane is None:
             lane = self._lexical = LexicalLane(reader, self.snapshot, self.policy)
         return lane
+
+    def vectors(self, reader: Reader) -> Vectors:
+        """The vectors of the documents and their maps, looked up when they are first needed."""
+        found = self._vectors
+        if found is None:
+            found = self._vectors = Vectors(reader, self.snapshot)
+        return found
 
     def _group(self) -> list[Coded]:
         from fastlane_rag.scoring.codes import CodedDocuments

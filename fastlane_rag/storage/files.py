@@ -7,6 +7,7 @@ import re
 import sys
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.storage.folder import Folder, sync_file
 from fastlane_rag.storage.layout import DRAFT_SUFFIX, SEGMENT_SUFFIX
+from fastlane_rag.storage.locking import try_lock
 from fastlane_rag.storage.refusals import refusal, refusals
 
 __all__ = ["DirectoryStore", "Draft", "MemoryStore", "Store"]
@@ -32,8 +34,12 @@ class Draft(Protocol):
         """The bytes written so far."""
         ...
 
+    def sync(self) -> None:
+        """Sync the bytes written so far to disk."""
+        ...
+
     def publish(self) -> str:
-        """Sync the file and give it its final name. Returns the name."""
+        """Give the file, which is synced, its final name. Returns the name."""
         ...
 
     def discard(self) -> None:
@@ -66,7 +72,7 @@ class Store(Protocol):
         ...
 
     def sweep(self, keep: Iterable[str]) -> None:
-        """Delete all files but these, such as those an interrupted write left."""
+        """Delete all files but these and the drafts that somebody is writing."""
         ...
 
     def describe(self, name: str) -> str:
@@ -87,6 +93,11 @@ class DirectoryStore:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+
+    @property
+    def folder(self) -> Folder:
+        """The directory."""
+        return self._folder
 
     def __str__(self) -> str:
         return str(self._folder.path)
@@ -127,13 +138,13 @@ class DirectoryStore:
                 _unlink(self._folder, self._path(name).name)
 
     def sweep(self, keep: Iterable[str]) -> None:
-        """Delete drafts and segments that no catalogue entry names."""
+        """Delete segments that no catalogue entry names, and drafts whose writer is gone."""
         kept = {f"{name}{SEGMENT_SUFFIX}" for name in keep}
         with refusals(f"cannot tidy up {self}"):
             for name in self._folder.names():
                 stem, dot, suffix = name.partition(".")
                 ours = dot + suffix in (SEGMENT_SUFFIX, DRAFT_SUFFIX) and _NAME.fullmatch(stem)
-                if ours and name not in kept:
+                if ours and name not in kept and not (dot + suffix == DRAFT_SUFFIX and _in_use(self._folder, name)):
                     _unlink(self._folder, name)
 
     def describe(self, name: str) -> str:
@@ -152,20 +163,27 @@ class DirectoryStore:
 
 
 class _FileDraft:
+    """A draft, locked while it is open: whoever sweeps the directory meanwhile leaves it."""
+
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._name = uuid.uuid4().hex
         self._file_name = f"{self._name}{DRAFT_SUFFIX}"
         fd = folder.open(self._file_name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        if sys.platform != "win32":  # which deletes no open file
+            with suppress(OSError):  # without locks, a sweep deletes it, and `publish` says so
+                try_lock(fd)
         self.file: IO[bytes] = os.fdopen(fd, "rb+", buffering=1 << 20)
 
     def read_back(self) -> NDArray[np.uint8]:
         self.file.flush()
         return np.memmap(self.file, np.uint8, mode="r")
 
-    def publish(self) -> str:
+    def sync(self) -> None:
         self.file.flush()
         sync_file(self.file.fileno())
+
+    def publish(self) -> str:
         self.file.close()
         self._folder.rename(self._file_name, f"{self._name}{SEGMENT_SUFFIX}")
         self._folder.sync()
@@ -233,6 +251,9 @@ class _MemoryDraft:
     def read_back(self) -> NDArray[np.uint8]:
         return np.frombuffer(self._buffer.getvalue(), np.uint8)
 
+    def sync(self) -> None:
+        pass
+
     def publish(self) -> str:
         name = uuid.uuid4().hex
         self._files[name] = np.frombuffer(self._buffer.getbuffer(), np.uint8)
@@ -240,6 +261,20 @@ class _MemoryDraft:
 
     def discard(self) -> None:
         self._buffer.close()
+
+
+def _in_use(folder: Folder, name: str) -> bool:
+    """Whether somebody is writing a draft, and has it locked."""
+    try:
+        fd = folder.open(name, os.O_RDONLY)
+    except (OSError, IndexFormatError):
+        return False
+    try:
+        return not try_lock(fd)
+    except OSError:  # the file system has no locks
+        return False
+    finally:
+        os.close(fd)
 
 
 def _unlink(folder: Folder, name: str) -> None:

@@ -61,10 +61,10 @@ class DocumentFilter:
 class AllOf:
     """Filters that a document passes all of, whatever their forms; made by `all_of`."""
 
-    filters: tuple[Mapping[str, Any] | Callable[[dict[str, Any]], bool] | DocumentFilter, ...]
+    filters: tuple[Mapping[str, Any] | Callable[[Any], bool] | DocumentFilter, ...]
 
 
-Filter = Mapping[str, Any] | Callable[[dict[str, Any]], bool] | DocumentFilter | AllOf
+Filter = Mapping[str, Any] | Callable[[Any], bool] | DocumentFilter | AllOf
 """A filter as users write it: the language above, or a function of a document's metadata, or of the document."""
 
 _DEEPEST = 20
@@ -93,8 +93,8 @@ def compile_filter(filter: Filter, indexed: Collection[str] = ()) -> Compiled:
         FilterError: a part of the filter is not valid; the message names it.
     """
     filters = filter.filters if isinstance(filter, AllOf) else (filter,)
-    tests = tuple(one for one in filters if callable(one) or isinstance(one, DocumentFilter))
-    parts = [_all_of(one, frozenset(indexed), 0) for one in filters if one not in tests]
+    tests = tuple(one for one in filters if _is_test(one))
+    parts = [_all_of(one, frozenset(indexed), 0) for one in filters if not _is_test(one)]
     compiled = replace(join(parts, " AND ", empty="1"), tests=tests)
     if len(compiled.parameters) > _MOST_VALUES:
         raise FilterError(
@@ -102,6 +102,10 @@ def compile_filter(filter: Filter, indexed: Collection[str] = ()) -> Compiled:
             "$in and $nin take lists of any length"
         )
     return compiled
+
+
+def _is_test(filter_: Any) -> bool:
+    return callable(filter_) or isinstance(filter_, DocumentFilter)
 
 
 def _all_of(filter_: Any, indexed: frozenset[str], depth: int) -> Compiled:
@@ -272,8 +276,8 @@ def _of_fields(name: str, condition: Compiled, *, elements: bool) -> Compiled:
     if elements:
         docs += (
             " UNION SELECT e.doc FROM fields AS e CROSS JOIN documents AS m ON m.doc = e.doc, "
-            "json_each(m.metadata) AS f, json_each(f.value) AS x "
-            "WHERE e.key = ? AND e.value IS NULL AND e.type = 'array' AND f.key = e.key "
+            "json_each(m.metadata) AS f, json_each(CASE f.key WHEN e.key THEN f.value END) AS x "
+            "WHERE e.key = ? AND e.value IS NULL AND e.type = 'array' "
             f"AND {condition.about('x')}"
         )
         parameters *= 2

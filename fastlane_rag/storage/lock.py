@@ -7,7 +7,6 @@ that writes again and again lets others have their turn.
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,45 +15,15 @@ from contextlib import contextmanager, suppress
 from fastlane_rag.errors import IndexLockedError
 from fastlane_rag.storage.folder import Folder
 from fastlane_rag.storage.layout import LOCK
+from fastlane_rag.storage.locking import try_lock, unlock
 from fastlane_rag.storage.refusals import refusals
 
-__all__ = ["TIMEOUT_SECONDS", "WriterLock"]
+__all__ = ["TIMEOUT_SECONDS", "FolderLock", "WriterLock"]
 
 TIMEOUT_SECONDS = 30.0
 """How long a write waits for other writers where nothing else is said."""
 
 _PAUSE_SECONDS = 0.005
-
-if sys.platform == "win32":  # pragma: no cover
-    import msvcrt
-
-    # Windows locks block reading. Lock a byte far behind the text, so that others can read who holds the lock.
-    _LOCKED_BYTE = 1 << 30
-
-    def _try_lock(fd: int) -> bool:
-        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(fd: int) -> None:
-        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
-
-    def _try_lock(fd: int) -> bool:
-        # flock, not lockf: flock also excludes a second index object of the same process.
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 class WriterLock:
@@ -158,7 +127,7 @@ class WriterLock:
             return False
         if self._fd is None:
             self._fd = self._folder.open(LOCK, os.O_RDWR | os.O_CREAT)
-        self._held = _try_lock(self._fd)
+        self._held = try_lock(self._fd)
         os.lseek(self._fd, 0, os.SEEK_SET)
         text = os.read(self._fd, 4096)
         if self._held:
@@ -184,7 +153,7 @@ class WriterLock:
             with suppress(OSError):
                 os.ftruncate(self._fd, 0)
             with suppress(OSError):
-                _unlock(self._fd)
+                unlock(self._fd)
             self._held = False
 
     def _others_wait(self) -> bool:
@@ -200,7 +169,7 @@ class WriterLock:
         if self._folder.fd is None:
             return True
         try:
-            return _try_lock(self._folder.fd)
+            return try_lock(self._folder.fd)
         except OSError:  # network file systems lock no directories
             return True
 
@@ -209,7 +178,39 @@ class WriterLock:
             self._queued = False
             if self._folder.fd is not None:
                 with suppress(OSError):
-                    _unlock(self._folder.fd)
+                    unlock(self._folder.fd)
+
+
+class FolderLock:
+    """A lock on a directory, for work that only one object at a time need do.
+
+    Where directories cannot be locked everybody gets it, and some do in vain what another does as well.
+
+    Args:
+        folder: the directory.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._fd: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock; false where another object has it."""
+        if self._folder.fd is None:
+            return True
+        if self._fd is None:
+            # A handle of its own: locks belong to handles.
+            self._fd = os.open(".", os.O_RDONLY, dir_fd=self._folder.fd)
+        try:
+            return try_lock(self._fd)
+        except OSError:  # network file systems lock no directories
+            return True
+
+    def give_back(self) -> None:
+        """Free the lock; in a forked child, only let go of the parent's."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def _holder(text: bytes) -> str:

@@ -27,6 +27,7 @@ __all__ = ["Condition", "Reader", "Writer", "intact"]
 Condition = Compiled | None
 """Selects documents: by a compiled filter, or all of them."""
 _DEEP = 60  # brackets of a condition that SQLite's parser may not hold: its stack has 100 places before 3.46
+_MOST = 2**63 - 1
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
 _T = TypeVar("_T")
 
@@ -137,9 +138,11 @@ class Reader:
     def find(self, filter_: Filter | None, limit: int | None, offset: int) -> list[Document]:
         """Up to `limit` documents that pass a filter, after the first `offset` of them, in the order of insertion."""
         condition = self.compiled(filter_)
-        columns, last = "id, metadata, text, checksum", -1 if limit is None else limit
+        columns, last = "id, metadata, text, checksum", -1 if limit is None else min(limit, _MOST)
         if condition is None or not condition.tests:
-            rows: Iterable[Any] = self._select(columns, condition, f" ORDER BY doc LIMIT {last} OFFSET {offset}")
+            rows: Iterable[Any] = self._select(
+                columns, condition, f" ORDER BY doc LIMIT {last} OFFSET {min(offset, _MOST)}"
+            )
         else:
             stop = None if limit is None else offset + limit
             rows = self._select(columns, condition, " ORDER BY doc")[offset:stop]
@@ -373,21 +376,38 @@ class Writer(Reader):
             (codec.name, vector_map.name, zlib.crc32(parameters), parameters),
         )
 
-    def move(self, docs: Sequence[int], segment: int) -> None:
-        """Record that the documents with these numbers are now rows 0, 1, 2, ... of a segment."""
+    def move(self, placed: Sequence[tuple[int, int, int]], segment: int) -> int:
+        """Record that documents are now rows 0, 1, 2, ... of a new segment.
+
+        The rows of documents that were replaced, deleted or moved since are dead from the start.
+
+        Args:
+            placed: (doc, segment, row) of the documents, as `placed` gave them in an earlier transaction.
+            segment: the new segment.
+
+        Returns:
+            How many documents were where they had been.
+        """
+        now = set(self.placed(sorted({source for _, source, _ in placed})))
+        still = [(row, place) for row, place in enumerate(placed) if place in now]
         self.connection.executemany(
             "UPDATE documents SET segment = ?, row = ? WHERE doc = ?",
-            ((segment, row, doc) for row, doc in enumerate(docs)),
+            ((segment, row, doc) for row, (doc, _, _) in still),
         )
+        self.connection.executemany(
+            "DELETE FROM pending WHERE n = ?", ((key,) for _, (_, source, key) in still if source == PENDING)
+        )
+        self.connection.executemany(
+            "INSERT INTO dead (segment, row) VALUES (?, ?)",
+            ((segment, row) for row, place in enumerate(placed) if place not in now),
+        )
+        return len(still)
 
     def drop(self, segments: Sequence[int]) -> None:
         """Delete segments that hold no document any more, and codecs that no segment uses, with their vector maps."""
         for segment in segments:
-            if segment == PENDING:
-                self.connection.execute("DELETE FROM pending")
-            else:
-                self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
-                self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
+            self.connection.execute("DELETE FROM segments WHERE segment = ?", (segment,))
+            self.connection.execute("DELETE FROM dead WHERE segment = ?", (segment,))
         # Keep the newest codec even when no segment uses it: the next segment will.
         self.connection.execute(
             "DELETE FROM codecs WHERE name NOT IN (SELECT codec FROM segments) "

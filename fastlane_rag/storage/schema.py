@@ -76,7 +76,7 @@ CREATE TABLE maps (
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables in an empty database, within the open transaction."""
-    for statement in _statements(_SCHEMA + _MAPS):
+    for statement in _statements(_MAPS + _SCHEMA):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -7,7 +7,6 @@ documents, their vectors where the codec has a vector map, and `checksums` (the 
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -45,7 +44,10 @@ _NUMPY_TYPES = {name: np.dtype(text) for text, name in _SAFETENSORS_TYPES.items(
 class SegmentWriter:
     """Writes one segment in bounded memory: in a `with` block, `append` as often as needed, then `finish`.
 
-    A block that ends by an exception removes the unfinished file.
+    `complete` and `publish` are the two halves of `finish`: what takes long, and what makes the file a segment. Publish
+    in a writer's turn, because a sweep in another one deletes a segment that no commit names.
+
+    A block that ends before that removes the unfinished file.
 
     Attributes:
         codec: encodes the rows.
@@ -64,6 +66,7 @@ class SegmentWriter:
         self._scales: list[NDArray[np.float32]] = []
         self._dim = dim
         self.lengths: list[int] = []
+        self._size, self._digest, self._published = 0, "", False
         with self._refusals():
             self._draft = store.draft()
         self._draft.file.write(b"\0" * HEADER_BYTES)
@@ -84,7 +87,7 @@ class SegmentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if not self._published:
             self._draft.discard()
             self._close_streams()
 
@@ -111,13 +114,30 @@ class SegmentWriter:
         Args:
             lexicon: the words of the documents.
         """
+        self.complete(lexicon)
+        return self.publish()
+
+    def complete(self, lexicon: Lexicon) -> None:
+        """Write everything and sync it to disk. The file stays a draft.
+
+        Args:
+            lexicon: the words of the documents.
+        """
         with self._refusals():
-            return self._finish(lexicon)
+            self._complete(lexicon)
+
+    def publish(self) -> SegmentInfo:
+        """Give the completed file its final name."""
+        with self._refusals():
+            name = self._draft.publish()
+            self._published = True
+            self._close_streams()
+        return SegmentInfo(name, len(self.lengths), sum(self.lengths), self._size, self._digest, self.codec.name)
 
     def _refusals(self) -> AbstractContextManager[None]:
         return refusals(f"cannot write to {self._store}, nothing of this write is stored")
 
-    def _finish(self, lexicon: Lexicon) -> SegmentInfo:
+    def _complete(self, lexicon: Lexicon) -> None:
         file = self._draft.file
         offsets = np.zeros(len(self.lengths) + 1, "<i8")
         np.cumsum(self.lengths, out=offsets[1:])
@@ -138,13 +158,10 @@ class SegmentWriter:
         checksums = np.array(list(_block_checksums(self._draft.read_back()[HEADER_BYTES:])), "<u4")
         file.write(checksums.tobytes())
         header = self._header(int(offsets[-1]), indexes, checksums)
+        self._size, self._digest = file.tell(), hashlib.sha256(header).hexdigest()
         file.seek(0)
         file.write(header)
-        size = file.seek(0, os.SEEK_END)
-        name = self._draft.publish()
-        self._close_streams()
-        digest = hashlib.sha256(header).hexdigest()
-        return SegmentInfo(name, len(self.lengths), int(offsets[-1]), size, digest, self.codec.name)
+        self._draft.sync()
 
     def _centroids(self, first: int, last: int) -> NDArray[np.uint16]:
         """The centroids of the token rows first:last, as they were written."""

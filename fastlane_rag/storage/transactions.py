@@ -23,7 +23,7 @@ from fastlane_rag.storage.creation import create_directory, open_segments
 from fastlane_rag.storage.files import DirectoryStore, MemoryStore, Store
 from fastlane_rag.storage.folder import Folder
 from fastlane_rag.storage.layout import CATALOGUE, MARKER
-from fastlane_rag.storage.lock import TIMEOUT_SECONDS, WriterLock
+from fastlane_rag.storage.lock import TIMEOUT_SECONDS, FolderLock, WriterLock
 from fastlane_rag.storage.marker import read_marker, write_marker
 from fastlane_rag.storage.records import Reader, Writer
 from fastlane_rag.storage.refusals import refusal, refusals
@@ -115,7 +115,9 @@ class Storage:
         """
         try:
             folder = Folder(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except NotADirectoryError as error:
+            raise IndexNotFoundError(f"{path} holds no FastLane index: it is no directory") from error
+        except FileNotFoundError as error:
             raise IndexNotFoundError(f"{path} holds no FastLane index (there is no {CATALOGUE} in it)") from error
         except OSError as error:
             raise refusal(f"cannot open the index {path}", error) from error
@@ -220,6 +222,10 @@ class Storage:
         with self._lock.turn(self._sweep):
             self._wrote = True
             yield
+
+    def upkeep_lock(self) -> FolderLock | None:
+        """A lock for whoever merges and trains, among the objects that have this index open; None in memory."""
+        return FolderLock(self.store.folder) if isinstance(self.store, DirectoryStore) else None
 
     def _sweep(self) -> None:
         """Remove files that interrupted writes left."""

@@ -12,7 +12,7 @@ from fastlane_rag.storage.segment import SegmentWriter
 from fastlane_rag.storage.segment_words import lexicon_of, merged_lexicon
 from fastlane_rag.storage.tables import Entry, SegmentInfo
 from fastlane_rag.storage.transactions import Storage, View
-from fastlane_rag.upkeep.merge import check_rows, copy_rows
+from fastlane_rag.upkeep.rewrite import check_rows, copy_rows
 from fastlane_rag.upkeep.vectors import write_vectors
 
 if TYPE_CHECKING:

@@ -1,14 +1,14 @@
-"""Choosing and training the codec of a new segment.
+"""When to train a codec, and which segments to bring into it.
 
-Documents are first stored in half precision. Once there are enough tokens to train a codec, `tidy` rewrites them in
-code. When the index has grown, a new codec with more centroids is trained, and `tidy` rewrites every segment in it:
-searching one codec takes half the time of searching two.
+Documents are first stored in half precision. Once there are enough tokens, a codec is trained, and the segments are
+rewritten in code. When the index has grown, a new codec with more centroids is trained, and every segment is rewritten
+in it: searching one codec takes half the time of searching two.
 docs/tuning.md says what is known of the constants.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ from fastlane_rag.codecs.base import Codec, HalfCodec
 from fastlane_rag.storage.records import Reader
 from fastlane_rag.storage.snapshot import Part, Snapshot
 from fastlane_rag.storage.tables import PENDING
-from fastlane_rag.storage.transactions import Storage
+from fastlane_rag.storage.transactions import Storage, View
+from fastlane_rag.upkeep.pace import Pace
+from fastlane_rag.upkeep.vectors import fit_map
 
-__all__ = ["CodecPlan", "choose", "to_recode", "train"]
+__all__ = ["newest_codec", "to_recode", "train_codec", "training_due"]
 
 # Train the first codec at this many tokens in segments. Exhaustive search over fewer takes a few milliseconds.
 TRAIN_TOKENS = 1 << 17
@@ -27,63 +29,68 @@ TRAIN_TOKENS = 1 << 17
 GROWTH = 8
 
 
-@dataclass(frozen=True)
-class CodecPlan:
-    """The codec of a new segment.
+def newest_codec(storage: Storage, reader: Reader) -> Codec:
+    """The codec that rows are written in: the one trained last, or half precision."""
+    names = list(reader.codecs())
+    return storage.codec(reader, names[-1]) if names and storage.bits is not None else HalfCodec()
 
-    Attributes:
-        codec: the codec to use; None to train a new one.
-        bits: bits per dimension of the codec to train.
-        newest: the newest existing codec, whose steps the new one keeps where they fit; None if there is none.
+
+def training_due(storage: Storage, view: View, parts: Iterable[Part]) -> bool:
+    """Whether to train a codec: the first one on what these parts hold, another one on a grown index."""
+    if storage.bits is None:
+        return False
+    trained = list(view.reader.codecs().values())
+    if not trained:
+        return sum(part.live_tokens for part in parts) >= TRAIN_TOKENS
+    return view.snapshot.tokens > GROWTH * trained[-1]
+
+
+def to_recode(storage: Storage, reader: Reader, parts: Iterable[Part]) -> Iterator[list[int]]:
+    """The segments to bring into the newest codec: all in half precision at once, those in older codecs one by one."""
+    names = list(reader.codecs())
+    if storage.bits is None or not names:
+        return
+    parts = [part for part in parts if part.segment != PENDING]
+    plain = [part.segment for part in parts if part.codec == HalfCodec.name]
+    if plain:
+        yield plain
+    yield from ([part.segment] for part in parts if part.codec not in (HalfCodec.name, names[-1]))
+
+
+def train_codec(storage: Storage, pace: Pace) -> bool:
+    """Train a codec on a sample of all live rows, rows already in code included, and record it as the newest.
+
+    The map of documents' vectors is fitted with it.
+
+    Deterministic on the CPU: the same rows give the same codec. Returns whether it was recorded: not where another one
+    was meanwhile, or the index was replaced.
     """
-
-    codec: Codec | None
-    bits: int = 0
-    newest: Codec | None = None
-
-
-def to_recode(storage: Storage, reader: Reader, snapshot: Snapshot) -> list[int]:
-    """The segments to recode next: all in half precision if a codec is due, else one in an older codec."""
-    parts = [part for part in snapshot.parts if part.segment != PENDING]
-    plain = [part for part in parts if part.codec == HalfCodec.name]
-    if choose(storage, reader, snapshot, plain).codec is not _HALF:
-        return [part.segment for part in plain]
-    current = {HalfCodec.name, *list(reader.codecs())[-1:]}
-    return [part.segment for part in parts if part.codec not in current][:1]
-
-
-def choose(
-    storage: Storage, reader: Reader, snapshot: Snapshot, parts: list[Part], *, retrain: bool = False
-) -> CodecPlan:
-    """Choose the codec for the merged live rows of these parts."""
-    bits = storage.bits
-    if bits is None or not parts:
-        return CodecPlan(_HALF)
-    codecs = reader.codecs()
-    if not codecs:
-        enough = sum(part.live_tokens for part in parts) >= TRAIN_TOKENS
-        return CodecPlan(None, bits) if enough else CodecPlan(_HALF)
-    name, tokens = list(codecs.items())[-1]
-    newest = storage.codec(reader, name)
-    if retrain or snapshot.tokens > GROWTH * tokens:
-        return CodecPlan(None, bits, newest)
-    return CodecPlan(newest)
+    with storage.view() as view:
+        snapshot, bits = view.snapshot, storage.bits
+        codecs, segments = view.reader.codecs(), view.reader.segments()
+        newest = newest_codec(storage, view.reader)
+    if bits is None or not snapshot.tokens:
+        return False
+    codec = _trained(snapshot, bits, newest, pace, storage.device)
+    vector_map = fit_map(snapshot)
+    with pace.turn(storage), storage.changing:
+        with storage.view() as view:
+            gone = segments and not segments.keys() & view.reader.segments().keys()
+            if gone or view.reader.codecs() != codecs:
+                return False
+        with storage.change() as change:
+            change.add_codec(codec, snapshot.tokens)
+            change.add_map(codec, vector_map)
+    return True
 
 
-def train(snapshot: Snapshot, bits: int, newest: Codec | None, device: str | None) -> Codec:
-    """Train a codec on a sample of all live rows, rows already in code included, on the CPU or a CUDA device.
-
-    Deterministic on the CPU: the same rows give the same codec.
-    """
+def _trained(snapshot: Snapshot, bits: int, newest: Codec, pace: Pace, device: str | None) -> Codec:
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
     sample = _sample(snapshot, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
     like = newest if isinstance(newest, ResidualCodec) else None
-    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, device=device)
-
-
-_HALF = HalfCodec()
+    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, between=pace, device=device)
 
 
 def _sample(snapshot: Snapshot, count: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastlane_rag.storage.segment import SegmentWriter
 from fastlane_rag.storage.snapshot import Part, Snapshot
+from fastlane_rag.upkeep.pace import Pace
 from fastlane_rag.vectors.documents import DocumentVectors
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def fit_map(snapshot: Snapshot) -> VectorMap:
     return fit(sample, rows, offsets)
 
 
-def write_vectors(placed: Sequence[tuple[int, int, int]], parts: Mapping[int, Part], writer: SegmentWriter) -> None:
+def write_vectors(
+    placed: Sequence[tuple[int, int, int]], parts: Mapping[int, Part], writer: SegmentWriter, pace: Pace | None = None
+) -> None:
     """Append the vectors of documents, given as (doc, segment, row), to a segment that has a vector map.
 
     A vector of the same map is copied, so merging changes none. Others are computed from the stored rows.
@@ -49,6 +52,8 @@ def write_vectors(placed: Sequence[tuple[int, int, int]], parts: Mapping[int, Pa
         return
     places = np.array(placed, np.int64).reshape(-1, 3)
     for first in range(0, len(places), _AT_ONCE):
+        if pace is not None:
+            pace()
         block = places[first : first + _AT_ONCE]
         levels, scales = np.empty((len(block), vector_map.size), np.int8), np.empty(len(block), np.float32)
         for segment in np.unique(block[:, 1]).tolist():

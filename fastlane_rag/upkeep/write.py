@@ -1,7 +1,7 @@
 """Writing documents and their token rows.
 
 A small write goes into the catalogue as pending rows, so that thousands of small writes do not make thousands of files.
-A large write becomes a segment. `merge` later merges both.
+A large write becomes a segment. `steps` later merges both.
 docs/tuning.md says what is known of the constants.
 """
 
@@ -26,8 +26,8 @@ Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
 SMALL_BYTES = 512 << 10
 
 
-def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always: bool = False) -> None:
-    """Insert or replace documents in one transaction.
+def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always: bool = False) -> int:
+    """Insert or replace documents in one transaction. Returns how many token rows were written.
 
     Args:
         storage: the index to write to.
@@ -36,10 +36,10 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode, 
         always: encode these as well.
     """
     with storage.turn():
-        _store(storage, entries, encode, always=always)
+        return _store(storage, entries, encode, always=always)
 
 
-def _store(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always: bool) -> None:
+def _store(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always: bool) -> int:
     with storage.view() as view:
         same = set() if always else view.reader.unchanged(entries)
     new = [entry for entry in entries if entry[0] not in same]
@@ -57,6 +57,7 @@ def _store(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always
         rows = [tokens.astype("<f2") for tokens in encode([text for _, text, _ in late])]
         change.put(late, PENDING, change.add_pending(rows), [len(tokens) for tokens in rows])
         change.set_metadata((id_, metadata) for id_, _, metadata in kept if id_ in same)
+    return sum(lengths) + sum(map(len, rows))
 
 
 def _staged(

@@ -1,11 +1,18 @@
 """`fastlane doctor` on a sound installation and on broken ones."""
 
+import json
+import os
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
 from click.testing import CliRunner
 
+from fastlane_rag import FastLaneModel
 from fastlane_rag.cli import doctor, main
+from fastlane_rag.cli.extras import EXTRAS
+from fastlane_rag.evaluation.speed import speeds
 
 
 def test_a_sound_installation_is_all_well() -> None:
@@ -19,35 +26,67 @@ def test_a_sound_installation_is_all_well() -> None:
         "kernels",
         "faiss",
         "model",
+        "extras",
         "found the right passage",
-        "all well",
+        "document tokens a second, by onnx",
+        "document tokens compared in",
     ):
         assert word in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("installed", "message"),
-    [
-        ({"faiss-cpu", "faiss-gpu"}, "overwrite each other"),
-        (set(), "pip install 'fastlane-rag[cpu]'"),
-    ],
-    ids=["both", "neither"],
-)
-def test_faiss_trouble_is_named(monkeypatch: pytest.MonkeyPatch, installed: set[str], message: str) -> None:
+def test_two_distributions_of_faiss_are_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
-
-    def version(name: str) -> str:
-        if name.startswith("faiss"):
-            if name not in installed:
-                raise metadata.PackageNotFoundError(name)
-            return "1.14.3"
-        return real(name)
-
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", lambda name: "1.14.3" if name.startswith("faiss") else real(name))
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
-    assert message in " ".join(result.stdout.split())
+    assert "overwrite each other" in " ".join(result.stdout.split())
     assert "1 problem(s) found" in result.stdout
+
+
+def test_each_missing_extra_is_named_with_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastlane_rag.cli.extras.find_spec", lambda name: None)
+    found = {finding.detail for finding in doctor._extras()}
+    assert len(found) == len(EXTRAS)
+    for name, extra in EXTRAS.items():
+        [detail] = [one for one in found if one.startswith(f"[{name}] ")]
+        assert extra.without in detail
+        assert detail.endswith(f"pip install 'fastlane-rag[{name}]'")
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    declared = set(metadata.metadata("fastlane-rag").get_all("Provides-Extra"))
+    assert set(EXTRAS) == declared - {"gpu"}
+
+
+def test_searching_by_torch_is_a_warning_with_its_time() -> None:
+    """`all well` is said only where the compiled kernels run."""
+    environment = os.environ | {"FASTLANE_NATIVE_LEVEL": "none"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fastlane_rag", "doctor", "--json"], capture_output=True, text=True, env=environment
+    )
+    found = {one["subject"]: one for one in json.loads(done.stdout)}
+    assert found["search speed"]["level"] == "warning"
+    assert "by torch, for want of compiled kernels" in found["search speed"]["detail"]
+    assert found["search speed"]["figures"]["search_ms"] > 0
+    assert found["kernels"]["level"] == "warning"
+
+
+def test_encoding_by_torch_is_a_warning_that_names_the_extra() -> None:
+    model = FastLaneModel.from_pretrained(backend="torch")
+    finding = next(speeds(model))
+    assert finding.level == "warning"
+    assert "by torch on cpu" in finding.detail
+    assert "[cpu]" in finding.detail
+    assert finding.figures["query_ms"] > 0
+
+
+def test_a_quota_below_the_threads_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastlane_rag.scoring.quota.cpu_quota", lambda: 0.5)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    [finding] = doctor._threads()
+    assert finding.level == "warning"
+    assert "the container's quota is 0.5 processor(s)" in finding.detail
+    assert "set OMP_NUM_THREADS=1" in finding.detail
 
 
 def test_kernels_that_do_not_run_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

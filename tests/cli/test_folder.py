@@ -153,6 +153,14 @@ def test_a_folder_without_files_names_the_kinds(tmp_path: Path) -> None:
     assert not (tmp_path / "index").exists()
 
 
+def test_one_file_is_read_alone_and_others_of_its_folder_stay(folder: Path, out: Path) -> None:
+    run("index", folder, "--out", out)
+    (folder / "vault.pdf").write_bytes(pdf(PAGES[:1]))
+    result = run("index", folder / "vault.pdf", "--out", out)
+    assert result.stdout.startswith("1 file(s) read: 1 passages, 0 of them new, 0 changed, 1 stored already, 1 gone;")
+    assert len(stored(out)) == 4
+
+
 def test_the_index_may_lie_in_the_folder(folder: Path) -> None:
     for _ in range(2):
         result = run("index", folder, "--out", folder / "docs.index")

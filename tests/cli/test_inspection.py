@@ -139,7 +139,8 @@ def test_where_there_is_no_index(command: str, tmp_path: Path) -> None:
         result = run(command, path)
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert result.stderr == f"Error: {path} holds no FastLane index (there is no catalogue.sqlite3 in it)\n"
+        missing = f"{path} holds no FastLane index (there is no catalogue.sqlite3 in it)"
+        assert result.stderr == f"Error: {missing}; fastlane index CORPUS --out DIR makes one\n"
 
 
 @pytest.mark.parametrize("command", ["verify", "stats", "export"])

@@ -98,6 +98,7 @@ def run_trials(worker, path, trials, seed, codec="fp16"):
             if contents and chance.random() < 0.3:
                 best = max(exact_score("w1 w2 w3", text) for text, _ in contents.values())
                 assert index.search("w1 w2 w3", k=1)[0].score == pytest.approx(best, abs=error)
+                assert index.search("w1 w2 w3", k=1, lane="vector")[0].score == pytest.approx(best, abs=error)
     leftovers = {file.suffix for file in (path / "segments").iterdir()} - {".safetensors", ".draft"}
     assert not leftovers
     with FastLaneIndex.open(path, model=WordModel()) as index:

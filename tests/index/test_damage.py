@@ -409,14 +409,14 @@ def test_every_kind_of_write_survives_a_full_disk(damaged, kind):
 
 def test_a_write_is_stored_though_there_is_no_room_to_merge(tmp_path, monkeypatch, small_limits, caplog):
     """A merge runs after the commit and needs more space than the write; if it fails, the write has not failed."""
-    from fastlane_rag.upkeep import merge
+    from fastlane_rag.upkeep import steps
 
     def no_room(*_):
         raise StorageError("no space left")
 
     with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
         with monkeypatch.context() as patch:
-            patch.setattr(merge, "_merge", no_room)
+            patch.setattr(steps, "rewrite", no_room)
             for i in range(40):
                 assert index.add([f"word{i} of many words"], ids=[f"d{i}"]) == [f"d{i}"]
             assert index.delete(["d7"]) == 1

@@ -59,6 +59,8 @@ def both(cuda, tmp_path, texts, word_model, small_limits, monkeypatch):
         for first in range(0, 300, 50):
             some = slice(first, first + 50)
             index.add(texts[some], [f"d{n}" for n in range(first, first + 50)], [{"n": n} for n in range(50)])
+            if first == 200:
+                index.optimize()
         index.delete([f"d{n}" for n in range(0, 300, 7)])
         with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
             yield on_device, index
@@ -138,7 +140,7 @@ def test_what_does_not_fit_is_streamed_and_said(both, texts, word_model, monkeyp
 
 def test_a_lane_that_is_asked_for_is_used(both, texts):
     on_device, _ = both
-    for lane in ("approximate", "words"):
+    for lane in ("approximate", "vector", "words"):
         [mine], [theirs] = (one.search_batch_detailed(texts[:1], 5, lane=lane) for one in both)
         assert mine.lane == theirs.lane
         assert_same([mine.hits], [theirs.hits])
@@ -176,7 +178,9 @@ def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
     assert on_device.stats().device == replace(on_device.stats().device, lost=True, resident=0, streamed=0)
 
 
-def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(cuda, texts, word_model, monkeypatch, caplog):
+def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(
+    cuda, texts, word_model, small_limits, monkeypatch, caplog
+):
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
     asked = []
 
@@ -190,7 +194,7 @@ def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(cuda, texts, word
     for told in ("", "cuda:1 could not train the codec, so the CPU does: the device is gone"):
         with FastLaneIndex.create(model=word_model, device="cuda:1", codec="residual4") as index:
             index.add(texts)
-            index.compact()
+            index.optimize()
             assert told in caplog.text
             query = "bundation dirus"
             expected = max(exact_score(query, text) for text in texts)
@@ -229,6 +233,7 @@ def test_hits_of_a_device_are_those_of_the_cpu(tmp_path, texts, word_model, smal
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model, codec="residual4") as index:
         index.add(texts[:200], metadatas=[{"n": n} for n in range(200)])
+        index.optimize()
         with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
             index.add(texts[200:], metadatas=[{"n": n} for n in range(100)])
             for options in ({}, {"route_k": 2}, {"route_k": 1, "hybrid": True}, {"filter": {"n": {"$lt": 9}}}):

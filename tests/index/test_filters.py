@@ -365,7 +365,8 @@ def test_find_reads_in_the_order_of_addition(filtered):
     [found] = filtered.find({"lang": "en"}, limit=1, offset=1)
     assert (found.id, found.text, found.metadata) == ("en19", "same words", DOCUMENTS["en19"])
     assert [document.id for document in filtered.find(lambda metadata: "lang" in metadata, 2, 1)] == ["de21", "en19"]
-    assert filtered.find(limit=0) == filtered.find(offset=9) == []
+    assert filtered.find(limit=0) == filtered.find(offset=9) == filtered.find(offset=2**70) == []
+    assert len(filtered.find(limit=2**70)) == 5
     with pytest.raises(InvalidInputError, match="offset must be"):
         filtered.find(offset=-1)
 

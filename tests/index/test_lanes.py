@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stopped import before_recoding
+from stopped import before_merging, before_recoding
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
@@ -18,7 +18,7 @@ from fastlane_rag.search.lanes.gather import Gatherer, probe
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage import postings as postings_module
 from fastlane_rag.storage.postings import Postings, build_postings
-from fastlane_rag.upkeep import merge, recode, write
+from fastlane_rag.upkeep import recode, write
 
 
 def codecs(path):
@@ -59,7 +59,7 @@ def index(texts, tmp_path_factory):
         add(0, 250)
         before_recoding(patch)
         add(250, 820)
-        patch.setattr(merge, "tidy", lambda _: None)
+        before_merging(patch)
         add(820, 890)
         add(890, 900)
         index.delete([f"{i:04}" for i in range(7, 900, 100)])

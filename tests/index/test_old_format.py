@@ -52,6 +52,8 @@ def test_it_opens_as_it_is(old):
         assert index.verify() == []
         text = written()["d17"][0]
         assert index.search(text, 1)[0].id == "d17"
+        [result] = index.search_batch_detailed([text], 1, lane="vector")
+        assert (result.lane, result.hits[0].id) == ("exhaustive", "d17")
     assert version(old) == 2
 
 
@@ -77,3 +79,5 @@ def test_retraining_gives_it_vectors(old):
     assert version(old) == 3
     with FastLaneIndex.open(old, model=WordModel(), read_only=True) as index:
         assert contents(index) == written()
+        [result] = index.search_batch_detailed([written()["d17"][0]], 1, lane="vector")
+        assert (result.lane, result.hits[0].id) == ("vector", "d17")

@@ -1,10 +1,13 @@
 """Scores: relevance from 0 to 1, thresholds, weights of words, their fusions, and the lane of words."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from word_model import WordModel, bm25_scores, exact_score, words
 
-from fastlane_rag import FastLaneIndex
+from fastlane_rag import FastLaneIndex, Hit
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.rerank import rerank
 from fastlane_rag.search.policy import SearchPolicy
@@ -91,6 +94,15 @@ def test_the_lane_of_words_ranks_by_bm25_without_a_model(texts, tmp_path, query)
         assert again.hits == result.hits
         with pytest.raises(InvalidInputError, match="give the texts"):
             opened.search_batch_detailed(encoded, 10, lane="words")
+
+
+def test_copies_keep_their_relevance(index):
+    [hit] = index.search(QUERIES[0], 1)
+    for other in (copy.copy(hit), copy.deepcopy(hit), pickle.loads(pickle.dumps(hit))):
+        assert (other, other.relevance) == (hit, hit.relevance)
+        assert 0 < other.relevance < 1
+    assert copy.deepcopy(hit).metadata is not hit.metadata
+    assert Hit("made", 1.0, "by hand").relevance == 0
 
 
 def test_a_word_said_without_end_is_wholly_relevant():

@@ -151,6 +151,55 @@ def test_a_sound_folder_opens_through_links_as_the_hub_stores_it(saved: Path, tm
     assert opened.fingerprint == FastLaneModel.from_pretrained(saved, dtype="float32", device="cpu").fingerprint
 
 
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+def cached(saved: Path, cache: Path) -> Path:
+    """A copy of a model as the hub's cache has it. Returns the folder of its files."""
+    repository = cache / "models--someone--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    return Path(shutil.copytree(saved, repository / "snapshots" / COMMIT))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (WEIGHTS, cut),
+        (WEIGHTS, pointer),
+        (WEIGHTS, endless),
+        ("tokenizer.json", pipe),
+        (CONFIG, changed(num_hidden_layers=10**5)),
+        ("modules.json", modules("../elsewhere")),
+        ("config_sentence_transformers.json", changed(prompts={"query": "a " * 20_000, "document": ""})),
+    ],
+)
+def test_a_model_of_the_hub_is_checked_before_it_is_built(
+    saved: Path, tmp_path: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    change(cached(saved, tmp_path) / name)
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=COMMIT):
+        FastLaneModel.from_pretrained("someone/model", cache_folder=str(tmp_path), device="cpu")
+    assert time.monotonic() - start < 5
+
+
+def test_a_sound_model_of_the_hubs_cache_opens(saved: Path, tmp_path: Path) -> None:
+    cached(saved, tmp_path)
+    opened = FastLaneModel.from_pretrained("someone/model", cache_folder=str(tmp_path), dtype="float32", device="cpu")
+    assert opened.name == "someone/model"
+    assert opened.fingerprint == FastLaneModel.from_pretrained(saved, dtype="float32", device="cpu").fingerprint
+
+
+def test_large_files_that_are_no_configuration_are_left_alone(saved: Path, tmp_path: Path) -> None:
+    """Vocabularies and results of evaluations lie beside a model."""
+    folder = shutil.copytree(saved, tmp_path / "model")
+    for file in ("unigram.json", "results/scores.json"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(json.dumps(["x" * 2_000_000]))
+    FastLaneModel.from_pretrained(folder, dtype="float32", device="cpu")
+
+
 def test_a_folder_of_a_million_files_is_not_walked_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastlane_rag.model.folder._MOST_ENTRIES", 10)
     for number in range(11):

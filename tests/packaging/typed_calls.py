@@ -18,6 +18,10 @@ from fastlane_rag.search.result import SearchResult
 from fastlane_rag.types import Document as StoredDocument
 
 
+def recent(document: Document) -> bool:
+    return bool(document.metadata["year"] > 2014)
+
+
 def the_index(texts: list[str], ids: list[str], encoder: object) -> None:
     model = FastLaneModel.from_pretrained()
     FastLaneModel.from_pretrained("path", document_budget=1 / 3)
@@ -50,6 +54,8 @@ async def in_langchain(index: FastLaneIndex, documents: list[Document]) -> None:
     retriever = FastLaneRetriever.from_texts(["text"], [{"n": 1}], ["id"], k=4, path="docs.index", overwrite=True)
     FastLaneRetriever.from_documents(documents, filter={"year": 2014}, hybrid=0.2, score_threshold=0.6)
     FastLaneRetriever(index=index, k=2, score_key="score", id_key="id", route_k="auto", filter=lambda metadata: True)
+    FastLaneRetriever(index=index, filter=lambda document: document.page_content != "")
+    FastLaneRetriever(index=index, filter=recent).invoke("query", filter=recent)
     found: list[Document] = retriever.invoke("query", k=2, filter={"lang": "en"})
     await retriever.ainvoke("query", hybrid=True)
     retriever.batch(["q1", "q2"], return_exceptions=True)
@@ -58,6 +64,7 @@ async def in_langchain(index: FastLaneIndex, documents: list[Document]) -> None:
     FastLaneVectorStore.from_documents(documents, ids=["435", "465"])
     store.similarity_search("query", 4, {"year": {"$gte": 2014}})
     store.similarity_search("query", filter=lambda document: document.metadata["year"] == 2014, hybrid=True)
+    store.similarity_search("query", 4, recent)
     scored: list[tuple[Document, float]] = store.similarity_search_with_score("query", k=2, score_threshold=0.5)
     store.similarity_search_with_relevance_scores("query", k=1)
     store.max_marginal_relevance_search("query", k=2, fetch_k=10, lambda_mult=0.3)

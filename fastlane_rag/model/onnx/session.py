@@ -202,7 +202,10 @@ def _opened(graph: bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_mem_pattern = False  # it plans the memory of one shape, and here every run has another
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # It keeps the graph, as large as the weights, to open it again with another provider; there is none here.
+    session._model_bytes = None
+    return session
 
 
 def _run(session: Any, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """The approximate lane (ANN), for documents in code: scan postings of near centroids, prune, re-score."""
 
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -9,34 +8,14 @@ from numpy.typing import NDArray
 
 from fastlane_rag.scoring.codes import CodedQuery
 from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore_plain
+from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.gather import probe
 from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import Coded, SearchState
 from fastlane_rag.storage.snapshot import Mask
 
-__all__ = ["Found", "approximate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Candidates of one query, and what they cost.
-
-    Attributes:
-        numbers: (C,) the documents, ascending.
-        scores: (C,) float32 SumMaxSim with all tokens of the query.
-        added: candidates that came from `also` and were not gathered.
-        gathered: comparisons spent on gathering.
-        scored: comparisons spent on scoring with all tokens.
-        scoring_seconds: wall-clock time of that scoring.
-    """
-
-    numbers: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    added: int
-    gathered: int
-    scored: int
-    scoring_seconds: float
+__all__ = ["approximate"]
 
 
 def approximate(

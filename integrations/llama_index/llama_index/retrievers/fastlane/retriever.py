@@ -21,6 +21,7 @@ from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.passages import given_index
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_flag
+from fastlane_rag.search.result import with_relevance
 from fastlane_rag.storage.filters import all_of
 
 # Hits to find for each of several query texts, before their scores are averaged.
@@ -218,7 +219,7 @@ def _mean(rankings: list[list[Hit]], *, normalize: bool) -> list[Hit]:
             hit = has.get(id_, ranking[-1])
             totals[id_] = score + hit.score, relevance + hit.relevance
     fused = [
-        replace(hit, score=totals[id_][0] / len(rankings), relevance=totals[id_][1] / len(rankings))
-        for id_, hit in found.items()
+        with_relevance(replace(found[id_], score=score / len(rankings)), relevance / len(rankings))
+        for id_, (score, relevance) in totals.items()
     ]
     return sorted(fused, key=lambda hit: (-(hit.relevance if normalize else hit.score), hit.id))

@@ -1,0 +1,212 @@
+"""The vector lane: what it finds, and that writes, filters, merges and copies leave it right."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from stopped import before_recoding
+from word_model import WordModel
+
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.search import vectors as search_vectors
+from fastlane_rag.storage.segment import Segment
+from fastlane_rag.upkeep import merge, recode, write
+
+
+@pytest.fixture(scope="module")
+def texts(passages):
+    words = " ".join(passage["text"] for passage in passages).split()
+    return [" ".join(words[i : i + 40]) for i in range(0, 40 * 900, 40)]
+
+
+@pytest.fixture(scope="module")
+def queries(texts):
+    return [" ".join(text.split()[5:20:2]) for text in texts[::60]]
+
+
+@pytest.fixture(scope="module")
+def limits():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recode, "TRAIN_TOKENS", 1000)
+        patch.setattr(write, "SMALL_BYTES", 20_000)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def index(texts, tmp_path_factory, limits):
+    """Segments of two vector maps, one without vectors, pending documents, dead rows."""
+    path = tmp_path_factory.mktemp("vectors") / "index"
+    with FastLaneIndex.create(path, model=WordModel()) as index, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recode, "GROWTH", 3)
+
+        def add(first, last):
+            names = [f"{i:04}" for i in range(first, last)]
+            index.add(texts[first:last], names, [{"i": i} for i in range(first, last)])
+
+        add(0, 250)
+        before_recoding(patch)
+        add(250, 820)
+        patch.setattr(merge, "tidy", lambda _: None)
+        add(820, 890)
+        add(890, 900)
+        index.delete([f"{i:04}" for i in range(7, 900, 100)])
+        assert len({*maps(index)} - {None}) == 2
+        assert maps(index)[-1] is None
+        assert index.stats().pending == 10
+        patch.undo()
+        yield index
+
+
+def maps(index):
+    """The vector map of each segment, oldest first; None for a segment without vectors."""
+    with index._storage.view() as view:
+        sources = [part.source for part in view.snapshot.parts if isinstance(part.source, Segment)]
+        return [source.vectors and source.vectors.name for source in sources]
+
+
+def found(index, query, k=10, **options):
+    [result] = index.search_batch_detailed([query], k, lane="vector", **options)
+    return result
+
+
+def ids(hits):
+    return [hit.id for hit in hits]
+
+
+def exact(index, query, k=10, **options):
+    return index.search(query, k, lane="exhaustive", route_k="all", **options)
+
+
+def test_it_finds_nearly_all_of_the_ten_best(index, queries):
+    shares = []
+    for query in queries:
+        result, best = found(index, query), exact(index, query)
+        assert result.lane == "vector"
+        assert len(result.hits) == 10
+        shares.append(len({*ids(result.hits)} & {*ids(best)}) / 10)
+    assert np.mean(shares) > 0.95
+
+
+def test_hits_have_the_scores_of_exhaustive_search(index, queries):
+    scores = {hit.id: hit.score for hit in exact(index, queries[1], 900)}
+    for hit in found(index, queries[1]).hits:
+        assert hit.score == pytest.approx(scores[hit.id], abs=0.05)
+
+
+@pytest.mark.parametrize("share", [1, 2, 9, 70, 400])
+def test_every_filter_leaves_exactly_k_hits(index, queries, share):
+    """From a filter that passes all to one that passes fewer than k."""
+    few = [n for n in range(0, 900, share) if n % 100 != 7]
+    filter_ = {"i": {"$in": few}}
+    hits = found(index, queries[0], filter=filter_).hits
+    assert len(hits) == min(10, len(few))
+    assert {hit.metadata["i"] for hit in hits} <= {*few}
+    assert found(index, queries[0], filter={"i": -1}).hits == []
+
+
+def test_more_hits_than_documents(index, queries):
+    assert len(found(index, queries[0], 2000).hits) == len(index)
+    assert found(index, queries[0], 0).hits == []
+
+
+def test_deleted_and_replaced_documents_are_not_found(tmp_path, texts, limits):
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        index.add(texts[:200], [f"{i}" for i in range(200)])
+        assert ids(found(index, texts[20], 1).hits) == ["20"]
+        index.delete(["20"])
+        index.add(["okapi9 zebra9"], ["21"])
+        assert "20" not in ids(found(index, texts[20], 199).hits)
+        assert ids(found(index, "okapi9 zebra9", 1).hits) == ["21"]
+        assert found(index, texts[21], 1).hits[0].text != texts[21]
+
+
+def test_vectors_survive_merges_copies_and_reopening(tmp_path, texts, queries, limits):
+    """Vectors are copied, not computed again: a merged index finds the same, and has the same bytes of them."""
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel()) as index:
+        for first in (0, 100, 200):
+            index.add(texts[first : first + 100], [f"{i}" for i in range(first, first + 100)])
+        index.delete(["5", "150"])
+        [name] = {*maps(index)}
+        before, kept = [found(index, query).hits for query in queries], levels(index)
+        index.compact()
+        assert maps(index) == [name]
+        assert [found(index, query).hits for query in queries] == before
+        assert np.array_equal(levels(index), kept)
+        assert index.verify() == []
+        index.save(tmp_path / "copy")
+        index.compact(retrain=True)
+        assert maps(index) != [name]
+        assert index.verify() == []
+    with FastLaneIndex.open(tmp_path / "copy", model=WordModel()) as again:
+        assert maps(again) == [name]
+        assert [found(again, query).hits for query in queries] == before
+        assert again.verify() == []
+
+
+def levels(index):
+    """The vectors of the live documents, oldest first."""
+    with index._storage.view() as view:
+        parts = [part for part in view.snapshot.parts if part.vectors is not None]
+        return np.concatenate(
+            [part.vectors.levels if part.live is None else part.vectors.levels[part.live] for part in parts]
+        )
+
+
+def test_an_index_without_vectors_is_searched_exhaustively(texts, queries):
+    with FastLaneIndex.create(model=WordModel(), codec="fp16") as index:
+        index.add(texts[:100])
+        result = found(index, queries[0])
+        assert result.lane == "exhaustive"
+        assert ids(result.hits) == ids(exact(index, queries[0]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"refine": False}, {"route_k": 2}, {"hybrid": True}, {"depth": 3}, {"route_k": "all"}]
+)
+def test_the_other_options_work_with_it(index, queries, options):
+    result = found(index, queries[2], **options)
+    assert result.lane == "vector"
+    assert len(result.hits) == 10
+    assert [hit.score for hit in result.hits] == sorted((hit.score for hit in result.hits), reverse=True)
+    if options.get("refine") is False:
+        scores = {hit.id: hit.score for hit in index.search(queries[2], 900, lane="exhaustive", refine=False)}
+        assert all(hit.score == pytest.approx(scores[hit.id], abs=0.05) for hit in result.hits)
+
+
+def test_without_the_compiled_kernels_it_finds_the_same(index, queries, monkeypatch):
+    with index._storage.view() as view:
+        state = index._states.of(view.snapshot)
+        rows = index.model.encode_routed([queries[0]])[0].embeddings
+        of_kernels = state.vectors(view.reader).scores(rows, None)
+        monkeypatch.setattr(search_vectors.kernels, "available", lambda: False)
+        assert state.vectors(view.reader).scores(rows, None) == pytest.approx(of_kernels, abs=0.01)
+
+
+def test_threads_do_not_disturb_each_other(index, queries):
+    expected = [found(index, query).hits for query in queries]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda query: found(index, query).hits, queries)) == expected
+
+
+def test_damage_to_vectors_and_their_map_is_told(tmp_path, texts, limits):
+    import sqlite3
+
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel()) as index:
+        index.add(texts[:200])
+    with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:
+        catalogue.execute("UPDATE maps SET parameters = substr(parameters, 1, 5000)")
+    with FastLaneIndex.open(path, model=WordModel()) as index:
+        assert "vector map" in index.verify()[0]
+        assert len(index.search(texts[3], 5, lane="exhaustive")) == 5
+    with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:
+        catalogue.execute("DELETE FROM maps")
+    with FastLaneIndex.open(path, model=WordModel()) as index:
+        assert "the vector map of" in index.verify()[0]
+
+
+def test_unknown_lanes_are_refused_with_the_known_ones(index):
+    with pytest.raises(InvalidInputError, match="'exhaustive', 'approximate', 'vector' or None, not 'vectors'"):
+        index.search("words", lane="vectors")
