@@ -103,10 +103,11 @@ class Resident:
 
     Attributes:
         newest: the documents that were asked for last; None before.
+        reserved: bytes of the budget that something else takes.
     """
 
     def __init__(self, device: Device, budget: int) -> None:
-        self.device, self.budget = device, budget
+        self.device, self.budget, self.reserved = device, budget, 0
         self._lock = threading.Lock()
         self._alive: WeakValueDictionary[tuple[int, int], Block] = WeakValueDictionary()
         self.newest: Collection | None = None
@@ -122,7 +123,7 @@ class Resident:
             wanted = [block for source in sources for block in _blocks(source)]
             found = [self._alive.get((id(block.source), block.first)) or block for block in wanted]
             self.newest = self._collection(found)  # and lets go of the rest, before more is copied
-            taken = sum(block.bytes for block in self._alive.values() if block.documents is not None)
+            taken = self.reserved + sum(block.bytes for block in self._alive.values() if block.documents is not None)
             for block in found:
                 if block.documents is None and taken + block.bytes <= self.budget:
                     try:

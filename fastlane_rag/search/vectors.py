@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from fastlane_rag.vectors.documents import DocumentVectors
     from fastlane_rag.vectors.map import VectorMap
 
-__all__ = ["Vectors", "products"]
+__all__ = ["Products", "Vectors", "products"]
+
+Products = Callable[["DocumentVectors", NDArray[np.float32], NDArray[np.int64] | None], NDArray[np.float32]]
+"""Multiplies a vector (m,) with those of documents, at some numbers or all: see `products`."""
 
 _FINEST = 2047  # levels either way that the kernel takes of a query
 _FEW = 8  # of so many documents one is allowed, or all are multiplied
@@ -51,13 +55,15 @@ class Vectors:
         self.any = bool(self._parts)
         self.missing = missing if missing.any() else None
 
-    def scores(self, rows: torch.Tensor, allowed: Mask | None) -> NDArray[np.float32]:
+    def scores(self, rows: torch.Tensor, allowed: Mask | None, multiply: Products | None = None) -> NDArray[np.float32]:
         """(N,) float32 products with the vector of a query's token rows, (L, dim); -inf where there is none.
 
         Args:
             rows: the tokens that gather.
             allowed: (N,) documents that may be found; None for all.
+            multiply: computes them; None for `products`.
         """
+        multiply = multiply or products
         scores = np.full(int(self._snapshot.starts[-1]), -np.inf, np.float32)
         queries: dict[str, tuple[NDArray[np.float32], float]] = {}
         for p, vectors, known in self._parts:
@@ -66,13 +72,13 @@ class Vectors:
             query, constant = queries[known.name]
             here = slice(self._snapshot.starts[p], self._snapshot.starts[p + 1])
             if allowed is None:
-                scores[here] = products(vectors, query) + constant
+                scores[here] = multiply(vectors, query, None) + constant
                 continue
             numbers = np.flatnonzero(allowed[here])
             if len(numbers) * _FEW < len(vectors):
-                scores[here.start + numbers] = products(vectors, query, numbers) + constant
+                scores[here.start + numbers] = multiply(vectors, query, numbers) + constant
             else:
-                scores[here] = np.where(allowed[here], products(vectors, query) + constant, -np.inf)
+                scores[here] = np.where(allowed[here], multiply(vectors, query, None) + constant, -np.inf)
         return scores
 
 

@@ -132,6 +132,10 @@ def test_what_does_not_fit_is_streamed_and_said(both, texts, word_model, monkeyp
     policy = SearchPolicy(device_share=0.5)
     with FastLaneIndex.open(index.path, model=word_model, device="cuda:1", policy=policy) as small:
         assert_same(small.search_batch(texts[:9], 5, **EXHAUSTIVE), index.search_batch(texts[:9], 5, **EXHAUSTIVE))
+        assert_same(
+            small.search_batch(texts[:9], 5, lane="vector", depth=40),
+            index.search_batch(texts[:9], 5, lane="vector", depth=40),
+        )
         stats = small.stats().device
     assert stats.budget == whole.resident // 2
     assert 0 < stats.resident <= stats.budget
@@ -140,11 +144,33 @@ def test_what_does_not_fit_is_streamed_and_said(both, texts, word_model, monkeyp
 
 def test_a_lane_that_is_asked_for_is_used(both, texts):
     on_device, _ = both
-    for lane in ("approximate", "vector", "words"):
+    for lane in ("approximate", "words"):
         [mine], [theirs] = (one.search_batch_detailed(texts[:1], 5, lane=lane) for one in both)
         assert mine.lane == theirs.lane
         assert_same([mine.hits], [theirs.hits])
     assert on_device.search_detailed(texts[0]).lane == "exhaustive"
+
+
+@pytest.mark.parametrize("options", [{}, {"filter": {"n": {"$lt": 2}}}, {"hybrid": True, "route_k": 2}], ids=str)
+def test_vectors_of_documents_are_on_the_device_too(both, texts, options):
+    on_device, index = both
+    copied = StandIn.copied
+    found = on_device.search_batch_detailed(texts[:9], 5, lane="vector", depth=40, **options)
+    assert {one.lane for one in found} == {"vector"}
+    assert StandIn.copied > copied
+    copied = StandIn.copied
+    assert on_device.stats().device.resident == copied
+    on_device.search_batch(texts[:9], 5, lane="vector", **options)
+    assert StandIn.copied == copied
+    expected = index.search_batch(texts[:9], 5, lane="vector", depth=40, **options)
+    assert_same([one.hits for one in found], expected)
+    StandIn.failure = RuntimeError("CUDA error")
+    index.compact()
+    with pytest.warns(FastLaneWarning, match="CUDA error; the CPU searches instead"):
+        assert_same(
+            on_device.search_batch(texts[:9], 5, lane="vector", depth=40, **options),
+            index.search_batch(texts[:9], 5, lane="vector", depth=40, **options),
+        )
 
 
 def test_a_full_memory_leaves_one_batch_to_the_cpu(both, texts, monkeypatch):

@@ -12,7 +12,7 @@ from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore
 from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.state import SearchState
-from fastlane_rag.search.vectors import Vectors
+from fastlane_rag.search.vectors import Products, Vectors
 from fastlane_rag.storage.snapshot import Mask
 
 __all__ = ["by_vector"]
@@ -27,6 +27,7 @@ def by_vector(
     also: NDArray[np.int64],
     *,
     depth: int,
+    multiply: Products | None = None,
 ) -> Found:
     """Gather candidates by their vectors, and score them with all tokens.
 
@@ -40,8 +41,9 @@ def by_vector(
         allowed: (N,) documents that may be found; None for all.
         also: numbers of documents that are candidates in any case, in any order.
         depth: candidates to keep of those with a vector, and of those without.
+        multiply: computes the products of vectors; None for the host's.
     """
-    near = vectors.scores(gathering, allowed)
+    near = vectors.scores(gathering, allowed, multiply)
     chosen, gathered = best(near, depth), int(np.count_nonzero(near > -np.inf))
     if vectors.missing is not None:
         plain = vectors.missing if allowed is None else vectors.missing & allowed
