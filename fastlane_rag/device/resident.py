@@ -18,7 +18,7 @@ from fastlane_rag.scoring.inputs import Packed, Rows
 
 __all__ = ["Block", "Collection", "Resident", "Source"]
 
-_BLOCK_BYTES = 256 << 20  # of rows that are copied and scored together
+_BLOCK_BYTES = 1 << 30  # of rows that are copied and scored together
 
 
 class Source(Protocol):
