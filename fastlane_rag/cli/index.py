@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,10 @@ from fastlane_rag.cli.folder import index_folder
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.data.files import KINDS
 from fastlane_rag.errors import DataError
-from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.rendering.terminal import printable
+
+if TYPE_CHECKING:
+    from fastlane_rag.index.options import IndexKeywords
 
 _SHOWN_ERRORS = 10
 
@@ -61,6 +64,8 @@ def index(
     Passages that are stored unchanged are not encoded again, so the same command goes on where an interrupted one
     stopped. Everything is read first: unless --skip-bad is given, a bad line or file means that nothing is indexed.
     """
+    from fastlane_rag.index.options import IndexOptions
+
     made: IndexKeywords = {
         "model": model,
         "device": device,

@@ -742,6 +742,8 @@ class FastLaneIndex:
                     f"the index {self.path} stores {now!r} and cannot become {stored!r} where it is; save it elsewhere"
                 )
             return
+        if self.path is not None and Path(os.path.realpath(self.path)) in Path(os.path.realpath(directory)).parents:
+            raise InvalidInputError(f"{directory} is inside the index {self.path}; save it elsewhere")
         source = self._storage
         meta = {**source.meta, "codec": stored}
         with built_beside(directory, meta, source.filter_keys, overwrite=overwrite, timeout=self._timeout) as target:
@@ -754,9 +756,9 @@ class FastLaneIndex:
         return list(problems(self._storage))
 
     def stats(self) -> IndexStats:
-        """What the index holds and takes, on the device as well."""
-        device = None if self._engine is None else self._engine.stats()
-        return replace(self._storage.stats(), upkeep=self._upkeep.state(), device=device)
+        """What the index holds and takes, on the device as well, and what there is still to do for it."""
+        found = replace(self._storage.stats(), upkeep=self._upkeep.state())
+        return found if self._engine is None else replace(found, device=self._engine.stats())
 
     def close(self, *, wait: bool = True) -> None:
         """Release files; an index in memory is gone. Closing twice is fine.
