@@ -31,9 +31,12 @@ class ResidentVectors:
         self.bytes = self._levels.nbytes + self._scales.nbytes
 
     def products(self, query: NDArray[np.float32], numbers: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """(n,) float32: the products of a vector (m,) with those at these numbers, all where None."""
+        """(n,) float32: the products of a vector with those at these numbers, all where None.
+
+        A query of fewer dimensions is multiplied with the leading ones.
+        """
         with self._device.active():
-            levels, scales = self._levels, self._scales
+            levels, scales = self._levels[:, : len(query)], self._scales
             if numbers is not None:
                 at = torch.from_numpy(numbers).to(levels.device)
                 levels, scales = levels[at], scales[at]
