@@ -90,8 +90,10 @@ class Collection:
     def on_device(self) -> Iterator[tuple[int, Packed[Rows], bool]]:
         """Every block's documents on the device, with the number of the first one and whether they are streamed."""
         for first, block in self.blocks:
-            streamed = block.documents is None
-            yield first, block.documents or self.resident.copied(block), streamed
+            if block.documents is None:
+                yield first, self.resident.copied(block), True
+            else:
+                yield first, block.documents, False
 
 
 class Resident:
@@ -119,7 +121,7 @@ class Resident:
         Rows of other sources leave the device once no collection has them. What does not fit the budget, or the
         memory, stays on the host.
         """
-        with self._lock:
+        with self._lock, self.device.active():
             wanted = [block for source in sources for block in _blocks(source)]
             found = [self._alive.get((id(block.source), block.first)) or block for block in wanted]
             self.newest = self._collection(found)  # and lets go of the rest, before more is copied
