@@ -253,6 +253,21 @@ def test_a_copy_of_an_index_opens_its_device_again(both, texts):
     assert StandIn.copied > copied
 
 
+@pytest.mark.slow
+def test_real_questions_find_the_same_passages(cuda, tmp_path, model, passages, monkeypatch):
+    monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 10_000)
+    some = passages[:600:2]
+    with FastLaneIndex.create(tmp_path / "index", model=model) as index:
+        index.add([one["text"] for one in some], [one["id"] for one in some])
+        index.optimize()
+        queries = [" ".join(one["text"].split()[10:22]) for one in some[::10]]
+        with FastLaneIndex.open(tmp_path / "index", model=model, device="cuda") as on_device:
+            for options in ({}, {"route_k": 1}, {"route_k": "all"}, {"hybrid": True}):
+                mine = on_device.search_batch(queries, 10, lane="exhaustive", **options)
+                theirs = index.search_batch(queries, 10, lane="exhaustive", **options)
+                assert [[hit.id for hit in hits] for hits in mine] == [[hit.id for hit in hits] for hits in theirs]
+
+
 @pytest.mark.gpu
 def test_hits_of_a_device_are_those_of_the_cpu(tmp_path, texts, word_model, small_limits, monkeypatch):
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
