@@ -47,7 +47,7 @@ def cuda(monkeypatch):
 @pytest.fixture
 def texts():
     chance = np.random.default_rng(3)
-    return [" ".join(chance.choice(WORDS, chance.integers(1, 20))) for _ in range(300)]
+    return [" ".join(chance.choice(WORDS, chance.integers(1, 20))) for _ in range(180)]
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ def both(cuda, tmp_path, texts, word_model, small_limits, monkeypatch):
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model, codec="residual4") as index:
-        for first in range(0, 300, 50):
-            some = slice(first, first + 50)
-            index.add(texts[some], [f"d{n}" for n in range(first, first + 50)], [{"n": n} for n in range(50)])
-            if first == 200:
+        for first in range(0, 180, 30):
+            some = slice(first, first + 30)
+            index.add(texts[some], [f"d{n}" for n in range(first, first + 30)], [{"n": n} for n in range(30)])
+            if first == 120:
                 index.optimize()
-        index.delete([f"d{n}" for n in range(0, 300, 7)])
+        index.delete([f"d{n}" for n in range(0, 180, 7)])
         with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
             yield on_device, index
 
@@ -105,7 +105,7 @@ def test_commits_deletes_and_merges_are_seen_and_only_what_is_new_is_copied(both
     on_device, index = both
     before = on_device.search_batch(texts[:5], 5, **EXHAUSTIVE)
     copied = StandIn.copied
-    assert copied > 20_000
+    assert copied > 10_000
     index.add(["zzyzx zzyzx"], ["new"])
     [hits] = on_device.search_batch(["zzyzx"], 1, **EXHAUSTIVE)
     assert [hit.id for hit in hits] == ["new"]
@@ -273,10 +273,10 @@ def test_hits_of_a_device_are_those_of_the_cpu(tmp_path, texts, word_model, smal
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model, codec="residual4") as index:
-        index.add(texts[:200], metadatas=[{"n": n} for n in range(200)])
+        index.add(texts[:120], metadatas=[{"n": n} for n in range(120)])
         index.optimize()
         with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
-            index.add(texts[200:], metadatas=[{"n": n} for n in range(100)])
+            index.add(texts[120:], metadatas=[{"n": n} for n in range(60)])
             for options in ({}, {"route_k": 2}, {"route_k": 1, "hybrid": True}, {"filter": {"n": {"$lt": 9}}}):
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", FastLaneWarning)
