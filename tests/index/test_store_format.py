@@ -144,7 +144,7 @@ def read_segment(file, documents, tokens, size, header_digest, dim, codec, vecto
 
 
 def check_vectors(rows, offsets, levels, scales, vector_of):
-    """Vectors are of the rows as they were before they became code, so they are like those of the code, of one bit as well."""
+    """Vectors are of the rows as they were before they became code, so they are like those of the code."""
     assert len(levels) == len(scales) == len(offsets) - 1
     stored = levels * scales[:, None]
     again = np.stack([vector_of(rows[begin:end]) for begin, end in pairwise(offsets)])
