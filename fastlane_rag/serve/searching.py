@@ -1,0 +1,229 @@
+"""Routes that ask: search, rerank, explain, encode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.checks import check_texts
+from fastlane_rag.remote.messages import (
+    Encoded,
+    EncodedQueryMessage,
+    EncodedSearchRequest,
+    EncodeRequest,
+    Explained,
+    ExplainRequest,
+    Reranked,
+    RerankRequest,
+    SearchBatchRequest,
+    SearchBatchResponse,
+    SearchDetail,
+    SearchRequest,
+    SearchResponse,
+    rows_of,
+    to_packed,
+)
+from fastlane_rag.rerank import rerank
+from fastlane_rag.search.options import SearchOptions
+from fastlane_rag.search.result import Hit, SearchResult
+from fastlane_rag.serve.problems import RESPONSES
+from fastlane_rag.serve.requests import account
+from fastlane_rag.serve.service import Readable, Served
+from fastlane_rag.serve.tracing import search_span
+
+if TYPE_CHECKING:
+    from fastlane_rag.search.query import EncodedQuery
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/indexes/{index}", tags=["search"], responses=RESPONSES)
+
+SearchMessage = SearchRequest | SearchBatchRequest | EncodedSearchRequest
+
+
+@router.post("/search", response_model=SearchResponse)
+async def search(asked: SearchRequest, served: Readable) -> Response:
+    """Find the documents that answer a query best. Takes every option of a search."""
+    return await served.read(lambda: _answers(served, asked, [asked.query])[0])
+
+
+@router.post("/search/batch", response_model=SearchBatchResponse)
+async def search_batch(asked: SearchBatchRequest, served: Readable) -> Response:
+    """Search for several queries at one commit, which shares the work."""
+    return await served.read(lambda: SearchBatchResponse(results=_answers(served, asked, asked.queries)))
+
+
+@router.post("/search/encoded", response_model=SearchBatchResponse)
+async def search_encoded(asked: EncodedSearchRequest, served: Readable) -> Response:
+    """Search for queries that come as embeddings, such as `/encode` gives."""
+
+    def answer() -> SearchBatchResponse:
+        _check_number(served, "queries", asked.queries)
+        queries = [_query(one, number) for number, one in enumerate(asked.queries)]
+        return SearchBatchResponse(results=_found(served, asked, queries, asked.texts, 0.0))
+
+    return await served.read(answer)
+
+
+@router.post("/rerank", response_model=Reranked)
+async def rerank_texts(asked: RerankRequest, served: Readable) -> Response:
+    """Rank texts by SumMaxSim with all tokens of query and text, without storing them."""
+
+    def answer() -> Reranked:
+        _check_number(served, "texts", asked.texts)
+        texts, [query] = check_texts(asked.texts), check_texts([asked.query], "query")
+        return Reranked(ranking=rerank(query, texts, model=served.index.model)[: asked.top_n])
+
+    return await served.read(answer)
+
+
+@router.post("/explain", response_model=Explained)
+async def explain(asked: ExplainRequest, served: Readable) -> Response:
+    """Which query tokens were routed, and where in a document, or in a text, each found its match."""
+
+    def answer() -> Explained:
+        if (asked.id is None) == (asked.text is None):
+            raise InvalidInputError("give the id of a document or a text, one of the two")
+        told = SearchOptions.of(route_k=asked.route_k)
+        if asked.id is not None:
+            found = served.index.explain(asked.query, asked.id, route_k=told.route_k)
+        else:
+            [text] = check_texts([asked.text or ""], "text")
+            found = served.index.explain(asked.query, Hit("", 0.0, text), route_k=told.route_k)
+        return Explained(
+            query=found.query,
+            text=found.text,
+            score=found.score,
+            routed_score=found.routed_score,
+            tokens=list(found.tokens),
+            spans=list(found.spans),
+        )
+
+    return await served.read(answer)
+
+
+@router.post("/encode", response_model=Encoded)
+async def encode(asked: EncodeRequest, served: Readable) -> Response:
+    """The token embeddings of texts, and of queries what the router says of them."""
+
+    def answer() -> Encoded:
+        _check_number(served, "texts", asked.texts)
+        texts, model = check_texts(asked.texts), served.index.model
+        if not texts:
+            return Encoded(encoded=[])
+        if asked.kind == "query":
+            return Encoded(encoded=[_message(one, asked.packed) for one in model.encode_routed(texts)])
+        rows = model.encode_documents(texts, show_progress=False)
+        return Encoded(encoded=[EncodedQueryMessage(embeddings=_matrix(one, asked.packed)) for one in rows])
+
+    return await served.read(answer)
+
+
+def _answers(served: Served, asked: SearchMessage, queries: Sequence[str]) -> list[SearchResponse]:
+    _check_number(served, "queries", queries)
+    texts = check_texts(queries, "queries")
+    start = time.perf_counter()
+    encoded: Sequence[EncodedQuery] = served.index.model.encode_routed(texts) if texts else []
+    spent = 1000 * (time.perf_counter() - start) / max(len(texts), 1)
+    return _found(served, asked, encoded, texts, spent)
+
+
+def _found(
+    served: Served,
+    asked: SearchMessage,
+    queries: Sequence[EncodedQuery],
+    texts: Sequence[str] | None,
+    encoding: float,
+) -> list[SearchResponse]:
+    """The answers to encoded queries.
+
+    Args:
+        served: the index.
+        asked: the request, for its options.
+        queries: the queries.
+        texts: their texts; None where nobody told them.
+        encoding: milliseconds that encoding took, a query.
+    """
+    told = asked.options(served.index.policy)
+    most = served.service.settings.most_hits
+    if told.k > most:
+        raise InvalidInputError(f"k must be at most {most} here, not {told.k}; --max-hits of the server allows more")
+    with search_span(served.name, len(queries)) as tell:
+        results = served.index.search_batch_detailed(queries, texts=texts, **_keywords(told))
+        if results:
+            tell({"encode": encoding, **results[0].milliseconds})
+    answers = []
+    for result in results:
+        spent = {"encode": encoding, **result.milliseconds}
+        if (now := account.get()) is not None:
+            now.milliseconds = spent
+        detail = _detail(result, spent, asked.embeddings) if asked.detail or asked.embeddings else None
+        answers.append(SearchResponse(hits=result.hits, detail=detail))
+    return answers
+
+
+def _keywords(told: SearchOptions) -> dict[str, Any]:
+    return {name: getattr(told, name) for name in SearchOptions.names()}
+
+
+def _detail(result: SearchResult, milliseconds: dict[str, float], embeddings: bool) -> SearchDetail:
+    return SearchDetail(
+        tokens=result.routed.tokens,
+        scores=result.routed.scores.tolist(),
+        selected=result.selected,
+        candidates=result.candidates,
+        gathered=result.gathered,
+        refined=result.refined,
+        full=result.full,
+        lane=result.lane,
+        by_words=result.by_words,
+        milliseconds=milliseconds,
+        query=_message(result.routed, True) if embeddings else None,
+    )
+
+
+def _message(query: EncodedQuery, packed: bool) -> EncodedQueryMessage:
+    views = getattr(query, "views", None)
+    return EncodedQueryMessage(
+        embeddings=_matrix(query.embeddings, packed),
+        scores=query.scores.tolist(),
+        tokens=query.tokens,
+        views=None if views is None else _matrix(views, packed),
+    )
+
+
+def _matrix(rows: Any, packed: bool) -> Any:
+    array = rows.detach().float().cpu().numpy() if hasattr(rows, "detach") else rows
+    return to_packed(array) if packed else array.tolist()
+
+
+def _query(message: EncodedQueryMessage, number: int) -> EncodedQuery:
+    """The query that was sent.
+
+    Raises:
+        InvalidInputError: its parts do not fit together.
+    """
+    import torch
+
+    from fastlane_rag.model import RoutedQuery
+
+    rows = torch.from_numpy(rows_of(message.embeddings))
+    scores = torch.zeros(len(rows)) if message.scores is None else torch.tensor(message.scores, dtype=torch.float32)
+    tokens = [""] * len(rows) if message.tokens is None else message.tokens
+    views = None if message.views is None else torch.from_numpy(rows_of(message.views))
+    if not len(rows) == len(scores) == len(tokens) or (views is not None and views.shape != rows.shape):
+        raise InvalidInputError(f"queries[{number}]: embeddings, scores, tokens and views are of different lengths")
+    if not torch.isfinite(scores).any() or scores.isnan().any():
+        raise InvalidInputError(f"queries[{number}]: scores must be numbers, one of them finite")
+    return RoutedQuery(rows, scores, tokens, views)
+
+
+def _check_number(served: Served, name: str, values: Sequence[Any]) -> None:
+    most = served.service.settings.most_texts
+    if len(values) > most:
+        raise InvalidInputError(f"{name} must be at most {most} a request, not {len(values)}; send them in parts")
