@@ -364,6 +364,7 @@ def options_message(told: SearchOptions) -> dict[str, Any]:
         InvalidInputError: the filter holds a function, which cannot be sent.
     """
     found = {one.name: getattr(told, one.name) for one in fields(told) if getattr(told, one.name) != one.default}
+    found["k"] = told.k
     if "filter" in found:
         found["filter"] = filter_message(told.filter)
     if told.policy is not None:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.checks import check_texts
+from fastlane_rag.remote.encoded import matrix, query_message, routed_query
 from fastlane_rag.remote.messages import (
     Encoded,
     EncodedQueryMessage,
@@ -25,8 +26,6 @@ from fastlane_rag.remote.messages import (
     SearchDetail,
     SearchRequest,
     SearchResponse,
-    rows_of,
-    to_packed,
 )
 from fastlane_rag.rerank import rerank
 from fastlane_rag.search.options import SearchOptions
@@ -64,7 +63,7 @@ async def search_encoded(asked: EncodedSearchRequest, served: Readable) -> Respo
 
     def answer() -> SearchBatchResponse:
         _check_number(served, "queries", asked.queries)
-        queries = [_query(one, number) for number, one in enumerate(asked.queries)]
+        queries = [routed_query(one, f"queries[{number}]") for number, one in enumerate(asked.queries)]
         return SearchBatchResponse(results=_found(served, asked, queries, asked.texts, 0.0))
 
     return await served.read(answer)
@@ -117,9 +116,9 @@ async def encode(asked: EncodeRequest, served: Readable) -> Response:
         if not texts:
             return Encoded(encoded=[])
         if asked.kind == "query":
-            return Encoded(encoded=[_message(one, asked.packed) for one in model.encode_routed(texts)])
+            return Encoded(encoded=[query_message(one, packed=asked.packed) for one in model.encode_routed(texts)])
         rows = model.encode_documents(texts, show_progress=False)
-        return Encoded(encoded=[EncodedQueryMessage(embeddings=_matrix(one, asked.packed)) for one in rows])
+        return Encoded(encoded=[EncodedQueryMessage(embeddings=matrix(one, packed=asked.packed)) for one in rows])
 
     return await served.read(answer)
 
@@ -183,44 +182,8 @@ def _detail(result: SearchResult, milliseconds: dict[str, float], embeddings: bo
         lane=result.lane,
         by_words=result.by_words,
         milliseconds=milliseconds,
-        query=_message(result.routed, True) if embeddings else None,
+        query=query_message(result.routed) if embeddings else None,
     )
-
-
-def _message(query: EncodedQuery, packed: bool) -> EncodedQueryMessage:
-    views = getattr(query, "views", None)
-    return EncodedQueryMessage(
-        embeddings=_matrix(query.embeddings, packed),
-        scores=query.scores.tolist(),
-        tokens=query.tokens,
-        views=None if views is None else _matrix(views, packed),
-    )
-
-
-def _matrix(rows: Any, packed: bool) -> Any:
-    array = rows.detach().float().cpu().numpy() if hasattr(rows, "detach") else rows
-    return to_packed(array) if packed else array.tolist()
-
-
-def _query(message: EncodedQueryMessage, number: int) -> EncodedQuery:
-    """The query that was sent.
-
-    Raises:
-        InvalidInputError: its parts do not fit together.
-    """
-    import torch
-
-    from fastlane_rag.model import RoutedQuery
-
-    rows = torch.from_numpy(rows_of(message.embeddings))
-    scores = torch.zeros(len(rows)) if message.scores is None else torch.tensor(message.scores, dtype=torch.float32)
-    tokens = [""] * len(rows) if message.tokens is None else message.tokens
-    views = None if message.views is None else torch.from_numpy(rows_of(message.views))
-    if not len(rows) == len(scores) == len(tokens) or (views is not None and views.shape != rows.shape):
-        raise InvalidInputError(f"queries[{number}]: embeddings, scores, tokens and views are of different lengths")
-    if not torch.isfinite(scores).any() or scores.isnan().any():
-        raise InvalidInputError(f"queries[{number}]: scores must be numbers, one of them finite")
-    return RoutedQuery(rows, scores, tokens, views)
 
 
 def _check_number(served: Served, name: str, values: Sequence[Any]) -> None:

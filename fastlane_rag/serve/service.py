@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from fastlane_rag.errors import IndexNotFoundError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.serve.keys import Scope, holder
 from fastlane_rag.serve.metrics import Metrics
@@ -19,6 +20,8 @@ from fastlane_rag.serve.workers import Lane, Workers
 
 __all__ = ["CurrentService", "Readable", "Served", "Service", "Writable", "may", "reply"]
 
+_NAME = "The name of an index, as /v1/indexes lists it; - where there is one alone."
+_ONLY = "-"
 _bearer = HTTPBearer(auto_error=False, description="An API key.")
 
 
@@ -115,15 +118,28 @@ def _served(scope: Scope) -> Callable[..., Served]:
     def find(
         service: CurrentService,
         key: Annotated[None, Depends(may(scope))],
-        index: Annotated[str, Path(description="The name of an index, as /v1/indexes lists it.")],
+        index: Annotated[str, Path(description=_NAME)],
     ) -> Served:
-        if index not in service.indexes:
-            raise Refused(404, "No such index", f"no index is called {index!r}; there are {', '.join(service.indexes)}")
+        index = _named(index, service.indexes)
         if (now := account.get()) is not None:
             now.index = index
         return Served(index, service.indexes[index], service)
 
     return find
+
+
+def _named(name: str, indexes: Mapping[str, FastLaneIndex]) -> str:
+    """The name of an index that is served.
+
+    Raises:
+        IndexNotFoundError: there is none of this name, or several where the only one is asked.
+    """
+    if name in indexes:
+        return name
+    if name == _ONLY and len(indexes) == 1:
+        return next(iter(indexes))
+    said = "this server has several indexes; name one" if name == _ONLY else f"no index is called {name!r}; there are"
+    raise IndexNotFoundError(f"{said}: {', '.join(indexes)}")
 
 
 Readable = Annotated[Served, Depends(_served("read"))]

@@ -73,8 +73,8 @@ MAY_IMPORT = {
     "data": {"index"},
     "evaluation": {"index", "search", "storage", "model", "scoring", "data"},
     "training": {"evaluation", "index", "model", "scoring", "data"},
-    "remote": {"search", "storage", "explain", "rerank"},
-    "serve": {"remote", "index", "search", "rerank", "model", "data", "rendering"},
+    "remote": {"index", "search", "storage", "explain", "rerank", "model"},
+    "serve": {"remote", "index", "search", "rerank", "data", "rendering"},
     "cli": {
         "serve",
         "evaluation",

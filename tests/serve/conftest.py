@@ -1,16 +1,19 @@
 """Fixtures of the server's tests: applications over small indexes of a stand-in encoder."""
 
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 
 from fastapi.testclient import TestClient
 from word_model import WordModel
 
-from fastlane_rag import FastLaneIndex
+from fastlane_rag import FastLaneIndex, RemoteIndex
 from fastlane_rag.serve.app import create_app
 from fastlane_rag.serve.settings import ServeSettings
 
@@ -58,3 +61,46 @@ def real_client(model, passages):
         index.add([one["text"] for one in passages[:12]], [one["id"] for one in passages[:12]])
         with TestClient(create_app(ServeSettings(), {"peps": index})) as client:
             yield client
+
+
+class Running:
+    """A server in a thread of this process.
+
+    Attributes:
+        url: its address.
+    """
+
+    def __init__(self, app, **options):
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, **options))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def stop(self):
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+@pytest.fixture
+def running():
+    """Starts servers of applications."""
+    started = []
+
+    def start(app, **options):
+        started.append(Running(app, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def remote(running, index):
+    """The four documents, on a server."""
+    with RemoteIndex(running(create_app(ServeSettings(), {"animals": index})).url, retries=1) as remote:
+        yield remote

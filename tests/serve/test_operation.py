@@ -203,7 +203,9 @@ def test_what_is_not_there_says_where_to_look(client):
     assert (nothing.status_code, nothing.headers["content-type"]) == (404, "application/problem+json")
     assert client.put("/v1/indexes").status_code == 405
     other = client.post("/v1/indexes/plants/search", json={"query": "cats"})
-    assert (other.status_code, other.json()["detail"]) == (404, "no index is called 'plants'; there are animals")
+    assert (other.status_code, other.json()["detail"]) == (404, "no index is called 'plants'; there are: animals")
+    only = client.post("/v1/indexes/-/search", json={"query": "cats"})
+    assert only.json()["hits"][0]["id"] == "cat"
 
 
 def test_health_metrics_and_logs(client, caplog):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from langchain_core.documents import Document
 
 from fastlane_rag import Hit
-from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.types import Document as StoredDocument
 
 
@@ -15,7 +15,7 @@ def to_document(stored: Hit | StoredDocument) -> Document:
 
 
 def add_documents(
-    index: FastLaneIndex,
+    index: AnyIndex,
     documents: Iterable[Document],
     ids: Sequence[str | None] | None = None,
     batch_size: int | None = None,

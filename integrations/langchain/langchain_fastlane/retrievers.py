@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -13,17 +13,18 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PlainValidator
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.protocol import AnyIndex, check_index
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchOptions, call_filter
 from langchain_fastlane._documents import add_documents, to_document
 
 
 class FastLaneRetriever(SearchFields, BaseRetriever):
-    """Late-interaction retriever over a `FastLaneIndex`.
+    """Late-interaction retriever over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     Besides the fields below it has one for each option of a search (`filter`, `route_k`, `hybrid`, ...), as
     `fastlane_rag.search.options.SearchOptions` documents them. `k` and these can also be given for one call:
@@ -44,7 +45,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    index: FastLaneIndex = Field(repr=False, exclude=True)
+    index: Annotated[AnyIndex, PlainValidator(check_index)] = Field(repr=False, exclude=True)
     k: int = Field(default=4, ge=0)
     score_key: str | None = None
 
@@ -134,13 +135,17 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         (documents,) = self._search([query], **options)
         return documents
 
-    def _search(self, queries: list[str], *, override_filter: bool = False, **options: Any) -> list[list[Document]]:
-        """The documents of each query; an option that is missing or None is the retriever's own."""
+    def _search(self, queries: list[str], **options: Any) -> list[list[Document]]:
+        """The documents of each query."""
+        results = self.index.search_batch(queries, **self._options(**options))
+        return [[self._document(hit) for hit in hits] for hits in results]
+
+    def _options(self, *, override_filter: bool = False, **options: Any) -> dict[str, Any]:
+        """The options of a search; one that is missing or None is the retriever's own."""
         own = {name: getattr(self, name) for name in SearchOptions.names()}
         given = {name: value for name, value in options.items() if value is not None}
         given["filter"] = call_filter(self.filter, options.get("filter"), override=override_filter)
-        results = self.index.search_batch(queries, **(own | given))
-        return [[self._document(hit) for hit in hits] for hits in results]
+        return own | given
 
     def _document(self, hit: Hit) -> Document:
         document = to_document(hit)
@@ -189,6 +194,10 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
+        asearch_batch = getattr(self.index, "asearch_batch", None)
+        if asearch_batch is not None:
+            (hits,) = await asearch_batch([query], **self._options(**options))
+            return [self._document(hit) for hit in hits]
         return await run_in_executor(
             None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
         )

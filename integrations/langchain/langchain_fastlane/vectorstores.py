@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.protocol import AnyIndex, check_index
 from fastlane_rag.rerank import diversify, relevances
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, call_filter
 from fastlane_rag.storage.filters import Filter
@@ -42,7 +43,7 @@ class FastLaneStoreRetriever(VectorStoreRetriever):
 
 
 class FastLaneVectorStore(VectorStore):
-    """A vector store with one vector per token, over a `FastLaneIndex`.
+    """A vector store with one vector per token, over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     All searches take `k` and the search options: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a
     callable on the metadata, applied before ranking), `route_k`, `hybrid` and the others that
@@ -56,16 +57,16 @@ class FastLaneVectorStore(VectorStore):
         ```
     """
 
-    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None) -> None:
+    def __init__(self, index: AnyIndex | None = None, *, model: Any = None) -> None:
         """Wrap an index.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
+            index: from `FastLaneIndex.create` or `open`, or a `RemoteIndex`; None creates an empty one in memory.
             model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
         """
         if index is not None and model is not None:
             raise ValueError("an index brings its own model: give index or model, not both")
-        self.index = FastLaneIndex.create(model=model) if index is None else index
+        self.index: AnyIndex = FastLaneIndex.create(model=model) if index is None else check_index(index)
 
     @classmethod
     def from_texts(  # type: ignore[override]

@@ -22,13 +22,14 @@ from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import ID_KEY, SOURCE_KEY, add_nodes, to_node
 
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.protocol import AnyIndex, check_index
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import SearchKeywords, call_filter
 from fastlane_rag.storage.filters import Filter, all_of
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
-    """A vector store with one vector per token, over a `FastLaneIndex`.
+    """A vector store with one vector per token, over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     It encodes texts and queries itself, and stores the nodes. LlamaIndex still embeds every node before adding it, with
     a model from `Settings`; `MockEmbedding(embed_dim=1)` makes that free:
@@ -49,19 +50,19 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
     stores_text: bool = True
     is_embedding_query: bool = False
-    _index: FastLaneIndex = PrivateAttr()
+    _index: AnyIndex = PrivateAttr()
 
-    def __init__(self, index: FastLaneIndex | None = None, *, model: Any = None) -> None:
+    def __init__(self, index: AnyIndex | None = None, *, model: Any = None) -> None:
         """Wrap an index.
 
         Args:
-            index: from `FastLaneIndex.create` or `open`; None creates an empty one in memory.
+            index: from `FastLaneIndex.create` or `open`, or a `RemoteIndex`; None creates an empty one in memory.
             model: for an index created here, anything that `FastLaneModel.from_pretrained` takes.
         """
         if index is not None and model is not None:
             raise ValueError("an index brings its own model: give index or model, not both")
         super().__init__(stores_text=True)
-        self._index = FastLaneIndex.create(model=model) if index is None else index
+        self._index = FastLaneIndex.create(model=model) if index is None else check_index(index)
 
     @classmethod
     def from_persist_dir(
@@ -99,7 +100,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         return "FastLaneVectorStore"
 
     @property
-    def client(self) -> FastLaneIndex:
+    def client(self) -> AnyIndex:
         """The index."""
         return self._index
 
