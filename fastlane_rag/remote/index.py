@@ -26,6 +26,7 @@ from fastlane_rag.remote.messages import (
     Problems,
     SearchBatchRequest,
     SearchBatchResponse,
+    SearchRequest,
     SearchResponse,
     SelectDocuments,
     StatsMessage,
@@ -174,8 +175,8 @@ class RemoteIndex:
     def search_batch(self, queries: Sequence[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
         """As `FastLaneIndex.search_batch`."""
         told = SearchOptions.of(k=k, **options)
-        answer = self._transport.ask(_searching(queries, told))
-        return [self._hits(query, told, one) for query, one in zip(queries, answer.results, strict=True)]
+        answers = _each(self._transport.ask(_searching(queries, told)))
+        return [self._hits(query, told, one) for query, one in zip(queries, answers, strict=True)]
 
     def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
         """As `FastLaneIndex.search_detailed`."""
@@ -203,8 +204,8 @@ class RemoteIndex:
     ) -> list[list[Hit]]:
         """As `search_batch`."""
         told = SearchOptions.of(k=k, **options)
-        answer = await self._transport.aask(_searching(queries, told))
-        return [self._hits(query, told, one) for query, one in zip(queries, answer.results, strict=True)]
+        answers = _each(await self._transport.aask(_searching(queries, told)))
+        return [self._hits(query, told, one) for query, one in zip(queries, answers, strict=True)]
 
     async def asearch_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
         """As `search_detailed`."""
@@ -307,10 +308,13 @@ class RemoteIndex:
         return self.explain(query, Hit("", 0.0, text), route_k=route_k)
 
     def _results(
-        self, queries: Sequence[str] | Sequence[EncodedQuery], told: SearchOptions, answer: SearchBatchResponse
+        self,
+        queries: Sequence[str] | Sequence[EncodedQuery],
+        told: SearchOptions,
+        answer: SearchResponse | SearchBatchResponse,
     ) -> list[SearchResult]:
         asked = cast("Sequence[str | EncodedQuery]", queries)
-        return [self._result(query, told, one) for query, one in zip(asked, answer.results, strict=True)]
+        return [self._result(query, told, one) for query, one in zip(asked, _each(answer), strict=True)]
 
     def _result(self, query: str | EncodedQuery, told: SearchOptions, answer: SearchResponse) -> SearchResult:
         detail = answer.detail
@@ -381,18 +385,26 @@ def _searching(
     *,
     texts: Sequence[str] | None = None,
     detail: bool = False,
-) -> Call[SearchBatchResponse]:
+) -> Call[SearchResponse | SearchBatchResponse]:
     from fastlane_rag.index.checks import check_texts
 
     asked = {"detail": detail, "embeddings": detail, **options_message(told)}
     if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
-        body = SearchBatchRequest(queries=check_texts(cast("Sequence[str]", queries), "queries"), **asked)
-        return Call("POST", "/search/batch", SearchBatchResponse, body)
+        words = check_texts(cast("Sequence[str]", queries), "queries")
+        if len(words) == 1:  # the server answers single queries of many clients together
+            return Call[SearchResponse | SearchBatchResponse](
+                "POST", "/search", SearchResponse, SearchRequest(query=words[0], **asked)
+            )
+        return Call[SearchResponse | SearchBatchResponse](
+            "POST", "/search/batch", SearchBatchResponse, SearchBatchRequest(queries=words, **asked)
+        )
     encoded = [query_message(query.to_cpu()) for query in cast("Sequence[EncodedQuery]", queries)]
-    words = None if texts is None else check_texts(texts)
-    return Call(
-        "POST", "/search/encoded", SearchBatchResponse, EncodedSearchRequest(queries=encoded, texts=words, **asked)
-    )
+    body = EncodedSearchRequest(queries=encoded, texts=None if texts is None else check_texts(texts), **asked)
+    return Call[SearchResponse | SearchBatchResponse]("POST", "/search/encoded", SearchBatchResponse, body)
+
+
+def _each(answer: SearchResponse | SearchBatchResponse) -> list[SearchResponse]:
+    return [answer] if isinstance(answer, SearchResponse) else answer.results
 
 
 def _fetching(ids: Iterable[str]) -> Iterator[Call[DocumentList]]:

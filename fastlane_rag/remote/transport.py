@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fastlane_rag import __version__, errors
+from fastlane_rag import errors
 from fastlane_rag.errors import FastLaneError, InvalidInputError, MissingExtraError, RemoteError
 from fastlane_rag.remote.messages import Problem
 
@@ -70,7 +70,7 @@ class Transport:
             raise InvalidInputError(f"{url!r} is no address of a server, such as http://localhost:8000")
         self.url = url
         self._timeout, self._write_timeout, self._retries = timeout, write_timeout, retries
-        self._headers = {"User-Agent": f"fastlane-rag/{__version__}"}
+        self._headers = {"User-Agent": "fastlane-rag"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._client: httpx.Client | None = None

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from fastlane_rag import __version__
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.serve import operating, page, problems, searching, storing
+from fastlane_rag.serve.batching import Batcher
 from fastlane_rag.serve.limits import Limits
 from fastlane_rag.serve.metrics import Metrics
 from fastlane_rag.serve.observing import Observing
@@ -43,7 +44,7 @@ def create_app(settings: ServeSettings, indexes: Mapping[str, FastLaneIndex] | N
                 served[name] = open_indexes.enter_context(_opened(path, settings))
             workers = Workers(settings.cores, settings.most_waiting, settings.read_seconds, settings.write_seconds)
             open_indexes.callback(workers.close)
-            app.state.service = Service(settings, served, workers, metrics)
+            app.state.service = Service(settings, served, workers, metrics, Batcher(workers.read))
             yield
 
     app = FastAPI(

@@ -50,5 +50,13 @@ def log_to_stderr(form: Literal["json", "text"]) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"  # each request has its own line already
+    _quiet_libraries()
     for name in ("httpx", "httpcore", "sentence_transformers", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _quiet_libraries() -> None:
+    """Hide the progress bars of the model libraries, which are no log lines."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

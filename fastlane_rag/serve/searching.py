@@ -32,7 +32,7 @@ from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.result import Hit, SearchResult
 from fastlane_rag.serve.problems import RESPONSES
 from fastlane_rag.serve.requests import account
-from fastlane_rag.serve.service import Readable, Served
+from fastlane_rag.serve.service import Readable, Served, reply
 from fastlane_rag.serve.tracing import search_span
 
 if TYPE_CHECKING:
@@ -48,13 +48,21 @@ SearchMessage = SearchRequest | SearchBatchRequest | EncodedSearchRequest
 @router.post("/search", response_model=SearchResponse)
 async def search(asked: SearchRequest, served: Readable) -> Response:
     """Find the documents that answer a query best. Takes every option of a search."""
-    return await served.read(lambda: _answers(served, asked, [asked.query])[0])
+
+    def answer(queries: Sequence[str]) -> list[tuple[Response, dict[str, float]]]:
+        return [(reply(one), spent) for one, spent in _answers(served, asked, queries)]
+
+    [query] = check_texts([asked.query], "query")
+    kind = f"{served.name} {asked.model_dump_json(exclude={'query'})}"
+    response, spent = await served.service.searches.ask(kind, query, answer)
+    _note(spent)
+    return response
 
 
 @router.post("/search/batch", response_model=SearchBatchResponse)
 async def search_batch(asked: SearchBatchRequest, served: Readable) -> Response:
     """Search for several queries at one commit, which shares the work."""
-    return await served.read(lambda: SearchBatchResponse(results=_answers(served, asked, asked.queries)))
+    return await served.read(lambda: _together(_answers(served, asked, check_texts(asked.queries, "queries"))))
 
 
 @router.post("/search/encoded", response_model=SearchBatchResponse)
@@ -64,7 +72,7 @@ async def search_encoded(asked: EncodedSearchRequest, served: Readable) -> Respo
     def answer() -> SearchBatchResponse:
         _check_number(served, "queries", asked.queries)
         queries = [routed_query(one, f"queries[{number}]") for number, one in enumerate(asked.queries)]
-        return SearchBatchResponse(results=_found(served, asked, queries, asked.texts, 0.0))
+        return _together(_found(served, asked, _told(served, asked), queries, asked.texts, 0.0))
 
     return await served.read(answer)
 
@@ -123,35 +131,49 @@ async def encode(asked: EncodeRequest, served: Readable) -> Response:
     return await served.read(answer)
 
 
-def _answers(served: Served, asked: SearchMessage, queries: Sequence[str]) -> list[SearchResponse]:
+Answer = tuple[SearchResponse, dict[str, float]]
+"""What is sent, and the milliseconds of each stage."""
+
+
+def _together(answers: Sequence[Answer]) -> SearchBatchResponse:
+    if answers:
+        _note(answers[-1][1])
+    return SearchBatchResponse(results=[one for one, _ in answers])
+
+
+def _note(milliseconds: dict[str, float]) -> None:
+    """Have the request's log line and counts tell the stages."""
+    if (now := account.get()) is not None:
+        now.milliseconds = milliseconds
+
+
+def _answers(served: Served, asked: SearchMessage, queries: Sequence[str]) -> list[Answer]:
     _check_number(served, "queries", queries)
-    texts = check_texts(queries, "queries")
+    told = _told(served, asked)
     start = time.perf_counter()
-    encoded: Sequence[EncodedQuery] = served.index.model.encode_routed(texts) if texts else []
-    spent = 1000 * (time.perf_counter() - start) / max(len(texts), 1)
-    return _found(served, asked, encoded, texts, spent)
+    encoded: Sequence[EncodedQuery] = served.index.model.encode_routed(queries) if queries else []
+    spent = 1000 * (time.perf_counter() - start) / max(len(queries), 1)
+    return _found(served, asked, told, encoded, queries, spent)
 
 
 def _found(
     served: Served,
     asked: SearchMessage,
+    told: SearchOptions,
     queries: Sequence[EncodedQuery],
     texts: Sequence[str] | None,
     encoding: float,
-) -> list[SearchResponse]:
+) -> list[Answer]:
     """The answers to encoded queries.
 
     Args:
         served: the index.
-        asked: the request, for its options.
+        asked: the request.
+        told: its options.
         queries: the queries.
         texts: their texts; None where nobody told them.
         encoding: milliseconds that encoding took, a query.
     """
-    told = asked.options(served.index.policy)
-    most = served.service.settings.most_hits
-    if told.k > most:
-        raise InvalidInputError(f"k must be at most {most} here, not {told.k}; --max-hits of the server allows more")
     with search_span(served.name, len(queries)) as tell:
         results = served.index.search_batch_detailed(queries, texts=texts, **_keywords(told))
         if results:
@@ -159,11 +181,17 @@ def _found(
     answers = []
     for result in results:
         spent = {"encode": encoding, **result.milliseconds}
-        if (now := account.get()) is not None:
-            now.milliseconds = spent
         detail = _detail(result, spent, asked.embeddings) if asked.detail or asked.embeddings else None
-        answers.append(SearchResponse(hits=result.hits, detail=detail))
+        answers.append((SearchResponse(hits=result.hits, detail=detail), spent))
     return answers
+
+
+def _told(served: Served, asked: SearchMessage) -> SearchOptions:
+    told = asked.options(served.index.policy)
+    most = served.service.settings.most_hits
+    if told.k > most:
+        raise InvalidInputError(f"k must be at most {most} here, not {told.k}; --max-hits of the server allows more")
+    return told
 
 
 def _keywords(told: SearchOptions) -> dict[str, Any]:

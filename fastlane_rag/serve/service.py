@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from fastlane_rag.errors import IndexNotFoundError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.serve.batching import Batcher
 from fastlane_rag.serve.keys import Scope, holder
 from fastlane_rag.serve.metrics import Metrics
 from fastlane_rag.serve.problems import Refused
@@ -34,12 +35,14 @@ class Service:
         indexes: the open indexes by name.
         workers: its threads.
         metrics: its counters.
+        searches: single searches, which are answered together where many wait.
     """
 
     settings: ServeSettings
     indexes: Mapping[str, FastLaneIndex]
     workers: Workers
     metrics: Metrics
+    searches: Batcher[tuple[Response, dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -34,26 +34,44 @@ class Lane:
         self._unfinished = 0
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run a call in a thread.
-
-        A call that takes too long goes on in its thread, because nothing can stop it, and keeps the thread until it is
-        done. One that still waits is dropped.
+        """What a call returns, that runs in a thread.
 
         Raises:
             Refused: too many wait already (503), or it took too long (504).
         """
+        return await self.within(self.submit(call))
+
+    def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Have a call run in a thread.
+
+        Raises:
+            Refused: too many wait already (503).
+        """
         if self._unfinished >= self._most:
             raise Refused(
-                503, "Busy", f"{self._unfinished} requests that {self._name} are at work or waiting; ask again later",
+                503,
+                "Busy",
+                f"{self._unfinished} requests that {self._name} are at work or waiting; ask again later",
                 {"Retry-After": "1"},
-            )  # fmt: skip
+            )
         self._unfinished += 1
         loop = asyncio.get_running_loop()
         work = self._pool.submit(partial(contextvars.copy_context().run, call))
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
+        return asyncio.wrap_future(work)
+
+    async def within(self, work: Awaitable[T]) -> T:
+        """The outcome of what was submitted, within the time that a call may take.
+
+        A call that takes longer goes on in its thread, because nothing can stop it, and keeps the thread until it is
+        done. One that still waits is dropped.
+
+        Raises:
+            Refused: it took too long (504).
+        """
         try:
             async with asyncio.timeout(self._seconds):
-                return await asyncio.wrap_future(work)
+                return await work
         except TimeoutError:
             raise Refused(504, "Too slow", f"not done within {self._seconds:g} s. {self._late}") from None
 

@@ -138,6 +138,44 @@ def test_too_many_waiting_requests_are_refused(client_of, slow):
     assert client.post(f"{BASE}/search", json={"query": "cats"}).status_code == 200
 
 
+def test_searches_that_wait_are_answered_together(client_of, index, slow, monkeypatch):
+    """One thread is busy, so others gather; each gets its own answer, and a wrong one fails alone."""
+    batches, encode = [], type(index.model).encode_routed
+
+    def counting(self, texts, **options):
+        batches.append(sorted(texts))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(type(index.model), "encode_routed", counting)
+    client = client_of(threads=1)
+    lane = client.app.state.service.workers.read
+    answers = {}
+
+    def ask(query, **options):
+        answers[query] = client.post(f"{BASE}/search", json={"query": query, "k": 1, **options})
+
+    asked = [
+        ("strangers", {}),
+        ("cats", {}),
+        ("dogs", {}),
+        ("birds", {}),
+        ("fish", {"route_k": 1}),
+        ("wrong", {"lane": 1}),
+    ]
+    threads = [threading.Thread(target=ask, args=[query], kwargs=options) for query, options in asked]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        while lane._unfinished < number:
+            time.sleep(0.001)
+    slow.set()
+    for thread in threads:
+        thread.join()
+    assert batches == [["strangers"], ["birds", "cats", "dogs"], ["fish"]]
+    assert answers.pop("wrong").status_code == 422
+    found = {query: answer.json()["hits"][0]["id"] for query, answer in answers.items()}
+    assert found == {"strangers": "dog", "cats": "cat", "dogs": "dog", "birds": "bird", "fish": "fish"}
+
+
 def test_a_write_does_not_keep_readers_waiting(client_of, index, monkeypatch):
     started, go_on, add = threading.Event(), threading.Event(), type(index).add
 

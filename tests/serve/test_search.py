@@ -170,7 +170,7 @@ def test_every_option_is_described(client):
         ({"policy": {"route_k": 0}}, "route_k of a SearchPolicy"),
         ({"policy": 3}, "policy must be"),
         ({"query": 4}, "body/query"),
-        ({"query": "half \ud800"}, "queries[0] holds half of a surrogate pair"),
+        ({"query": "half \ud800"}, "query[0] holds half of a surrogate pair"),
     ],
     ids=str,
 )
