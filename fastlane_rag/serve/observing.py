@@ -21,7 +21,7 @@ _HEADER = "X-Request-ID"
 _USABLE = re.compile(r"[\w.:/+=-]{1,128}")
 # What the page may load and do: its own files, and nothing of anybody else's.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
