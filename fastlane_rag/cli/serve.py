@@ -56,10 +56,7 @@ def serve(
     from fastlane_rag.serve.keys import read_keys
     from fastlane_rag.serve.settings import ServeSettings, named_directories
 
-    if keys is None and not no_keys and not _is_local(host):
-        raise InvalidInputError(
-            f"--host {host} is reachable from other machines: give --keys FILE, or --no-keys to let everybody in"
-        )
+    check_reachable(host, keys, no_keys)
     named = named_directories(indexes)
     for directory in named.values():  # told here, before processes start that would all say the same
         FastLaneIndex.open(directory, read_only=True).close()
@@ -76,6 +73,18 @@ def serve(
         log_format=log_format,
     )
     run(settings, host, port, workers)
+
+
+def check_reachable(host: str, keys: Path | None, no_keys: bool) -> None:
+    """Refuse a server that others reach and that nobody said may be open to all.
+
+    Raises:
+        InvalidInputError: the address is no local one, and there are neither keys nor `--no-keys`.
+    """
+    if keys is None and not no_keys and not _is_local(host):
+        raise InvalidInputError(
+            f"--host {host} is reachable from other machines: give --keys FILE, or --no-keys to let everybody in"
+        )
 
 
 def _is_local(host: str) -> bool:
