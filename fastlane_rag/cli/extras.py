@@ -29,6 +29,9 @@ EXTRAS = {
         ("onnx", "onnxruntime", "faiss"), "torch encodes in place of onnxruntime, several times slower on a CPU"
     ),
     "files": Extra(("pypdf", "markdownify", "semantic_text_splitter"), "fastlane index takes no folder"),
+    "client": Extra(("httpx",), "no RemoteIndex"),
+    "serve": Extra(("fastapi", "httptools", "httpx", "prometheus_client", "uvicorn"), "no fastlane serve"),
+    "mcp": Extra(("mcp", "httpx"), "no fastlane mcp"),
     "langchain": Extra(("langchain_fastlane",), "no LangChain"),
     "llama-index": Extra(("llama_index.retrievers.fastlane",), "no LlamaIndex"),
     "eval": Extra(("ir_measures", "bm25s", "Stemmer"), "no fastlane eval"),
