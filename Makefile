@@ -28,7 +28,7 @@ TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 PYTHONS := 3.12 3.13 3.14
 
 .PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
-	pytest lint format reproduce wheels clean
+	pytest lint format gpu reproduce wheels clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
@@ -36,6 +36,7 @@ help:
 	@echo "               Python (test-python-3.13, ...), and the integrations' on the oldest and the newest frameworks"
 	@echo "               (test-frameworks-floor, test-frameworks-newest)"
 	@echo "make reproduce measure every figure of the documents again (PARTS=quality DATA=DIR LIMIT=queries DATASETS=a,b)"
+	@echo "make gpu       measure kernels, searches, encoding and training on a CUDA device (MINUTES=8); installs nothing"
 	@echo "make notebooks runs the examples again and keeps their outputs; make test-notebooks only runs them"
 	@echo "make wheels    an sdist and wheels for Linux on x86-64 and ARM;  make test-kernels  the C++ alone"
 	@echo "make setup     only the virtual environment;  make format, wheels, clean"
@@ -157,6 +158,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# Measures what runs on a CUDA device, with what is installed; without one it says so. MINUTES=8 bounds it.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --minutes $(or $(MINUTES),8) \
+		--json benchmarks/results/gpu.json
 
 reproduce: $(READY)
 	$(BIN)/python benchmarks/reproduce.py $(PARTS) $(if $(DATA),--data $(DATA)) $(if $(LIMIT),--limit $(LIMIT)) \

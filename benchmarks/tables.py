@@ -551,6 +551,66 @@ def kernels(results: Path) -> str:
     return "\n\n".join(parts) or NOT_MEASURED
 
 
+def kernel_code(results: Path) -> str:
+    """What the CUDA kernels are compiled to."""
+    path = results / "kernel_code.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    targets = list(next(iter(report["kernels"].values())))
+    rows = [
+        [name, *(f"{found[target]['instructions_a_token']:.1f}" for target in targets)]
+        for name, found in report["kernels"].items()
+    ]
+    command = f"`kernel_code.py --json benchmarks/results/{path.name}`, triton {report['triton']}"
+    return "\n\n".join([table(["instructions a document token", *targets], rows), command])
+
+
+def gpu(results: Path) -> str:
+    """Kernels, searches, encoding and training on a CUDA device."""
+    path = results / "gpu.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    steps = {name: step for name, step in report["steps"].items() if not step.keys() & {"left_out", "failed"}}
+    parts = []
+    if "kernels" in steps:
+        header = ["rows", "queries x tokens", "ms", "GB/s", "share of a copy"]
+        rows = [
+            [
+                one["rows"],
+                f"{one['queries']} x {one['query_tokens']}",
+                f"{one['milliseconds']:.3f}",
+                f"{one['gigabytes_a_second']:.0f}",
+                f"{one['share_of_copy']:.2f}",
+            ]
+            for one in steps["kernels"]["shapes"]
+        ]
+        parts += [
+            table(header, rows),
+            f"A copy: {steps['kernels']['copy_gigabytes_a_second']} GB/s, both ways together.",
+        ]
+    held = [step for step in steps.values() if "batches" in step]
+    if held:
+        sizes = list(dict.fromkeys(one["queries"] for step in held for one in step["batches"]))
+        rows = []
+        for step in held:
+            rates = {one["queries"]: f"{one['queries_a_second']:,.0f}" for one in step["batches"]}
+            gigabytes = [f"{step[name] / 1e9:.2f}" for name in ("resident_bytes", "streamed_bytes")]
+            rows.append([f"{step['documents']:,}", *gigabytes, *(rates.get(size, "-") for size in sizes)])
+        header = ["documents", "GB resident", "GB streamed", *(f"queries/s, batch {size}" for size in sizes)]
+        parts.append(table(header, rows))
+    facts = [
+        ("encoding", "tokens_a_second", "document tokens encoded a second"),
+        ("training step", "milliseconds", "ms for MaxSim and its gradients in a training step"),
+    ]
+    rows = [[said, f"{steps[name][fact]:,}"] for name, fact, said in facts if name in steps]
+    if rows:
+        parts.append(table(["", "figure"], rows))
+    devices = ", ".join(report["environment"]["gpus"])
+    return "\n\n".join([*parts, f"{of_file(report, path)}, {devices}"])
+
+
 def training(results: Path) -> str:
     """The effect of each term of the loss and of each width: the difference without it."""
     path = results / "training.json"
@@ -604,6 +664,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "engine": engine,
     "busy": busy,
     "kernels": kernels,
+    "kernel-code": kernel_code,
+    "gpu": gpu,
     "adapters": adapters,
     "tuning": tuning,
 }

@@ -17,6 +17,10 @@ class ModelMismatchError(ModelError):
     """An index and the model opened with it do not belong together."""
 
 
+class DeviceError(FastLaneError, RuntimeError):
+    """There is no such CUDA device, or it cannot be used; the message says why and what to do."""
+
+
 class IndexNotFoundError(FastLaneError, FileNotFoundError):
     """The path holds no FastLane index."""
 

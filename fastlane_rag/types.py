@@ -4,7 +4,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["DEFAULT_ROUTE_K", "Document", "Finding", "Fusion", "IndexStats", "Ingested", "Lane", "RouteK"]
+__all__ = [
+    "DEFAULT_ROUTE_K",
+    "DeviceStats",
+    "Document",
+    "Finding",
+    "Fusion",
+    "IndexStats",
+    "Ingested",
+    "Lane",
+    "RouteK",
+]
 
 RouteK = int | Literal["auto", "all"]
 """How many query tokens gather: a number, "auto" (the router decides), or "all", which needs no refining."""
@@ -55,6 +65,25 @@ class Ingested:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """What an index has on a CUDA device.
+
+    Attributes:
+        name: of the device.
+        budget: bytes that documents may take there.
+        resident: bytes of the documents that stay there; 0 before the first search.
+        streamed: bytes of those that do not fit, and are copied there for each batch of queries.
+        lost: whether the device failed, so that the CPU searches instead.
+    """
+
+    name: str
+    budget: int
+    resident: int
+    streamed: int
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class IndexStats:
     """What an index holds and takes.
 
@@ -76,6 +105,7 @@ class IndexStats:
         max_document_tokens: tokens encoded of each document; None for all.
         upkeep: whether segments are merged and in code as they should be: "done"; "running" in the background; "due",
             which `optimize()` or the next write sees to; or "failed: " and why, which `optimize()` tries again.
+        device: what is on the CUDA device that was asked for; None without one.
     """
 
     path: Path | None
@@ -94,6 +124,7 @@ class IndexStats:
     document_budget: float | None = None
     max_document_tokens: int | None = None
     upkeep: str = "done"
+    device: DeviceStats | None = None
 
     @property
     def bytes_per_document(self) -> float:

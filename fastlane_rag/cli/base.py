@@ -121,7 +121,7 @@ def opened_model(model: str | None, **options: Any) -> "FastLaneModel":
         return FastLaneModel.from_pretrained(model, **options)
 
 
-def opened_index(path: Path, model: str | None) -> "FastLaneIndex":
+def opened_index(path: Path, model: str | None, device: str | None = None) -> "FastLaneIndex":
     """The index of a command that reads, with its model loaded.
 
     What is wrong with the index is told before the model's libraries are loaded, which takes seconds.
@@ -131,7 +131,7 @@ def opened_index(path: Path, model: str | None) -> "FastLaneIndex":
     quiet_libraries()
     FastLaneIndex.open(path, read_only=True).close()
     with loading():
-        index = FastLaneIndex.open(path, model=model, read_only=True)
+        index = FastLaneIndex.open(path, model=model, device=device, read_only=True)
         _ = index.model
     return index
 

@@ -1,7 +1,6 @@
 """`fastlane doctor`: checks whether this installation or an index can search well, and says what to do if not."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -146,27 +145,9 @@ def _devices() -> Iterator[Finding]:
 
 
 def _threads() -> Iterator[Finding]:
-    import torch
+    from fastlane_rag.evaluation.speed import threads
 
-    from fastlane_rag.scoring import get_threads
-    from fastlane_rag.scoring.quota import cpu_quota
-
-    get_threads()  # where the quota is followed
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    detail = f"torch uses {threads} on {cores} core(s)"
-    if "OMP_NUM_THREADS" in os.environ:
-        detail += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
-    quota = cpu_quota()
-    if quota is not None:
-        detail += f", the container's quota is {quota:g} processor(s)"
-    if threads > cores or (quota is not None and threads > math.ceil(quota)):
-        few = min(cores, cores if quota is None else math.ceil(quota))
-        yield Finding(
-            "warning", "threads", f"{detail}; more threads than that slow searches down: set OMP_NUM_THREADS={few}"
-        )
-    else:
-        yield Finding("ok", "threads", detail)
+    yield threads()
 
 
 def _kernels() -> Iterator[Finding]:

@@ -13,17 +13,17 @@ from fastlane_rag.cli.filling import Rate, counts, filling
 from fastlane_rag.data.files import KINDS, Splitter, found_files
 from fastlane_rag.data.mirror import mirror, read_folder, text_splitter
 from fastlane_rag.errors import DataError
-from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
     from fastlane_rag import FastLaneModel
+    from fastlane_rag.index.options import IndexKeywords
 
 _SHOWN = 10
 
 
 def index_folder(
-    corpus: Path, out: Path, options: IndexKeywords, *, batch_size: int | None = None, skip_bad: bool = False
+    corpus: Path, out: Path, options: "IndexKeywords", *, batch_size: int | None = None, skip_bad: bool = False
 ) -> None:
     """Make the index at `out` hold the passages of a folder, or of one file, as it is now.
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,10 @@ from fastlane_rag.cli.folder import index_folder
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.data.files import KINDS
 from fastlane_rag.errors import DataError
-from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.rendering.terminal import printable
+
+if TYPE_CHECKING:
+    from fastlane_rag.index.options import IndexKeywords
 
 _SHOWN_ERRORS = 10
 
@@ -25,6 +28,7 @@ _SHOWN_ERRORS = 10
 @click.argument("corpus", type=click.Path(exists=True, allow_dash=True))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="The index.")
 @click.option("--model", help="Model folder or name; the bundled model when left out.")
+@click.option("--device", help="Where the model runs: cuda, cuda:1, mps or cpu; chosen when left out.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Passages encoded at once.")
 @click.option("--filter-key", "filter_keys", multiple=True, help="Metadata key to make fast to filter on.")
 @click.option(
@@ -40,6 +44,7 @@ def index(
     corpus: str,
     out: Path,
     model: str | None,
+    device: str | None,
     batch_size: int | None,
     filter_keys: tuple[str, ...],
     codec: str,
@@ -59,8 +64,11 @@ def index(
     Passages that are stored unchanged are not encoded again, so the same command goes on where an interrupted one
     stopped. Everything is read first: unless --skip-bad is given, a bad line or file means that nothing is indexed.
     """
+    from fastlane_rag.index.options import IndexOptions
+
     made: IndexKeywords = {
         "model": model,
+        "device": device,
         "codec": codec,
         "filter_keys": filter_keys,
         "max_document_tokens": max_document_tokens,

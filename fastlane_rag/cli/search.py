@@ -26,10 +26,13 @@ _SNIPPET = 400
 @click.option("-k", type=click.IntRange(min=0), default=5, show_default=True, help="Passages wanted.")
 @search_options
 @click.option("--model", help="What the index was made with, where it is not the bundled model.")
+@click.option("--device", help="Where the model runs; with cuda or cuda:1 the documents are searched there as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-def search(index: Path, query: str, k: int, model: str | None, as_json: bool, **options: Any) -> None:
+def search(
+    index: Path, query: str, k: int, model: str | None, device: str | None, as_json: bool, **options: Any
+) -> None:
     """Print the passages of INDEX that answer QUERY best."""
-    with opened_index(index, model) as opened, plain_warnings():
+    with opened_index(index, model, device) as opened, plain_warnings():
         result = opened.search_detailed(query, k, **options)
     if as_json:
         click.echo(json_text(_as_json(query, result), indent=2))

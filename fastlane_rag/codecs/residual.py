@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fastlane_rag.scoring.native import kernels
 
 __all__ = ["SAMPLE_PER_CENTROID", "ResidualCodec", "centroids_for"]
+
+_logger = logging.getLogger(__name__)
 
 _FORMAT = "fastlane-residual-codec", "1"
 # By bits: the distance between two levels with the least loss on held-out rows, in standard deviations of a dimension.
@@ -88,6 +91,7 @@ class ResidualCodec:
         seed: int = 0,
         like: ResidualCodec | None = None,
         between: Callable[[], None] = lambda: None,
+        device: str | None = None,
     ) -> ResidualCodec:
         """Learn centroids by k-means, and steps from the residuals.
 
@@ -96,12 +100,14 @@ class ResidualCodec:
         (docs/tuning.md compares the errors).
 
         Args:
-            sample: (T, dim) token rows, better from many documents than from a few.
+            sample: (T, dim) token rows, float16 or float32, better from many documents than from a few.
             bits: 1, 2, 4 or 8 bits per dimension.
             centroids: how many; None for `centroids_for(T)`. At most half of the distinct rows are used.
             seed: the same seed and sample give the same codec.
             like: the codec of the rows to recode; its steps are kept where they fit.
             between: called every few tenths of a second; what it raises ends the training.
+            device: a CUDA device for the k-means; its centroids differ a little. None for the CPU, which also does what
+                fails there.
 
         Raises:
             ValueError: the sample is empty or not finite, or a number is out of range.
@@ -110,26 +116,25 @@ class ResidualCodec:
 
         if bits not in _BEST_STEP:
             raise ValueError(f"bits must be 1, 2, 4 or 8, but are {bits}")
-        rows = torch.from_numpy(np.ascontiguousarray(sample, dtype=np.float32))
-        if rows.ndim != 2 or len(rows) == 0 or not bool(rows.isfinite().all()):
+        sample = np.asarray(sample)
+        if sample.ndim != 2 or len(sample) == 0 or not np.isfinite(sample).all():
             raise ValueError(
-                f"a codec is trained on finite (tokens, dim) rows, at least one, "
-                f"but the sample has the shape {tuple(rows.shape)}"
-                + (" and holds NaN or infinity" if rows.numel() else "")
+                f"a codec is trained on finite (tokens, dim) rows, at least one, but the sample has the shape "
+                f"{sample.shape}" + (" and holds NaN or infinity" if sample.size else "")
             )
         if centroids is None:
-            centroids = centroids_for(len(rows))
+            centroids = centroids_for(len(sample))
         if not 1 <= centroids <= 1 << 16:
             raise ValueError(f"the number of centroids must be from 1 to 65536, but is {centroids}")
-        centroids = min(centroids, len(rows))
+        centroids = min(centroids, len(sample))
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(rows), generator=generator)
-        rows = rows[order[: SAMPLE_PER_CENTROID * centroids]]
-        del sample  # as large as the rows
+        order = torch.randperm(len(sample), generator=generator)[: SAMPLE_PER_CENTROID * centroids]
+        rows = torch.from_numpy(sample[order.numpy()]).float()
+        del sample  # so that it is not in memory beside the rows
         # With every distinct row as a centroid, all residuals would be 0 and no steps could be learned: rows added
         # later would be stored as their nearest centroid.
         centroids = min(centroids, max(1, len({hashlib.sha256(row).digest() for row in rows.numpy()}) // 2))
-        means = _k_means(rows, centroids, between)
+        means = _k_means(rows, centroids, device, between)
         spread = _spread(rows, means, between)
         # A dimension without spread needs a step above 0, so that its levels are finite.
         steps = (spread * _BEST_STEP[bits]).clamp(min=1e-6)
@@ -275,10 +280,17 @@ def _check_parameters(centroids: NDArray[np.float32], steps: NDArray[np.float32]
         raise ValueError(f"steps must be ({centroids.shape[1]},) float32, but are {steps.dtype} {steps.shape}")
 
 
-def _k_means(rows: torch.Tensor, count: int, between: Callable[[], None]) -> torch.Tensor:
+def _k_means(rows: torch.Tensor, count: int, device: str | None, between: Callable[[], None]) -> torch.Tensor:
     """(count, dim) centroids. `rows` must be in random order: k-means starts from the first ones."""
     import torch
 
+    if device is not None:
+        from fastlane_rag.codecs.means import device_means
+
+        try:
+            return device_means(rows, count, _ITERATIONS, device)
+        except Exception as error:  # a write must not fail because a device did
+            _logger.warning("%s could not train the codec, so the CPU does: %s", device, error)
     centroids = rows[:count].clone()
     for _ in range(_ITERATIONS):
         nearest = _nearest(rows, _searchable(centroids), between)
@@ -313,11 +325,11 @@ def _nearest(
 
 def _spread(rows: torch.Tensor, centroids: torch.Tensor, between: Callable[[], None]) -> torch.Tensor:
     """(dim,) float32: the root mean square of each dimension of the rows' residuals."""
+    import torch
+
     nearest = _nearest(rows, _searchable(centroids), between)
-    squares = torch.zeros(rows.shape[1], dtype=torch.float64)
-    for block in _blocks(len(rows)):
-        squares += (rows[block] - centroids[nearest[block]]).square().sum(0).double()
-    return (squares / len(rows)).sqrt().float()
+    sums = [(rows[block] - centroids[nearest[block]]).square().sum(0).double() for block in _blocks(len(rows))]
+    return (torch.stack(sums).sum(0) / len(rows)).sqrt().float()
 
 
 def _blocks(count: int, size: int = _LIFTED) -> Iterator[slice]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from statistics import median
 from time import perf_counter
@@ -15,7 +17,7 @@ from fastlane_rag.types import Finding
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["speeds"]
+__all__ = ["speeds", "threads"]
 
 _ROUNDS = 7
 _QUERY = "Which proposal introduced an operator that assigns a value within an expression?"
@@ -24,6 +26,29 @@ _PASSAGES = 16
 _DOCUMENTS, _TOKENS, _QUERY_TOKENS = 400, 100, 16
 # With several threads a search should take no longer than with one, as it does where other programs use the cores.
 _TOLERATED = 1.5
+
+
+def threads() -> Finding:
+    """How many threads work here, and whether there are processors for them."""
+    import torch
+
+    from fastlane_rag.scoring import get_threads
+    from fastlane_rag.scoring.quota import cpu_quota
+
+    get_threads()  # where the quota is followed
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count, quota = torch.get_num_threads(), cpu_quota()
+    seen = f"torch uses {count} on {cores} core(s)"
+    if "OMP_NUM_THREADS" in os.environ:
+        seen += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    if quota is not None:
+        seen += f", the container's quota is {quota:g} processor(s)"
+    fed = cores if quota is None else min(cores, math.ceil(quota))
+    figures = {"threads": count, "cores": cores, "quota": quota}
+    if count > fed:
+        slow = f"more threads than that slow searches down: set OMP_NUM_THREADS={fed}"
+        return Finding("warning", "threads", f"{seen}; {slow}", figures)
+    return Finding("ok", "threads", seen, figures)
 
 
 def speeds(model: FastLaneModel) -> Iterator[Finding]:
@@ -60,19 +85,19 @@ def _searching(dim: int) -> Finding:
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
     with FastLaneIndex.create(dim=dim) as index:
         index.add_embeddings(rows, ids=[str(n) for n in range(_DOCUMENTS)])
-        threads = get_threads()
+        count = get_threads()
         usual = _milliseconds(lambda: index.search_embeddings(rows[0, :_QUERY_TOKENS]))
         alone = usual
-        if threads > 1:
+        if count > 1:
             set_threads(1)
             try:
                 alone = _milliseconds(lambda: index.search_embeddings(rows[0, :_QUERY_TOKENS]))
             finally:
                 set_threads(None)
     level = kernels.level()
-    figures = {"search_ms": usual, "with_one_thread_ms": alone, "threads": threads, "level": level}
+    figures = {"search_ms": usual, "with_one_thread_ms": alone, "threads": count, "level": level}
     by = "torch, for want of compiled kernels," if level == "none" else f"the {level} kernels"
-    seen = f"{_DOCUMENTS * _TOKENS:,} document tokens compared in {usual:.1f} ms by {by} in {threads} thread(s)"
+    seen = f"{_DOCUMENTS * _TOKENS:,} document tokens compared in {usual:.1f} ms by {by} in {count} thread(s)"
     if usual > _TOLERATED * alone:
         why = f"one thread takes {alone:.1f} ms, so the cores are busy or held back: OMP_NUM_THREADS=1 makes it faster"
         return Finding("warning", "search speed", f"{seen}; {why}", figures)

@@ -13,13 +13,14 @@ from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.lengths import chunks
+from fastlane_rag.search.engines.choice import is_cuda
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["MANY", "budget_of", "encoded_documents", "open_model"]
+__all__ = ["MANY", "budget_of", "encoded_documents", "model_device", "open_model"]
 
 # Additions of this many texts show a progress bar on a terminal.
 MANY = 1000
@@ -90,6 +91,11 @@ def _refuse_device(model: Any, device: str | None) -> None:
             f"device={device!r}: the {type(model).__name__} that was given as model is loaded already; choose the "
             "device where it is made, or give its folder or name"
         )
+
+
+def model_device(model: Any, device: str | None) -> str | None:
+    """What `device` of an index says of its model: one that is an object stays where it is; documents go to CUDA."""
+    return None if hasattr(model, "encode_documents") and is_cuda(device) else device
 
 
 def budget_of(model: Any) -> float | None:

@@ -23,11 +23,12 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation, explain
 from fastlane_rag.index.checks import check_ids, check_queries, check_texts, checked_query, prepare, query_texts
-from fastlane_rag.index.encoding import budget_of, encoded_documents, open_model
+from fastlane_rag.index.encoding import budget_of, encoded_documents, model_device, open_model
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
+from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
@@ -81,11 +82,12 @@ class FastLaneIndex:
         timeout: float = TIMEOUT_SECONDS,
         max_document_tokens: int | None = None,
     ) -> None:
+        self._device = device
         self._hold(storage)
         self._timeout = timeout
         self._states = SearchStates(policy or SearchPolicy())
+        self._engine = device_engine(device, self._states.policy)
         self._given_model = model
-        self._device = device
         self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
@@ -94,6 +96,7 @@ class FastLaneIndex:
 
     def _hold(self, storage: Storage) -> None:
         self._storage = storage
+        storage.device = self._device if is_cuda(self._device) else None
         self._upkeep = Upkeep(storage)
         # An index that is dropped without `close`, or open at exit, is closed all the same.
         self._finalizer = weakref.finalize(self, self._upkeep.close)
@@ -256,11 +259,13 @@ class FastLaneIndex:
 
         Raises:
             InvalidInputError: `max_document_tokens` is no whole number from 1.
+            DeviceError: there is no such CUDA device, or it cannot be used.
             IndexNotFoundError: there is no index at `path`.
             IndexFormatError: a file is damaged, or newer than this version of fastlane-rag.
             ModelMismatchError: the index was made with another model.
         """
         most = check_max_document_tokens(max_document_tokens)
+        check_device(device)
         storage = Storage.open(index_path(path), read_only=read_only, timeout=check_seconds(timeout))
         index = cls(
             storage,
@@ -327,7 +332,7 @@ class FastLaneIndex:
         if outside is not None and (given is None or isinstance(given, str)):
             return open_model(outside.name if given is None else given, dim=outside.dim)
         budget, most = self._storage.document_budget, self._max_document_tokens
-        return open_model(given, budget, most, device=self._device)
+        return open_model(given, budget, most, device=model_device(given, self._device))
 
     def _encoder(self) -> FastLaneModel:
         """The model that encodes documents to add. It must keep as many tokens of a document as before.
@@ -562,7 +567,7 @@ class FastLaneIndex:
             encoded: Sequence[EncodedQuery] = [NotEncoded() for _ in queries] if by_words else self._encoded(queries)
             span.encoded()
             with self._storage.view() as view:
-                results = answer(view, self._states.of(view.snapshot), encoded, told, words)
+                results = answer(view, self._states.of(view.snapshot), encoded, told, words, engine=self._engine)
             span.found(results)
         warn_of_hints(results)
         for query, result in zip(queries, results, strict=True):
@@ -736,6 +741,8 @@ class FastLaneIndex:
                     f"the index {self.path} stores {now!r} and cannot become {stored!r} where it is; save it elsewhere"
                 )
             return
+        if self.path is not None and Path(os.path.realpath(self.path)) in Path(os.path.realpath(directory)).parents:
+            raise InvalidInputError(f"{directory} is inside the index {self.path}; save it elsewhere")
         source = self._storage
         meta = {**source.meta, "codec": stored}
         with built_beside(directory, meta, source.filter_keys, overwrite=overwrite, timeout=self._timeout) as target:
@@ -748,8 +755,9 @@ class FastLaneIndex:
         return list(problems(self._storage))
 
     def stats(self) -> IndexStats:
-        """What the index holds and takes."""
-        return replace(self._storage.stats(), upkeep=self._upkeep.state())
+        """What the index holds and takes, on the device as well, and what there is still to do for it."""
+        found = replace(self._storage.stats(), upkeep=self._upkeep.state())
+        return found if self._engine is None else replace(found, device=self._engine.stats())
 
     def close(self, *, wait: bool = True) -> None:
         """Release files; an index in memory is gone. Closing twice is fine.
@@ -816,6 +824,8 @@ def _after_fork() -> None:
         index._storage.after_fork()
         index._upkeep.after_fork()
         index._states.clear()
+        if index._engine is not None:
+            index._engine.after_fork()
 
 
 reset_after_fork(_after_fork)

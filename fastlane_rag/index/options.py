@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import InvalidInputError, ModelMismatchError
 from fastlane_rag.index.checks import check_texts
-from fastlane_rag.index.encoding import budget_of, open_model
+from fastlane_rag.index.encoding import budget_of, model_device, open_model
 from fastlane_rag.lengths import check_max_document_tokens
+from fastlane_rag.search.engines.choice import check_device, is_cuda
 from fastlane_rag.search.options import SearchOptions, check_keywords
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
@@ -48,7 +49,8 @@ class IndexOptions:
         model: what `FastLaneModel.from_pretrained` takes, None for the bundled model; or an object that encodes, which
             `fastlane_rag.index.outside` describes. Indexes and rerankers of a process share what they load by name.
             With `dim`, the name of a model that encodes elsewhere.
-        device: where a model that is loaded here runs; None takes CUDA or MPS when there is one, else the CPU.
+        device: where a model that is loaded here runs; None takes CUDA or MPS when there is one, else the CPU. With
+            "cuda", "cuda:1" and so on, documents are kept and searched on that device as well.
         dim: size of the token embeddings that another model makes elsewhere: for `add_embeddings` and
             `search_embeddings`, without a model here.
         filter_keys: metadata keys to keep an index on. Filters work on every key; on these they are fast in large
@@ -63,6 +65,7 @@ class IndexOptions:
 
     Raises:
         InvalidInputError: an option is not what it must be; the message names it and its value.
+        DeviceError: there is no such CUDA device, or it cannot be used.
     """
 
     model: Any = None
@@ -80,6 +83,7 @@ class IndexOptions:
         object.__setattr__(self, "timeout", check_seconds(self.timeout))
         object.__setattr__(self, "max_document_tokens", check_max_document_tokens(self.max_document_tokens))
         check_codec(self.codec)
+        check_device(self.device)
 
     @classmethod
     def of(cls, **keywords: Any) -> Self:
@@ -108,7 +112,8 @@ class IndexOptions:
         Raises:
             ModelError: it cannot be opened.
         """
-        return open_model(self.model, None, self.max_document_tokens, device=self.device, dim=self.dim)
+        device = None if self.dim is not None and is_cuda(self.device) else model_device(self.model, self.device)
+        return open_model(self.model, None, self.max_document_tokens, device=device, dim=self.dim)
 
     def meta(self, model: FastLaneModel) -> dict[str, str | int]:
         """What the catalogue says of a new index with this model; see STORE_FORMAT.md."""

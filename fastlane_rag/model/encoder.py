@@ -216,9 +216,7 @@ class RoutedEncoder(MultiVectorEncoder):
     def _load_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not Path(model_name_or_path).is_dir():  # the hub's id, with the revision pinned; folders are checked before
             names = ("token", "cache_folder", "revision", "local_files_only")
-            folder = hub_folder(model_name_or_path, **{name: kwargs.get(name) for name in names})
-            if folder is not None:
-                check_model_folder(folder)
+            check_model_folder(hub_folder(model_name_or_path, **{n: kwargs[n] for n in names if n in kwargs}))
         return super()._load_modules(model_name_or_path, *args, **kwargs)
 
     def _load_default_modules(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:

@@ -104,6 +104,10 @@ class FastLaneModel:
             _refuse_options(model, asked, backend, document_budget)
         if isinstance(model, FastLaneModel):
             return model if max_document_tokens is None else model.bounded(max_document_tokens)
+        if not isinstance(model, MultiVectorEncoder | str | os.PathLike | None):
+            raise InvalidInputError(
+                f"model must be a directory, a hub id, an encoder or None, not {type(model).__name__} {model!r}"
+            )
         folder = None
         if isinstance(model, MultiVectorEncoder):
             opened = cls(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,8 @@ def hub_folder(
     token: bool | str | None = None,
     cache_folder: str | None = None,
     revision: str | None = None,
-    local_files_only: bool | None = False,
-) -> Path | None:
+    local_files_only: bool = False,
+) -> Path:
     """The folder with a model's files, downloaded where the cache has not got them.
 
     Args:
@@ -80,13 +79,20 @@ def hub_folder(
         revision: a commit, branch or tag; None for the newest.
         local_files_only: download nothing.
 
-    Returns:
-        None where the hub, or the cache, has no such model, or cannot be asked: opening it says why.
+    Raises:
+        Exception: what the hub's library says where neither hub nor cache has such a model: no network, no such model,
+            no right to it.
     """
-    for local in (True,) if local_files_only else (False, True):
-        with suppress(Exception):  # of any kind: no network, no such model, no right to it; then what is cached counts
-            return _downloaded(name, revision=revision, token=token, cache_dir=cache_folder, local_files_only=local)
-    return None
+    options = {"revision": revision, "token": token, "cache_dir": cache_folder}
+    if local_files_only:
+        return _downloaded(name, local_files_only=True, **options)
+    try:
+        return _downloaded(name, **options)
+    except Exception as error:  # of any kind: then what is cached counts
+        try:
+            return _downloaded(name, local_files_only=True, **options)
+        except Exception:  # of any kind: the first one says why
+            raise error from None
 
 
 def _downloaded(name: str, **options: Any) -> Path:

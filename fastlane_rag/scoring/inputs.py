@@ -6,8 +6,9 @@ Every error names the wrong value or shape. Nothing here computes a score.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ class Request:
         weights: (Tq,) factor of each query token, or None.
         grouped: see `documents`.
         keep_argmax: also return which document row each query token matched.
+        prepared: what a backend made of the queries, for other documents to share: `dataclasses.replace` hands it on.
     """
 
     queries: Packed[torch.Tensor]
@@ -73,6 +75,7 @@ class Request:
     weights: torch.Tensor | None = None
     grouped: bool = False
     keep_argmax: bool = False
+    prepared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def columns(self) -> int:

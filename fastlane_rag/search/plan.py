@@ -25,12 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.search.engines.base import Engine, Scan, Scanned
+from fastlane_rag.search.engines.host import HostEngine
 from fastlane_rag.search.fusion import by_ranks, relative
 from fastlane_rag.search.lanes.approximate import approximate
-from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore
 from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.gather import can_gather
-from fastlane_rag.search.lanes.ranking import best, union
+from fastlane_rag.search.lanes.ranking import best
 from fastlane_rag.search.lanes.vector import by_vector
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
@@ -52,6 +53,7 @@ def answer(
     queries: Sequence[EncodedQuery],
     options: SearchOptions,
     texts: Sequence[str] | None = None,
+    engine: Engine | None = None,
 ) -> list[SearchResult]:
     """Search for several queries at one commit.
 
@@ -61,6 +63,7 @@ def answer(
         queries: on the CPU, in the dimensions of the index.
         options: of the search.
         texts: of the queries; a hybrid search and the lane of words need them.
+        engine: compares queries with all documents; None for the host's.
 
     Raises:
         InvalidInputError: the approximate lane was asked for, and cannot run here.
@@ -72,7 +75,7 @@ def answer(
         )
     clock = _Clock()
     allowed = state.allowed(view.reader, options.filter)
-    plan = _Plan(view, state, options, options.policy or state.policy, allowed, clock)
+    plan = _Plan(view, state, options, options.policy or state.policy, allowed, clock, engine or HostEngine())
     size, filtering = plan.batch_size, clock.lap() / max(1, len(queries))
     asked = [plan.ask(query, None if texts is None else texts[n], filtering) for n, query in enumerate(queries)]
     batches = (asked[first : first + size] for first in range(0, len(asked), size))
@@ -132,6 +135,7 @@ class _Plan:
     policy: SearchPolicy
     allowed: Mask | None
     clock: _Clock
+    engine: Engine
 
     @property
     def k(self) -> int:
@@ -150,9 +154,8 @@ class _Plan:
 
     @property
     def batch_size(self) -> int:
-        """Queries that are gathered together: as many as keep their scores of every document within bounds."""
-        most = self.policy.batch_scores // max(1, int(self.view.snapshot.starts[-1]))
-        return max(1, min(self.policy.batch_queries, most))
+        """Queries that are gathered together."""
+        return self.engine.together(self.policy, int(self.view.snapshot.starts[-1]))
 
     def ask(self, query: EncodedQuery, text: str | None, filtering: float) -> _Query:
         """Route a query; `filtering` is its share, in milliseconds, of what the filter took."""
@@ -199,7 +202,7 @@ class _Plan:
         """Whether the approximate lane is faster, and what was asked for allows it."""
         coded = any(part.postings is not None for part in self.view.snapshot.parts)
         enough = self.policy.worth_gathering(self.matching, self.k, self.options.depth)
-        return coded and enough and self.route_k != "all" and can_gather()
+        return coded and enough and self.route_k != "all" and can_gather() and not self.engine.scans_all
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
@@ -255,15 +258,11 @@ class _Plan:
         """Answer queries together, by comparing their routed tokens with every document."""
         depth = self.policy.candidates(self.k, self.options.depth)
         whole = [self._whole(len(query.rows), len(query.selected), depth) for query in queries]
-        rows = [query.rows if w else query.gathering for query, w in zip(queries, whole, strict=True)]
-        self.clock.lap()
-        scores, met = exhaustive(self.view.snapshot, rows, self.allowed)
-        share = self.clock.lap() / len(queries)
-        for query, w in zip(queries, whole, strict=True):
-            query.spend("refine" if w and self._routes(query) else "gather", share)
-        return [
-            self._scanned(query, row, met, depth, whole=w) for query, row, w in zip(queries, scores, whole, strict=True)
-        ]
+        answers: dict[int, SearchResult] = {}
+        for w in sorted(set(whole)):
+            some = [n for n, one in enumerate(whole) if one is w]
+            answers |= zip(some, self._scan([queries[n] for n in some], depth, whole=w), strict=True)
+        return [answers[n] for n in range(len(queries))]
 
     def _whole(self, tokens: int, routed: int, depth: int) -> bool:
         """Whether to compare all tokens at once, because gathering and refining would compare no less."""
@@ -272,26 +271,34 @@ class _Plan:
             self.refine and matching * routed + min(depth, matching) * tokens >= matching * tokens
         )
 
+    def _scan(self, queries: Sequence[_Query], depth: int, *, whole: bool) -> list[SearchResult]:
+        """Rank by the scores of every document: of the queries' routed tokens, or of all of them."""
+        words, most = zip(*(self._by_words(query) for query in queries), strict=True)
+        refined, hybrid = self.refine and not whole, any(one is not None for one in words)
+        asked = Scan(
+            gathering=[query.rows if whole else query.gathering for query in queries],
+            refining=[query.rows for query in queries] if refined else None,
+            allowed=self.allowed,
+            depth=depth if refined or hybrid else self.k,
+            also=most,
+        )
+        found = self.engine.scan(self.state, asked)
+        self.clock.lap()
+        return [self._scanned(*one, whole=whole, refined=refined) for one in zip(queries, found, words, strict=True)]
+
     def _scanned(
-        self, query: _Query, scores: NDArray[np.float32], met: int, depth: int, *, whole: bool
+        self, query: _Query, found: Scanned, words: NDArray[np.float32] | None, *, whole: bool, refined: bool
     ) -> SearchResult:
-        """Rank by the scores of every document: of the query's routed tokens, or of all of them."""
-        gathered = met * (len(query.rows) if whole else len(query.selected))
-        words, most = self._by_words(query)
-        if self.refine and not whole:
-            own = best(scores, depth)
-            candidates = union(own, most)
-            query.spend("gather", self.clock.lap())
-            refined, seen = rescore(self.state, query.rows, candidates)
-            query.spend("refine", self.clock.lap())
-            hits = self._ranked(candidates, refined, len(query.rows), words)
-            added = len(candidates) - len(own)
-            return self._result(hits, query, len(candidates), gathered, seen * len(query.rows), added)
-        own = best(scores, self.k if words is None else depth)
-        candidates = union(own, most)
-        tokens, added = len(query.rows) if whole else len(query.selected), len(candidates) - len(own)
-        hits = self._ranked(candidates, scores[candidates], tokens, words)
-        if self._routes(query):  # everything was refined, nothing gathered
+        """The result of one query from what the engine found."""
+        everything = whole and self._routes(query)  # everything was refined, nothing gathered
+        query.spend("refine" if everything else "gather", found.gathering_ms)
+        query.spend("refine", found.refining_ms)
+        tokens = len(query.rows) if whole else len(query.selected)
+        gathered, added = found.gathered * tokens, len(found.numbers) - found.own
+        hits = self._ranked(found.numbers, found.scores, len(query.rows) if refined else tokens, words)
+        if refined:
+            return self._result(hits, query, len(found.numbers), gathered, found.refined * len(query.rows), added)
+        if everything:
             return self._result(hits, query, self.matching, 0, gathered, added)
         return self._result(hits, query, 0, gathered, 0, added)
 

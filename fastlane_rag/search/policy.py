@@ -48,6 +48,8 @@ class SearchPolicy:
         bm25_b: BM25's weight of document length.
         batch_queries: queries that the exhaustive lane scores together, at most.
         batch_scores: scores that are held at once for them, at most.
+        device_queries: queries that are searched together on a CUDA device, at most.
+        device_share: of the memory that is free on a CUDA device, how much documents may take.
         gather_block: documents whose posting lists are walked at once, so that their scores stay in a core's cache.
         gather_postings: postings that are worth a thread of their own.
         filters_kept: filters whose matching documents are remembered until the next commit.
@@ -85,6 +87,8 @@ class SearchPolicy:
     bm25_b: float = 0.4
     batch_queries: int = 32
     batch_scores: int = 1 << 24
+    device_queries: int = 256
+    device_share: float = 0.8
     gather_block: int = 1 << 14
     gather_postings: int = 5_000
     filters_kept: int = 16

@@ -316,8 +316,8 @@ class Catalogue:
         target = ":memory:" if self.path is None else f"{self.path.absolute().as_uri()}?mode={mode}"
         frozen = None
         if self.path is not None:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                check_regular(self.path.with_name(self.path.name + suffix))
+            for suffix in ("", "-wal", "-shm", "-journal"):  # of which readers write the last three as well
+                check_regular(self.path.with_name(self.path.name + suffix), written=bool(suffix) or mode != "ro")
             frozen = _signature(self.path) if mode == "ro" and _frozen(self.path) else None
         with inside_sqlite():
             connection = sqlite3.connect(

@@ -9,7 +9,7 @@ themselves, null only with null. Dates compare as instants, see `fastlane_rag.st
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +137,7 @@ def compared(operator: str, key: str, value: Any) -> Compiled:
 def between(key: str, bounds: Any) -> Compiled:
     """e lies between two values, or is one of them."""
     limits = list(_listed("$between", key, bounds))
-    if len(limits) != 2:
+    if len(limits) != 2 or isinstance(bounds, Set):
         raise FilterError(f"$between on {key!r} takes two values, the least and the most, not {bounds!r}")
     parts = [compared(operator, key, limit) for operator, limit in zip(("$gte", "$lte"), limits, strict=True)]
     kinds = {operand_kind("$between", limit) for limit in limits}

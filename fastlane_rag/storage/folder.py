@@ -62,7 +62,8 @@ class Folder:
 
         Raises:
             FileNotFoundError: there is no such file.
-            IndexFormatError: it is a link, a pipe, a device or a directory.
+            IndexFormatError: it is a link, a pipe, a device or a directory; or it is to be written and has another name
+                as well, under which it would change too.
         """
         try:
             fd = os.open(self._at(name), flags | _FLAGS, mode, dir_fd=self._fd)
@@ -70,9 +71,11 @@ class Folder:
             if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
                 raise IndexFormatError(f"{self.path / name} is not a regular file: {error.strerror}") from error
             raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            _check_file(self.path / name, os.fstat(fd), written=bool(flags & (os.O_WRONLY | os.O_RDWR)))
+        except IndexFormatError:
             os.close(fd)
-            raise IndexFormatError(f"{self.path / name} is not a regular file")
+            raise
         return fd
 
     def read(self, name: str, most: int) -> bytes:
@@ -139,18 +142,28 @@ def sync_directory(path: Path) -> None:
         folder.close()
 
 
-def check_regular(path: Path) -> None:
+def check_regular(path: Path, *, written: bool) -> None:
     """Check that a file that SQLite will open by its path is a regular file or absent.
 
+    Args:
+        path: the file.
+        written: whether SQLite may write to it.
+
     Raises:
-        IndexFormatError: it is a link, a pipe, a device or a directory.
+        IndexFormatError: it is a link, a pipe, a device or a directory; or it may be written and has another name.
     """
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
+    with suppress(FileNotFoundError):
+        _check_file(path, path.lstat(), written=written)
+
+
+def _check_file(path: Path, found: os.stat_result, *, written: bool) -> None:
+    if not stat.S_ISREG(found.st_mode):
         raise IndexFormatError(f"{path} is not a regular file; an index holds no links, pipes or devices")
+    if written and found.st_nlink > 1:
+        raise IndexFormatError(
+            f"{path} has {found.st_nlink} names (hard links), and writing would change the file under all. Copy "
+            "the index to a new directory, or open it with read_only=True"
+        )
 
 
 def index_path(path: Any) -> Path:

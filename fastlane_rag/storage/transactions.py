@@ -59,6 +59,7 @@ class Storage:
         bits: a dimension, that segments are to have once there is a codec; None for fp16.
         dim: of a token row.
         changing: held by a thread while it changes the index.
+        device: a CUDA device that may train codecs; None for the CPU.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Storage:
         except (KeyError, ValueError) as error:
             raise IndexFormatError(f"{catalogue.where}: {error}") from error
         self.changing = threading.RLock()
+        self.device: str | None = None
         self._lock = lock
         self._wrote = False
         self._snapshot: Snapshot | None = None

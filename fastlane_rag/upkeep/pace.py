@@ -25,10 +25,14 @@ class Pace:
     Args:
         stop: an event that ends the step. A step with one waits for other writers as long as it takes; a step without
             one, which a caller waits for, waits as long as any write of the index.
+
+    Attributes:
+        waiting_since: when the step began to wait for others; None while it works.
     """
 
     def __init__(self, stop: threading.Event | None = None) -> None:
         self._stop = stop
+        self.waiting_since: float | None = None
 
     def __call__(self) -> None:
         """Go on.
@@ -40,6 +44,15 @@ class Pace:
             raise Stopped
 
     @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The step waits for others during the block."""
+        self.waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waiting_since = None
+
+    @contextmanager
     def turn(self, storage: Storage) -> Iterator[None]:
         """Be the writer during the block.
 
@@ -48,14 +61,17 @@ class Pace:
             IndexLockedError: others wrote for as long as a write waits; only without a stop event.
         """
         with ExitStack() as turn:
-            while True:
-                self()
-                try:
-                    turn.enter_context(storage.turn())
-                except IndexLockedError:
-                    if self._stop is None:
-                        raise
+            with self.waiting():
+                while not self._entered(turn, storage):
+                    self()
                     time.sleep(_PAUSE_SECONDS)
-                else:
-                    break
             yield
+
+    def _entered(self, turn: ExitStack, storage: Storage) -> bool:
+        try:
+            turn.enter_context(storage.turn())
+        except IndexLockedError:
+            if self._stop is None:
+                raise
+            return False
+        return True

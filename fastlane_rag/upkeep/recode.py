@@ -71,7 +71,7 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
         newest = newest_codec(storage, view.reader)
     if bits is None or not snapshot.tokens:
         return False
-    codec = _trained(snapshot, bits, newest, pace)
+    codec = _trained(snapshot, storage.dim, bits, newest, pace, storage.device)
     vector_map = fit_map(snapshot)
     with pace.turn(storage), storage.changing:
         with storage.view() as view:
@@ -84,24 +84,25 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
     return True
 
 
-def _trained(snapshot: Snapshot, bits: int, newest: Codec, pace: Pace) -> Codec:
+def _trained(snapshot: Snapshot, dim: int, bits: int, newest: Codec, pace: Pace, device: str | None) -> Codec:
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
-    sample = _sample(snapshot, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
+    sample = _sample(snapshot, dim, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
     like = newest if isinstance(newest, ResidualCodec) else None
-    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, between=pace)
+    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, device=device, between=pace)
 
 
-def _sample(snapshot: Snapshot, count: int) -> NDArray[np.float32]:
+def _sample(snapshot: Snapshot, dim: int, count: int) -> NDArray[np.float16]:
     """(count, dim) live token rows drawn at random, each at most once."""
     live = snapshot.live_numbers
     ends = np.cumsum(snapshot.lengths[live])
     drawn = np.sort(np.random.default_rng(0).choice(int(ends[-1]), count, replace=False))
     owner = np.searchsorted(ends, drawn, side="right")
     within = drawn - (ends - snapshot.lengths[live])[owner]
-    rows = [
-        part.source.take(part.source.offsets[documents] + within[here]).astype(np.float32)
-        for part, here, documents in snapshot.by_part(live[owner])
-    ]
-    return np.concatenate(rows)
+    rows, filled = np.empty((count, dim), np.float16), 0
+    for part, here, documents in snapshot.by_part(live[owner]):
+        some = part.source.take(part.source.offsets[documents] + within[here])
+        rows[filled : filled + len(some)] = some
+        filled += len(some)
+    return rows

@@ -25,7 +25,7 @@ FOREGROUND_BYTES = 4 << 20
 # After a failure the next write starts no thread for this long, because a full disk would make each write train anew.
 RETRY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.01
-# The end of a program waits this long for a thread that has been told to stop.
+# Who closes an index waits this long for a thread that has been told to stop, or that waits for other processes.
 _PATIENCE_SECONDS = 5.0
 
 
@@ -51,6 +51,7 @@ class Upkeep:
         self._guard = threading.RLock()
         self._thread: threading.Thread | None = None
         self._wanted = False
+        self._pace = Pace()
         self._stop = threading.Event()
         self._claims: dict[int, tuple[int, ...]] = {}  # what each thread works on
         self._error: Exception | None = None
@@ -67,8 +68,11 @@ class Upkeep:
             while self._do_one(max(tokens, FOREGROUND_BYTES // (2 * self._storage.dim)), Pace()):
                 pass
             with self._storage.view() as view:
-                if next(due(self._storage, view), None) is not None:
-                    self._start()
+                left = next(due(self._storage, view), None) is not None
+            if left:
+                self._start()
+            else:
+                self._error = None
         except FastLaneError as error:
             self._tell(error)
 
@@ -110,16 +114,18 @@ class Upkeep:
             return "done" if next(due(self._storage, view), None) is None else "due"
 
     def wait(self) -> None:
-        """Wait for the thread in the background."""
+        """Wait for the thread in the background, but not long for those that it waits for itself."""
         while (thread := self._thread) is not None and thread.is_alive():
-            thread.join()
+            thread.join(_PAUSE_SECONDS)
+            since = self._pace.waiting_since
+            if since is not None and time.monotonic() - since > _PATIENCE_SECONDS:
+                return
 
     def close(self) -> None:
         """Stop the thread in the background, and close the index."""
+        self._abandoned = True  # a thread that does not end now closes it when it ends
         if self._end_thread():
             self._storage.close()
-        else:
-            self._abandoned = True  # the thread closes it when it ends
 
     def _end_thread(self) -> bool:
         """Stop the thread in the background. Returns false where it is this one, or does not end."""
@@ -142,7 +148,8 @@ class Upkeep:
             self._wanted = True
             alive = self._thread is not None and self._thread.is_alive()
             if not alive and time.monotonic() >= self._not_before:
-                work = partial(self._work, Pace(self._stop), own_threads(1))
+                self._pace = Pace(self._stop)
+                work = partial(self._work, self._pace, own_threads(1))
                 self._thread = threading.Thread(target=work, name="fastlane-upkeep", daemon=True)
                 self._thread.start()
 
@@ -210,9 +217,10 @@ class Upkeep:
         try:
             if lock is not None:
                 self._locks.add(lock)
-                while not lock.take():
-                    pace()
-                    time.sleep(_PAUSE_SECONDS)
+                with pace.waiting():
+                    while not lock.take():
+                        pace()
+                        time.sleep(_PAUSE_SECONDS)
             yield
         finally:
             if lock is not None:

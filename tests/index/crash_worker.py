@@ -80,11 +80,12 @@ if __name__ == "__main__":
     from word_model import WordModel
 
     from fastlane_rag import FastLaneIndex
-    from fastlane_rag.upkeep import merge, recode, write
+    from fastlane_rag.upkeep import merge, recode, worker, write
 
     # A few documents must do to fill the pending rows, make segments, merge them, and train codecs.
     write.SMALL_BYTES, merge.PENDING_BYTES, merge.FAN = 600, 2000, 3
     recode.TRAIN_TOKENS, recode.GROWTH = 60, 1.5
+    worker.FOREGROUND_BYTES = 1000  # kills hit steps in the background as well
     # Import before forking, so that kills hit writes and not imports.
     with FastLaneIndex.create(model=WordModel(), codec="residual8") as warm:
         warm.add([f"w{i} w{i % 7}" for i in range(200)])

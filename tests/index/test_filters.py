@@ -130,6 +130,7 @@ def test_what_a_filter_matches(filtered, filter, expected):
         ({"tags": {"$contains": ["a"]}}, r"\$contains on 'tags'"),
         ({"year": {"$between": 3}}, r"\$between on 'year' takes a list"),
         ({"year": {"$between": [1, 2, 3]}}, r"\$between on 'year' takes two values"),
+        ({"year": {"$between": {1, 2}}}, r"\$between on 'year' takes two values"),
         ({"year": {"$between": [1, "2"]}}, r"\$between on 'year' takes two numbers, two texts or two dates"),
         ({"lang": {"$like": 3}}, r"\$like on 'lang' takes a text with % and _"),
         ({"$ids": ["a"]}, "the key \\$id"),

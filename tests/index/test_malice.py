@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import zlib
@@ -202,6 +203,31 @@ def test_a_segment_that_is_a_link_to_another_file_is_refused_and_the_file_surviv
         FastLaneIndex.open(foreign, model=WordModel())
     shutil.rmtree(foreign)
     assert victim.read_bytes().startswith(b"xxx")
+
+
+@pytest.mark.parametrize("name", ["commits", "writer.lock", "catalogue.sqlite3-wal", "catalogue.sqlite3-shm"])
+def test_a_file_that_has_another_name_outside_is_never_written(foreign, name):
+    """A hard link, as an unpacked archive may hold it."""
+    victim = foreign.parent / "victim"
+    victim.write_text("precious")
+    (foreign / name).unlink(missing_ok=True)
+    (foreign / name).hardlink_to(victim)
+    with suppress(FastLaneError), FastLaneIndex.open(foreign, model=WordModel()) as index:
+        index.add(["one more"])
+    with suppress(FastLaneError), FastLaneIndex.open(foreign, model=WordModel(), read_only=True) as index:
+        index.search("word1", k=1)
+    assert victim.read_text() == "precious"
+
+
+def test_a_copy_by_hard_links_is_read_and_not_written(foreign, tmp_path):
+    """What `cp -al` makes shares its files with the index it was made of."""
+    before = (foreign / "catalogue.sqlite3").read_bytes()
+    shutil.copytree(foreign, tmp_path / "linked", copy_function=os.link)
+    with FastLaneIndex.open(tmp_path / "linked", model=WordModel(), read_only=True) as index:
+        assert len(index) == len(index.ids()) > 0
+    with pytest.raises(IndexFormatError, match=r"has 2 names \(hard links\).*Copy the index"):
+        FastLaneIndex.open(tmp_path / "linked", model=WordModel())
+    assert (foreign / "catalogue.sqlite3").read_bytes() == before
 
 
 def test_a_forged_lock_file_only_changes_words(foreign):

@@ -109,6 +109,14 @@ def test_an_unknown_codec_is_refused_before_anything_is_written(model, tmp_path)
     assert not (tmp_path / "copy").exists()
 
 
+def test_an_index_is_not_saved_into_itself(tmp_path):
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        for inside in ("copy", "segments/copy"):
+            with pytest.raises(InvalidInputError, match="is inside the index"):
+                index.save(tmp_path / "index" / inside)
+    FastLaneIndex.create(tmp_path / "index", model=WordModel(), overwrite=True).close()
+
+
 def test_an_index_is_not_recoded_where_it_is(tmp_path):
     with FastLaneIndex.create(tmp_path / "index", model=WordModel(), codec="fp16") as index:
         index.add(["some words"])

@@ -1,4 +1,4 @@
-"""Merging, training and recoding beside reads and writes: no wait, no loss, no silent failure."""
+"""Merging, training and recoding beside reads and writes: nobody waits, nothing is lost, no failure is silent."""
 
 import gc
 import logging
@@ -266,6 +266,19 @@ def test_close_waits_for_the_background(tmp_path, training):
     with FastLaneIndex.open(tmp_path / "index", model=WordModel(), read_only=True) as again:
         assert again.stats().upkeep == "done"
         assert set(codecs(again)) == {"residual4"}
+
+
+def test_close_does_not_wait_for_a_writer_that_the_background_waits_for(tmp_path, training, monkeypatch):
+    monkeypatch.setattr(worker, "_PATIENCE_SECONDS", 0.1)
+    path = tmp_path / "index"
+    index = FastLaneIndex.create(path, model=WordModel(), timeout=0)
+    cross_the_threshold(index, training)
+    with FastLaneIndex.open(path, model=WordModel()) as other, other._storage.turn():
+        training.let_go()
+        index.close()
+    with FastLaneIndex.open(path, model=WordModel()) as again:
+        assert again.stats().upkeep == "due"
+        assert len(again) == 40
 
 
 def test_close_without_waiting_gives_the_work_up_and_the_next_write_begins_it_anew(tmp_path, recoding):

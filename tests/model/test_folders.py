@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fastlane_rag import FastLaneModel
-from fastlane_rag.errors import ModelError
+from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.model import default
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +189,28 @@ def test_a_sound_model_of_the_hubs_cache_opens(saved: Path, tmp_path: Path) -> N
     opened = FastLaneModel.from_pretrained("someone/model", cache_folder=str(tmp_path), dtype="float32", device="cpu")
     assert opened.name == "someone/model"
     assert opened.fingerprint == FastLaneModel.from_pretrained(saved, dtype="float32", device="cpu").fingerprint
+
+
+def test_a_model_that_neither_hub_nor_cache_has_is_refused_at_once(tmp_path: Path) -> None:
+    """By default each of the loader's requests is tried six times."""
+    asked = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "from fastlane_rag import FastLaneModel\n"
+            f"FastLaneModel.from_pretrained('someone/nothing', cache_folder={str(tmp_path)!r}, device='cpu')",
+        ],
+        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+    )
+    assert "ModelError: cannot open the model 'someone/nothing'" in asked.stderr
+    assert "Retrying" not in asked.stderr
+
+
+@pytest.mark.parametrize("model", [5, b"docs", ["a"], object()])
+def test_what_is_no_model_at_all_is_refused(model: object) -> None:
+    with pytest.raises(InvalidInputError, match="model must be"):
+        FastLaneModel.from_pretrained(model)  # type: ignore[arg-type]
 
 
 def test_large_files_that_are_no_configuration_are_left_alone(saved: Path, tmp_path: Path) -> None:

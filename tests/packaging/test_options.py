@@ -43,9 +43,9 @@ seen, answer = {}, plan.answer
 place = ""
 
 
-def watching(view, state, queries, told, texts=None):
+def watching(view, state, queries, told, texts=None, **rest):
     seen[place] = told.shout
-    return answer(view, state, queries, told, texts)
+    return answer(view, state, queries, told, texts, **rest)
 
 
 plan.answer = watching

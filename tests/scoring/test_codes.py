@@ -1,10 +1,13 @@
 """Scores of documents in code, compared with scores of their decoded rows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from fastlane_rag.scoring import Codebook, Codes, maxsim, set_threads, token_maxima
+from fastlane_rag.scoring import Codebook, Codes, backends, maxsim, set_threads, token_maxima
 from fastlane_rag.scoring.codes import pack_levels, unpack_levels
+from fastlane_rag.scoring.inputs import Packed, Request, in_order
 from fastlane_rag.scoring.reference import reference_maxsim, reference_token_maxima
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -93,8 +96,38 @@ def test_many_queries_are_scored_in_parts(bits, monkeypatch, draw_codes):
     codes, queries = draw_codes(40, 16, bits), torch.randn(12, 5, 16, generator=torch.Generator().manual_seed(1))
     offsets = torch.tensor([0, 10, 40])
     whole = maxsim(queries, codes, document_offsets=offsets)
-    monkeypatch.setattr("fastlane_rag.scoring.native.backend._TABLE_BYTES", 37 * 4 * 12)
+    for backend in ("native", "triton"):
+        monkeypatch.setattr(f"fastlane_rag.scoring.{backend}.backend._TABLE_BYTES", 37 * 4 * 12)
     torch.testing.assert_close(maxsim(queries, codes, document_offsets=offsets), whole)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40], ids="{}-tokens".format)
+def test_documents_of_each_query_alone(bits, tokens, draw_codes):
+    """Groups, as a refinement scores them; what was prepared for the queries serves the next documents too."""
+    codes = draw_codes(60, 24, bits)
+    query = torch.nn.functional.normalize(torch.randn(3, tokens, 24, generator=torch.Generator().manual_seed(1)), dim=2)
+    weights = torch.linspace(0.5, 1.5, 3 * tokens)
+    queries = in_order(query.flatten(0, 1), torch.arange(4) * tokens)
+    whole = maxsim(query, codes, document_offsets=torch.arange(0, 61, 5), query_weights=weights.view(3, tokens))
+    numbers = torch.tensor([[3, 0], [1, 1], [2, 11]])
+    documents = Packed(codes, numbers.flatten() * 5, torch.full((6,), 5))
+    request = Request(queries, documents, weights, grouped=True)
+    backend = backends.choose(queries.rows, codes)
+    torch.testing.assert_close(backend.scores(request)[0], whole.gather(1, numbers))
+    second = replace(request, documents=Packed(codes, numbers.flip(1).flatten() * 5, torch.tensor([5, 0] * 3)))
+    scores = backend.scores(second)[0]
+    torch.testing.assert_close(scores[:, 0], whole.gather(1, numbers[:, 1:])[:, 0])
+    assert (scores[:, 1] == -torch.inf).all()
+
+
+def test_queries_beyond_the_range_of_float16(bits, draw_codes):
+    """Nothing overflows: a query is as exact as its own size allows."""
+    codes, query = draw_codes(30, 16, bits), torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
+    offsets = torch.tensor([0, 10, 30])
+    expected = maxsim(query, codes, document_offsets=offsets) * 2**20
+    torch.testing.assert_close(maxsim(query * 2**20, codes, document_offsets=offsets), expected)
+    wide = maxsim((query * 2**20).bfloat16(), codes, document_offsets=offsets)
+    torch.testing.assert_close(wide, expected, rtol=0.05, atol=2**16)
 
 
 def test_a_centroid_that_does_not_exist_makes_its_document_nan(bits, draw_codes):

@@ -106,6 +106,15 @@ def test_dtypes_may_be_mixed(assert_close):
     assert_close(maxsim(query, document[None]), reference_maxsim([query], [document]))
 
 
+def test_queries_beyond_the_range_of_float16(assert_close):
+    """On documents in half precision: tokens of any size, each with its own weight."""
+    query, document = torch.rand(3, 16) * torch.tensor([[2.0**20], [1.0], [7e4]]), torch.rand(9, 16).half()
+    weights = torch.tensor([2**-20, 1.0, 1e-5])
+    assert_close(maxsim(query, document[None], query_weights=weights), reference_maxsim([query], [document], [weights]))
+    values, _ = token_maxima(query, document, torch.tensor([0, 4, 9]))
+    assert_close(values, reference_token_maxima(query, [document[:4], document[4:]]))
+
+
 def test_numpy_arrays_are_accepted(assert_close):
     query, document = np.random.default_rng(0).random((2, 4, 8), dtype=np.float32)
     document.setflags(write=False)

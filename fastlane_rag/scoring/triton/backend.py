@@ -1,16 +1,21 @@
-"""MaxSim on CUDA with the Triton kernels: chooses block sizes, lays out queries, launches."""
+"""MaxSim on CUDA with the Triton kernels: chooses block sizes, lays out queries, launches on the device of the rows."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 
 from fastlane_rag.scoring.codes import Codes
 from fastlane_rag.scoring.inputs import Packed, Request, Rows, in_order
 
-__all__ = ["available", "bag", "scores", "token_maxima"]
+__all__ = ["available", "bag", "block_sizes", "scores", "token_maxima"]
+
+_TABLE_BYTES = 256 << 20  # of products of centroids and query tokens, held at once
+_PROGRAMS = 16  # of the kernel over codes, for each multiprocessor
+_HALF_RANGE = 1 << 15  # larger query values are scaled down for documents in float16
 
 
 def available(device: torch.device) -> bool:
@@ -46,73 +51,111 @@ def bag(rows: torch.Tensor, indices: torch.Tensor, factors: torch.Tensor, starts
     if count and len(indices):
         block = min(triton.next_power_of_2(dim), 128)
         bounds = torch.nn.functional.pad(starts, (0, 1), value=len(indices))
-        bag_kernel[(count, triton.cdiv(dim, block))](
-            rows.contiguous(), indices, factors, bounds, sums, DIM=dim, BLOCK_E=16, BLOCK_K=block
-        )
+        with _on(rows.device):
+            bag_kernel[(count, triton.cdiv(dim, block))](
+                rows.contiguous(), indices, factors, bounds, sums, DIM=dim, BLOCK_E=16, BLOCK_K=block
+            )
     return sums
 
 
 def _launch(request: Request) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Scores (Nq, columns) and, if kept, the maxima and their rows (columns, Tq)."""
+    device, columns, tokens = request.queries.rows.device, request.columns, len(request.queries.rows)
+    result = torch.empty(len(request.queries), columns, dtype=torch.float32, device=device)
+    values = torch.empty(columns, tokens, dtype=torch.float32, device=device) if request.keep_argmax else None
+    argmax = torch.empty(columns, tokens, dtype=torch.int64, device=device) if request.keep_argmax else None
+    if result.numel():
+        with _on(device):
+            launch = _score_codes if isinstance(request.documents.rows, Codes) else _score_rows
+            launch(request, result, values, argmax)
+    return result, values, argmax
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a CUDA device the current one: Triton launches there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _score_codes(
+    request: Request, result: torch.Tensor, values: torch.Tensor | None, argmax: torch.Tensor | None
+) -> None:
+    """Write the scores of documents in code, for some queries at a time."""
+    from fastlane_rag.scoring.triton.codes import CodedQueries, launch
+
+    device, grouped, columns = result.device, request.grouped, request.columns
+    documents = cast("Packed[Codes]", request.documents).on(device)
+    book = documents.rows.codebook
+    key = id(book), grouped
+    if key not in request.prepared:
+        longest = max(8, int(request.queries.lengths.max()))
+        step = max(1, _TABLE_BYTES // (8 * longest * len(book.centroids)))  # a query takes up to 2 * longest slots
+        ranges = [slice(first, first + step) for first in range(0, len(request.queries), step)]
+        made = [(here, CodedQueries(request.queries, request.weights, book, here, alone=grouped)) for here in ranges]
+        request.prepared[key] = book, made  # with the codebook, so that its id stays its own
+    _, parts = request.prepared[key]
+    programs = _PROGRAMS * _multiprocessors(device)
+    starts, lengths = documents.starts.contiguous(), documents.lengths.contiguous()
+    for here, queries in parts:
+        mine = slice(here.start * columns, here.stop * columns) if grouped else slice(None)
+        some = Packed(documents.rows, starts[mine], lengths[mine])
+        launch(queries, some, result[here], values, argmax, grouped=grouped, programs=programs)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of the device; 1 in the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _score_rows(
+    request: Request, result: torch.Tensor, values: torch.Tensor | None, argmax: torch.Tensor | None
+) -> None:
+    """Write the scores of documents as rows."""
     import triton
 
     from fastlane_rag.scoring.triton.kernels import maxsim_kernel
 
-    queries, weights, grouped, keep = request.queries, request.weights, request.grouped, request.keep_argmax
-    query_rows = queries.rows.detach().contiguous()
-    device, (tokens, dim) = query_rows.device, query_rows.shape
-    documents, columns = request.documents.on(device), request.columns
-    result = torch.empty(len(queries), columns, dtype=torch.float32, device=device)
-    values = torch.empty(columns, tokens, dtype=torch.float32, device=device) if keep else None
-    argmax = torch.empty(columns, tokens, dtype=torch.int64, device=device) if keep else None
-    if result.numel() == 0:
-        return result, values, argmax
+    queries, weights, grouped, columns = request.queries, request.weights, request.grouped, request.columns
+    documents = cast("Packed[torch.Tensor]", request.documents).on(result.device)
+    query_rows, rows = queries.rows.detach(), documents.rows.detach().contiguous()
+    tokens, dim = query_rows.shape
+    factors = torch.ones(tokens, device=result.device) if weights is None else weights.detach().float()
+    grown = None
+    if rows.dtype == torch.float16 and query_rows.dtype != torch.float16:
+        # Powers of two lose no digit, and bring the query into the range of float16.
+        largest = query_rows.float().abs().amax(1)
+        exponents = torch.where(largest.isfinite() & (largest > _HALF_RANGE), largest.frexp().exponent - 15, 0)
+        grown = torch.ldexp(torch.ones_like(largest), exponents)
+        query_rows, factors = (query_rows.float() / grown[:, None]).to(query_rows.dtype), factors * grown
 
-    slots, width = _slots(queries.on(device))
-    factors = torch.ones(tokens, device=device) if weights is None else weights.detach().float().contiguous()
-    blocks = block_sizes(query_rows.dtype, documents.rows, width, 1 if grouped else len(queries))
+    slots, width = _slots(queries.on(result.device))
+    blocks = block_sizes(query_rows.dtype, rows, width, 1 if grouped else len(queries))
     together = max(blocks["BLOCK_Q"] // width, 1)
     programs = len(documents) * (1 if grouped else triton.cdiv(len(queries), together))
-    unused = result
     maxsim_kernel[(programs,)](
-        query_rows,
-        factors,
+        query_rows.contiguous(),
+        factors.contiguous(),
         slots,
-        *_document_arrays(documents.rows),
+        rows,
         documents.starts.contiguous(),
         documents.lengths.contiguous(),
         result,
-        values if values is not None else unused,
-        argmax if argmax is not None else unused,
+        result if values is None else values,
+        result if argmax is None else argmax,
         len(queries),
         tokens,
-        len(documents),
         columns,
         DIM=dim,
         SLOTS=width,
         PRECISION="tf32x3",
         GROUPED=grouped,
-        KEEP=keep,
+        KEEP=values is not None,
         **blocks,
     )
-    return result, values, argmax
+    if grown is not None and values is not None:
+        values *= grown
 
 
-def _document_arrays(rows: Rows) -> tuple[torch.Tensor | int, ...]:
-    """The kernel's arguments for documents; for rows that are not in code, it reads only the first."""
-    if isinstance(rows, Codes):
-        return (
-            rows.residuals.contiguous(),
-            rows.centroid_ids.contiguous(),
-            rows.scales.contiguous(),
-            rows.codebook.base,
-            rows.codebook.steps.contiguous(),
-            len(rows.codebook.centroids),
-        )
-    return (*(rows.detach().contiguous(),) * 5, 0)
-
-
-def block_sizes(query_dtype: torch.dtype, documents: Rows, width: int, queries: int) -> dict[str, Any]:
+def block_sizes(query_dtype: torch.dtype, documents: torch.Tensor, width: int, queries: int) -> dict[str, Any]:
     """Choose the kernel's tile for these documents and queries of `width` slots.
 
     Every choice fits 96 KiB of shared memory, which the smaller devices of compute capability 8.0 and later have, and
@@ -120,21 +163,18 @@ def block_sizes(query_dtype: torch.dtype, documents: Rows, width: int, queries: 
     """
     import triton
 
-    bits = documents.codebook.bits if isinstance(documents, Codes) else 0
-    full, dim = documents.dtype == torch.float32 and not bits, documents.shape[1]
+    full, dim = documents.dtype == torch.float32, documents.shape[1]
     widest = 32 if full else 64
     # Several short queries share a program, so that its matrices are large enough for the tensor cores.
     together = max(1, min(widest // width, triton.next_power_of_2(queries)))
     whole = max(16, triton.next_power_of_2(dim))  # the smallest matrix a tensor core multiplies is 16 wide
     return {
         "BLOCK_Q": min(width * together, widest),
-        "BLOCK_D": 32 if full or bits else 64,
+        "BLOCK_D": 32 if full else 64,
         "BLOCK_K": min(whole, 32) if full else whole if whole <= 128 else 64,
-        # Documents in code: the error of the code is far larger than that of a query in float16.
-        "SPLIT": query_dtype == torch.float32 and not full and not bits,
-        "BITS": bits,
+        "SPLIT": query_dtype != documents.dtype and not full,
         "num_warps": 4,
-        "num_stages": 2 if full or bits else 3,
+        "num_stages": 2 if full else 3,
     }
 
 

@@ -1,4 +1,4 @@
-"""MaxSim on a GPU, in Triton: the kernels, which `triton.backend` launches.
+"""MaxSim of rows on a GPU, in Triton: the kernels, which `triton.backend` launches. Documents in code: `triton.codes`.
 
 A program scores one document against a block of query tokens. It reads the document's rows once, keeps similarities in
 registers, and writes one score per query (and for the gradient one row per token).
@@ -13,20 +13,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["bag_kernel", "maxsim_kernel"]
+__all__ = ["COUNTS", "bag_kernel", "maxsim_kernel"]
+
+COUNTS = ["query_count", "query_tokens", "columns"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def maxsim_kernel(
     queries,  # (Tq, DIM) rows of all queries
     weights,  # (Tq,) float32
     slots,  # (Nq * SLOTS,) int64: the row of `queries` in each query's slots, -1 in unused ones
-    documents,  # (T, DIM) rows of all documents; their packed levels (T, W) uint8 if BITS
-    centroid_ids,  # (T,) uint16, used if BITS
-    scales,  # (T,) uint8, used if BITS
-    base,  # (K, DIM) float32, used if BITS
-    steps,  # (DIM,) float32, used if BITS
-    centroid_count,  # K
+    documents,  # (T, DIM) rows of all documents
     starts,  # (Nd,) int64
     lengths,  # (Nd,) int64
     scores,  # (Nq, Nd) float32 out; (Nq, N) when GROUPED
@@ -34,7 +31,6 @@ def maxsim_kernel(
     argmax,  # (Nd, Tq) int64 out if KEEP, their rows
     query_count,
     query_tokens,  # Tq
-    document_count,
     columns,  # Nd, or N when GROUPED
     DIM: tl.constexpr,
     SLOTS: tl.constexpr,  # of a query, a multiple of 16
@@ -42,7 +38,6 @@ def maxsim_kernel(
     BLOCK_D: tl.constexpr,  # document rows read together
     BLOCK_K: tl.constexpr,  # dimensions multiplied together
     SPLIT: tl.constexpr,  # queries have more digits than documents: multiply them in two parts
-    BITS: tl.constexpr,  # of a level, 0 for documents that are not in code
     PRECISION: tl.constexpr,  # of products of float32; "tf32x3" is as exact as float32 for this purpose
     GROUPED: tl.constexpr,
     KEEP: tl.constexpr,
@@ -75,22 +70,11 @@ def maxsim_kernel(
             tokens = token + tl.arange(0, BLOCK_D)
             similarity = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
             present = tokens < length
-            if BITS:
-                centroid = tl.load(centroid_ids + start + tokens, present, 0).to(tl.int32)
-                bases = base + tl.minimum(centroid, centroid_count - 1) * DIM
             for k in range(0, DIM, BLOCK_K):
-                if BITS:
-                    part = _decode_rows(documents, start + tokens, present, bases, steps, k, DIM, BLOCK_K, BITS)
-                else:
-                    part = _load_rows(documents, start + tokens, present, k, DIM, BLOCK_K)
+                part = _load_rows(documents, start + tokens, present, k, DIM, BLOCK_K)
                 if DIM > BLOCK_K:
                     query = _load_rows(queries, rows, rows >= 0, k, DIM, BLOCK_K)
                 similarity = _multiply_add(query, part, similarity, SPLIT, PRECISION)
-            if BITS:
-                factors = tl.load(scales + start + tokens, present, 0).to(tl.float32)
-                # A centroid that does not exist makes the score NaN.
-                factors = tl.where(centroid < centroid_count, (factors + 128) / 256, float("nan"))
-                similarity *= factors[None, :]
             # A maximum would drop NaN. Replace it by infinity, which is replaced by NaN again below.
             similarity = tl.where(similarity == similarity, similarity, float("inf"))
             similarity = tl.where(present[None, :], similarity, float("-inf"))
@@ -117,22 +101,6 @@ def _load_rows(table, rows, present, first_dim, DIM: tl.constexpr, BLOCK_K: tl.c
     """A (rows, BLOCK_K) part of a table of DIM columns, zero where not present."""
     dims = first_dim + tl.arange(0, BLOCK_K)
     return tl.load(table + rows[:, None] * DIM + dims[None, :], present[:, None] & (dims < DIM)[None, :], 0.0)
-
-
-@triton.jit
-def _decode_rows(
-    packed, rows, present, bases, steps, first_dim, DIM: tl.constexpr, BLOCK_K: tl.constexpr, BITS: tl.constexpr
-):
-    """A (rows, BLOCK_K) part of decoded rows, without their scale, in float16, zero where not present."""
-    width: tl.constexpr = (DIM * BITS + 7) // 8
-    dims = first_dim + tl.arange(0, BLOCK_K)
-    inside = present[:, None] & (dims < DIM)[None, :]
-    # Each byte has one level of each plane; a plane is a run of `width` neighbouring dimensions.
-    bytes_ = tl.load(packed + rows[:, None] * width + (dims % width)[None, :], inside, 0).to(tl.int32)
-    levels = (bytes_ >> (dims // width * BITS)[None, :]) & ((1 << BITS) - 1)
-    step = tl.load(steps + dims, dims < DIM, 0.0)
-    values = tl.load(bases[:, None] + dims[None, :], inside, 0.0) + step[None, :] * levels.to(tl.float32)
-    return tl.where(inside, values, 0.0).to(tl.float16)
 
 
 @triton.jit
