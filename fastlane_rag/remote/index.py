@@ -379,27 +379,24 @@ def _adding(texts: Any, ids: Any, metadatas: Any) -> tuple[list[str], Call[Ids]]
     return final, Call("POST", "/documents", Ids, UpsertRequest(documents=documents), writes=True)
 
 
-_Searched = Call[SearchResponse | SearchBatchResponse]
-
-
 def _searching(
     queries: Sequence[str] | Sequence[EncodedQuery],
     told: SearchOptions,
     *,
     texts: Sequence[str] | None = None,
     detail: bool = False,
-) -> _Searched:
+) -> Call[SearchResponse | SearchBatchResponse]:
     from fastlane_rag.index.checks import check_texts
 
     asked = {"detail": detail, "embeddings": detail, **options_message(told)}
     if isinstance(queries, str) or not all(hasattr(query, "embeddings") for query in queries):
         words = check_texts(cast("Sequence[str]", queries), "queries")
         if len(words) == 1:  # the server answers single queries of many clients together
-            return _Searched("POST", "/search", SearchResponse, SearchRequest(query=words[0], **asked))
-        return _Searched("POST", "/search/batch", SearchBatchResponse, SearchBatchRequest(queries=words, **asked))
+            return Call("POST", "/search", SearchResponse, SearchRequest(query=words[0], **asked))
+        return Call("POST", "/search/batch", SearchBatchResponse, SearchBatchRequest(queries=words, **asked))
     encoded = [query_message(query.to_cpu()) for query in cast("Sequence[EncodedQuery]", queries)]
     body = EncodedSearchRequest(queries=encoded, texts=None if texts is None else check_texts(texts), **asked)
-    return _Searched("POST", "/search/encoded", SearchBatchResponse, body)
+    return Call("POST", "/search/encoded", SearchBatchResponse, body)
 
 
 def _each(answer: SearchResponse | SearchBatchResponse) -> list[SearchResponse]:
