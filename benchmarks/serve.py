@@ -332,6 +332,7 @@ def main() -> None:
             results["abused"] = asyncio.run(abused(port, process.pid, queries, arguments.idle))
             print(results["abused"], flush=True)
     results |= {"seconds": arguments.seconds, "measured_in": asdict(environment()), "index": arguments.index.name}
+    results["command"] = " ".join(["serve.py", *sys.argv[1:]])
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "serve": {"remote", "index", "search", "rerank", "data", "rendering"},
     "cli": {
         "serve",
+        "remote",
         "evaluation",
         "training",
         "index",

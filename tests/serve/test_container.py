@@ -27,7 +27,8 @@ for place in /tmp /var/tmp /dev/shm /; do
     mount -o remount,bind,ro "$place"
 done
 exec setpriv --reuid "$AS" --regid "$AS" --clear-groups --no-new-privs env -i PATH="$TARGET/bin:/usr/bin:/bin" \
-    FASTLANE_CACHE="$TARGET/cache" HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 JOBLIB_MULTIPROCESSING=0 \
+    FASTLANE_CACHE="$TARGET/cache" TORCHINDUCTOR_CACHE_DIR="$TARGET/cache/torch" \
     fastlane serve "$DATA/index" --port "$PORT"
 """
 
