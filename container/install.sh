@@ -15,7 +15,8 @@ $pip -c "$source/constraints.txt" "$@" torch
 $pip -c "$source/constraints.txt" --build-constraint "$source/constraints.txt" "$source[$extras]"
 
 # The first use of the model unpacks it, and writes what its backend needs: done here, because nothing can be written later.
-mkdir -p "$target/cache"
+# torch wants a folder to be there, or else one that it can write.
+mkdir -p "$target/cache/torch"
 HF_HUB_OFFLINE=1 FASTLANE_CACHE="$target/cache" "$target/bin/python" - <<'END'
 from fastlane_rag import FastLaneIndex
 

@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastlane_rag.serve.metrics import Metrics
@@ -67,6 +68,8 @@ class Observing:
         self._metrics.began()
         try:
             await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            pass  # nobody is there to be told; the log line says 499
         except Exception:
             _logger.exception("request %s failed", id_)
             if status == _CLIENT_GONE:

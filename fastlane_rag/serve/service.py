@@ -1,6 +1,6 @@
 """The state of a server, and what a request takes from it: its index, its right to ask, its thread."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -81,7 +81,10 @@ async def _answered(lane: Lane, call: Callable[[], Any]) -> Response:
     return await lane.run(lambda: reply(call()))
 
 
-def _service(request: Request) -> Service:
+# Dependencies are coroutines, because FastAPI runs functions in threads.
+
+
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -89,10 +92,10 @@ def _service(request: Request) -> Service:
 CurrentService = Annotated[Service, Depends(_service)]
 
 
-def may(scope: Scope) -> Callable[..., None]:
+def may(scope: Scope) -> Callable[..., Awaitable[None]]:
     """A dependency that lets only requests pass whose key has a scope. Without keys all may do everything."""
 
-    def check(
+    async def check(
         service: CurrentService, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
     ) -> None:
         keys = service.settings.keys
@@ -115,10 +118,10 @@ def may(scope: Scope) -> Callable[..., None]:
     return check
 
 
-def _served(scope: Scope) -> Callable[..., Served]:
+def _served(scope: Scope) -> Callable[..., Awaitable[Served]]:
     """A dependency that gives the index of a request whose key has a scope."""
 
-    def find(
+    async def find(
         service: CurrentService,
         key: Annotated[None, Depends(may(scope))],
         index: Annotated[str, Path(description=_NAME)],

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import threading
 import time
 
@@ -238,6 +239,31 @@ def test_unforeseen_errors_tell_only_their_id(client, index, monkeypatch, caplog
     assert (found.status_code, found.json()["request_id"]) == (500, "broken-1")
     assert "division" not in found.text
     assert "request broken-1 failed" in caplog.text
+
+
+def test_a_client_that_leaves_or_pauses_harms_nobody(running, index, caplog):
+    caplog.set_level(logging.INFO, logger="fastlane_rag.serve")
+    url = running(create_app(ServeSettings(idle_seconds=0.2), {"animals": index})).url
+    port = int(url.rpartition(":")[2])
+    head = f"POST {BASE}/documents/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    whole = b"".join(b'{"_id": "n%d", "text": "many short lines"}\n' % i for i in range(10))
+    with socket.create_connection(("127.0.0.1", port)) as leaving:
+        leaving.sendall(head.encode() + whole)
+    with socket.create_connection(("127.0.0.1", port)) as pausing:
+        pausing.sendall(head.encode() + whole)
+        answer = pausing.makefile("rb").read().decode()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert '"stored":{"documents":0' in answer
+    end = time.monotonic() + 10
+    while statuses(caplog) != {499, 408} and time.monotonic() < end:
+        time.sleep(0.01)
+    assert statuses(caplog) == {499, 408}
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+    assert len(index) == 4
+
+
+def statuses(caplog):
+    return {one.request["status"] for one in caplog.records if hasattr(one, "request")}
 
 
 def test_what_is_not_there_says_where_to_look(client):
