@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fastlane_rag.cli.base import quiet_libraries
+from fastlane_rag.cli.extras import require
 from fastlane_rag.cli.serve import check_reachable
-from fastlane_rag.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fastlane_rag.index.protocol import AnyIndex
@@ -29,11 +29,9 @@ def mcp(
 
     An index is a directory, or the address of one that `fastlane serve` serves. Nothing is written.
     """
-    try:
-        from fastlane_rag.serve.mcp import KeyGate, create_server
-    except ImportError as error:
-        raise MissingExtraError(f"`fastlane mcp` needs more ({error}): pip install 'fastlane-rag[mcp]'") from error
+    require("fastlane mcp", ["mcp"])
     from fastlane_rag.serve.keys import read_keys
+    from fastlane_rag.serve.mcp import KeyGate, create_server
 
     if over_http:
         check_reachable(host, keys, no_keys)

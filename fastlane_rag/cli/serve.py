@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from fastlane_rag.errors import InvalidInputError, MissingExtraError
+from fastlane_rag.cli.extras import require
+from fastlane_rag.errors import InvalidInputError
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -48,12 +49,10 @@ def serve(
     """
     # Before torch is loaded: requests are what runs in parallel.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        from fastlane_rag.serve.run import run
-    except ImportError as error:
-        raise MissingExtraError(f"`fastlane serve` needs more ({error}): pip install 'fastlane-rag[serve]'") from error
+    require("fastlane serve", ["serve"])
     from fastlane_rag import FastLaneIndex
     from fastlane_rag.serve.keys import read_keys
+    from fastlane_rag.serve.run import run
     from fastlane_rag.serve.settings import ServeSettings, named_directories
 
     check_reachable(host, keys, no_keys)

@@ -4,9 +4,12 @@ import asyncio
 import inspect
 import json
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 from fastlane_rag import FastLaneIndex, RemoteIndex
 from fastlane_rag.errors import (
     FastLaneError,
+    FastLaneWarning,
     FilterError,
     IndexNotFoundError,
     IndexReadOnlyError,
@@ -73,7 +77,17 @@ def test_a_stream_is_stored_in_requests(remote, index):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"k": 2}, {"filter": {"legs": 4}}, {"route_k": "auto"}, {"hybrid": True}, {"route_k": 1, "refine": False}],
+    [
+        {},
+        {"k": 2},
+        {"filter": {"legs": 4}},
+        {"route_k": "auto"},
+        {"hybrid": True},
+        {"hybrid": 0.4, "fusion": "rrf"},
+        {"route_k": 1, "refine": False},
+        {"weighted": False, "score_threshold": 0.6},
+        {"lane": "words"},
+    ],
     ids=str,
 )
 def test_searches_find_the_same(remote, index, options):
@@ -84,15 +98,81 @@ def test_searches_find_the_same(remote, index, options):
         index.search_batch_detailed(queries, **options), remote.search_batch_detailed(queries, **options), strict=True
     ):
         assert replace(there, routed=here.routed) == here
+        assert [hit.relevance for hit in there.hits] == [hit.relevance for hit in here.hits]
         np.testing.assert_array_equal(there.routed.embeddings, here.routed.embeddings)
         assert there.routed.tokens == here.routed.tokens
-        assert there.milliseconds["encode"] > 0
+        assert there.milliseconds["encode"] > 0 or options == {"lane": "words"}
     encoded = remote.model.encode_routed(queries)
     assert [one.hits for one in remote.search_batch_detailed(encoded, texts=queries, **options)] == index.search_batch(
         queries, **options
     )
     policy = replace(index.policy, route_k=1, candidates_least=1)
     assert remote.search("cats sing", policy=policy) == index.search("cats sing", policy=policy)
+
+
+def test_why_a_filter_matches_nothing_is_told(remote):
+    with pytest.warns(FastLaneWarning, match="legs") as told:
+        result = remote.search_detailed("cats", filter={"legs": "4"})
+    assert result.hits == []
+    assert "legs" in result.hint
+    assert __file__ in [one.filename for one in told]  # the server, in this process, warns too
+
+
+def test_documents_come_in_pages(remote, index, monkeypatch):
+    monkeypatch.setattr("fastlane_rag.remote.index.MOST_LISTED", 2)
+    remote.add(["cows moo"], ["cow"], [{"legs": 4}])
+    for asked in ((), (None, 3), (None, 3, 1), (None, 0), (None, None, 9), ({"legs": 4},), ({"legs": 4}, 1, 1)):
+        assert remote.find(*asked) == index.find(*asked) == asyncio.run(remote.afind(*asked))
+    with pytest.raises(InvalidInputError, match="limit"):
+        remote.find(limit=-1)
+
+
+def test_dates_in_filters_are_instants(remote, index):
+    day = date(2024, 5, 1)
+    remote.add(["early", "late"], ["early", "late"], [{"day": "2024-05-01T00:00:00Z"}, {"day": "2024-06-01"}])
+    for condition in (day, {"$in": [day, 3]}, {"$gte": np.datetime64("2024-05-02")}, {"$not": {"$gt": day}}):
+        assert remote.ids({"day": condition}) == index.ids({"day": condition})
+    assert remote.ids({"day": day}) == ["early"]
+    assert remote.delete(filter={"$or": [{"day": {"$between": [day, day]}}]}) == 1
+    with pytest.raises(FilterError, match="object"):
+        remote.ids({"day": object()})
+
+
+def test_embeddings_made_elsewhere(running):
+    with FastLaneIndex.create(dim=4, model="elsewhere") as index:
+        remote = RemoteIndex(running(create_app(ServeSettings(), {"rows": index})).url)
+        rows = np.eye(4)
+        assert remote.add_embeddings([rows[:2], rows[2:3]], ["a", "b"], ["red apples", "blue"]) == ["a", "b"]
+        query = [[0, 0, 0.8, 0.6]]
+        assert remote.search_embeddings(query, 1) == index.search_embeddings(query, 1)
+        both = {"text": "apples", "hybrid": True}
+        assert remote.search_embeddings(query, **both) == index.search_embeddings(query, **both)
+        assert asyncio.run(remote.asearch_embeddings(query, 1))[0].id == "b"
+        for wrong, said in (
+            (lambda: remote.search_embeddings([[1.0]]), "shape"),
+            (lambda: remote.add_embeddings([rows], ["a"], ["x", "y"]), "2 texts"),
+            (lambda: remote.search_embeddings(query, route_k=1), "no router"),
+            (lambda: remote.search("red"), "encodes elsewhere"),
+        ):
+            with pytest.raises(InvalidInputError, match=said):
+                wrong()
+
+
+def test_upkeep_is_waited_for(remote, index):
+    remote.optimize()
+    assert remote.stats().upkeep == index.stats().upkeep == "done"
+
+
+def test_a_search_loads_no_torch(remote):
+    """What a search took is told without the query's embeddings; they come when they are asked for."""
+    code = (
+        "import sys; from fastlane_rag import RemoteIndex; "
+        f"index = RemoteIndex({remote.url.partition('/v1')[0]!r}); "
+        "[result] = index.search_batch_detailed(['cats purr']); "
+        "assert result.routed.tokens == ['cats', 'purr'], result; assert 'torch' not in sys.modules; "
+        "assert result.routed.embeddings.shape == (2, 16); assert result.routed.select('auto').numel()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_asynchronous_methods_are_the_same(remote, index):

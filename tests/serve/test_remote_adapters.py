@@ -4,14 +4,18 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_fastlane import FastLaneRetriever, FastLaneVectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 from llama_index.core import QueryBundle, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
+from llama_index.retrievers.fastlane import FastLaneSearchEvent
 from llama_index.retrievers.fastlane import FastLaneVectorStore as NodeStore
 from word_model import WordModel
 
@@ -89,8 +93,59 @@ def test_llama_index_stores_on_a_server(remote):
 
 
 def test_what_is_no_index_is_refused():
-    for wrong in ("http://localhost:8000", None, object()):
-        with pytest.raises(ValueError, match="FastLaneIndex or a RemoteIndex"):
+    for wrong, said in (("http://localhost:8000", r"RemoteIndex\('http"), (None, "create"), (object(), "create")):
+        with pytest.raises(ValueError, match=f"FastLaneIndex or a RemoteIndex.*{said}"):
             FastLaneRetriever(index=wrong)
-        with pytest.raises(InvalidInputError, match="FastLaneIndex or a RemoteIndex"):
+        with pytest.raises(InvalidInputError, match=f"FastLaneIndex or a RemoteIndex.*{said}"):
             NodeRetriever(wrong)
+
+
+class Taken(BaseCallbackHandler):
+    """What searches took, as callbacks find it."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_custom_event(self, name, data, **kwargs):
+        self.found.append((name, data))
+
+
+def test_langchains_callbacks_hear_of_searches_on_a_server(remote):
+    handler = Taken()
+    told = {"callbacks": [handler]}
+    retriever, of_store = FastLaneRetriever(index=remote, k=1), FastLaneVectorStore(remote).as_retriever(k=1)
+    retriever.invoke("cats", told)
+    asyncio.run(retriever.ainvoke("cats", told))
+    retriever.batch(["cats", "dogs"], told)
+    of_store.invoke("cats", told)
+    asyncio.run(of_store.ainvoke("cats", told))
+    assert [name for name, _ in handler.found] == ["fastlane_search"] * 6
+    assert all(data["hits"] == 1 and data["lane"] == "exhaustive" for _, data in handler.found)
+    assert all(data["comparisons"] > 0 and data["milliseconds"]["encode"] > 0 for _, data in handler.found)
+
+
+def test_llama_index_hears_of_searches_on_a_server(remote):
+    seen = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event, **kwargs):
+            if isinstance(event, FastLaneSearchEvent):
+                seen.append(event)
+
+    dispatcher, handler = get_dispatcher(), Handler()
+    dispatcher.add_event_handler(handler)
+    try:
+        retriever = NodeRetriever(remote, similarity_top_k=1)
+        retriever.retrieve("cats")
+        asyncio.run(retriever.aretrieve("cats"))
+    finally:
+        dispatcher.event_handlers.remove(handler)
+    assert [(event.hits, event.lane) for event in seen] == [(1, "exhaustive")] * 2
+
+
+def test_documents_are_read_without_a_query(remote, index):
+    there, here = FastLaneVectorStore(remote, id_key="id"), FastLaneVectorStore(index, id_key="id")
+    assert there.get(where={"legs": 4}, offset=1) == here.get(where={"legs": 4}, offset=1)
+    assert there.get(ids=["fish", "cat"], limit=1) == here.get(ids=["fish", "cat"], limit=1)
+    with pytest.raises(InvalidInputError, match="cannot be sent"):
+        there.similarity_search("cats", filter=lambda document: True)
