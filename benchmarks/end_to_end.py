@@ -38,9 +38,9 @@ SEARCH_STAGES = (
     ("gather", "fastlane_rag.search.lanes.approximate:probe"),
     ("gather", "fastlane_rag.search.lanes.gather:Gatherer.gather"),
     ("re-score", "fastlane_rag.scoring.codes:CodedQuery.near_scores"),
-    ("gather", "fastlane_rag.search.plan:exhaustive"),
+    ("gather", "fastlane_rag.search.engines.host:exhaustive"),
     ("refine", "fastlane_rag.scoring.codes:CodedQuery.scores"),
-    ("refine", "fastlane_rag.search.plan:rescore"),
+    ("refine", "fastlane_rag.search.engines.host:rescore"),
     ("fetch", "fastlane_rag.search.plan:_Plan._fetch"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -62,7 +63,9 @@ def require(doing: str, extras: Sequence[str]) -> None:
 
 def _found(module: str) -> bool:
     """Whether a module could be imported, without importing more than the packages it lies in."""
+    if module in sys.modules:
+        return True
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # a package it lies in is missing, or is a stand-in of a test
+    except (ImportError, ValueError):  # a package it lies in is missing
         return False

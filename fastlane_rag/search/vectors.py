@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fastlane_rag.scoring.native import kernels
 from fastlane_rag.storage.records import Reader
 from fastlane_rag.storage.snapshot import Mask, Snapshot
 
 if TYPE_CHECKING:
+    import torch
+
     from fastlane_rag.vectors.documents import DocumentVectors
     from fastlane_rag.vectors.map import VectorMap
 
@@ -80,7 +80,13 @@ def products(
     vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
     """(n,) float32: the products of a vector (m,) with those at these numbers, all where None."""
+    import torch
+
+    from fastlane_rag.scoring.native import kernels
+
     if not kernels.available():
+        import torch
+
         levels = torch.from_numpy(vectors.levels if numbers is None else vectors.levels[numbers])
         scales = vectors.scales if numbers is None else vectors.scales[numbers]
         found: NDArray[np.float32] = (levels.float() @ torch.from_numpy(query)).numpy() * scales

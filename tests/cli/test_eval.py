@@ -49,6 +49,7 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
         "dense hnsw",
         "bm25",
         "full SumMaxSim",
+        "weighted SumMaxSim",
         "fastlane k=1",
         "fastlane k=all",
         *gathered,
@@ -129,7 +130,7 @@ def test_a_limit_and_chosen_methods(dataset: Path, tmp_path: Path) -> None:
     ("options", "code", "message"),
     [
         (["--split", "dev"], 1, "no split 'dev'"),
-        (["--methods", "bm52"], 2, "'bm52' is none of dense, hnsw, bm25, full, fastlane, gather, hybrid"),
+        (["--methods", "bm52"], 2, "'bm52' is none of dense, hnsw, bm25, full, weighted, fastlane, gather, hybrid"),
         (["--route-k", "1,x"], 2, "'x' is neither"),
         (["--json", "no-such-folder/report.json"], 2, "no-such-folder is not a folder"),
         (["--limit", "0"], 2, "0 is not in the range"),

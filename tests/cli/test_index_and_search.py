@@ -210,18 +210,19 @@ def test_an_interruption_says_what_is_stored(
 ) -> None:
     (tmp_path / "corpus.jsonl").write_text(lines_of(chosen[:6]))
     monkeypatch.setattr(ingestion, "CHUNK", 2)
-    add = FastLaneIndex.add
+    encode, encoded = FastLaneModel.encode_documents, []
 
-    def interrupted(index: FastLaneIndex, *arguments: Any, **options: Any) -> list[str]:
-        if len(index) == 4:
+    def interrupted(model: FastLaneModel, texts: list[str], **options: Any) -> Any:
+        if len(encoded) == 4:
             raise KeyboardInterrupt
-        return add(index, *arguments, **options)
+        encoded.extend(texts)
+        return encode(model, texts, **options)
 
-    monkeypatch.setattr(FastLaneIndex, "add", interrupted)
+    monkeypatch.setattr(FastLaneModel, "encode_documents", interrupted)
     result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
     assert result.exit_code == 130
     assert f"interrupted; {tmp_path / 'index'} holds 4, the same command goes on from there" in result.stderr
-    monkeypatch.setattr(FastLaneIndex, "add", add)
+    monkeypatch.setattr(FastLaneModel, "encode_documents", encode)
     result = run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index")
     assert "2 of them new, 0 changed, 4 stored already" in result.stdout
 

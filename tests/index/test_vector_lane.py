@@ -9,7 +9,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.search import vectors as search_vectors
+from fastlane_rag.scoring.native import kernels
 from fastlane_rag.storage.segment import Segment
 from fastlane_rag.upkeep import merge, recode, write
 
@@ -180,7 +180,7 @@ def test_without_the_compiled_kernels_it_finds_the_same(index, queries, monkeypa
         state = index._states.of(view.snapshot)
         rows = index.model.encode_routed([queries[0]])[0].embeddings
         of_kernels = state.vectors(view.reader).scores(rows, None)
-        monkeypatch.setattr(search_vectors.kernels, "available", lambda: False)
+        monkeypatch.setattr(kernels, "available", lambda: False)
         assert state.vectors(view.reader).scores(rows, None) == pytest.approx(of_kernels, abs=0.01)
 
 
