@@ -64,7 +64,7 @@ def require(doing: str, extras: Sequence[str]) -> None:
 def _found(module: str) -> bool:
     """Whether a module could be imported, without importing more than the packages it lies in."""
     if module in sys.modules:
-        return True
+        return sys.modules[module] is not None  # where it is None, Python refuses to import it
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # a package it lies in is missing

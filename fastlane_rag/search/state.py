@@ -12,6 +12,7 @@ import numpy as np
 from fastlane_rag.search.bm25 import LexicalLane
 from fastlane_rag.search.lanes.gather import Gatherer
 from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.vectors import Vectors
 from fastlane_rag.storage.filter_hints import why_nothing
 from fastlane_rag.storage.filters import Compiled, Filter
 from fastlane_rag.storage.records import Reader
@@ -21,7 +22,6 @@ from fastlane_rag.storage.snapshot import Mask, Snapshot
 if TYPE_CHECKING:
     from fastlane_rag.scoring import Codes
     from fastlane_rag.scoring.codes import CodedDocuments
-    from fastlane_rag.search.vectors import Vectors
     from fastlane_rag.storage.postings import Postings
 
 __all__ = ["Coded", "SearchState", "SearchStates"]
@@ -111,8 +111,6 @@ class SearchState:
         """The vectors of the documents and their maps, looked up when they are first needed."""
         found = self._vectors
         if found is None:
-            from fastlane_rag.search.vectors import Vectors
-
             found = self._vectors = Vectors(reader, self.snapshot)
         return found
 

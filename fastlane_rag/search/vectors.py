@@ -80,8 +80,6 @@ def products(
     vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
     """(n,) float32: the products of a vector (m,) with those at these numbers, all where None."""
-    import torch
-
     from fastlane_rag.scoring.native import kernels
 
     if not kernels.available():
