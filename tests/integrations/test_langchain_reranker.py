@@ -83,7 +83,7 @@ def test_odd_texts_still_get_a_relevance(reranker, query, text):
 def test_misspelt_arguments_are_refused_and_the_model_stays_out_of_dumps(model, reranker):
     with pytest.raises(ValidationError, match="Extra inputs"):
         FastLaneReranker(model=model, top_k=3)
-    assert reranker.model_dump() == {"top_n": 4, "score_threshold": None, "batch_size": None}
+    assert reranker.model_dump() == {"top_n": 4, "score_threshold": None, "batch_size": None, "weighted": True}
     assert "FastLaneModel" not in repr(reranker)
 
 

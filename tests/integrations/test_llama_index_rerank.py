@@ -128,6 +128,7 @@ def test_serialisation_shows_no_model_internals(rerank):
         "score_key": None,
         "score_threshold": None,
         "batch_size": None,
+        "weighted": True,
         "class_name": "FastLaneRerank",
     }
 
