@@ -46,8 +46,9 @@ def measure(run: Run, name: str) -> dict[str, Any]:
 def ablations(index: "FastLaneIndex", dataset: "Dataset") -> dict[str, Any]:
     """nDCG@10 of rankings by k tokens alone, chosen by the router or otherwise; exhaustive, in half precision.
 
-    `chosen_by` takes the k best by the router, by rarity (the vocabulary prior), from the front, by the norm of the
-    token state, at random, and by an oracle that knows which tokens alone rank the judged passage best.
+    `chosen_by` takes the k that a search routes (`RoutedQuery.select`), the k best by the router's score alone, by
+    rarity (the vocabulary prior), by inverse collection frequency (arXiv 2108.10341), from the front, by the norm of
+    the token state, at random, and by an oracle that knows which tokens alone rank the judged passage best.
     `temperature` draws k tokens from softmax(scores / t) without replacement (Gumbel top-k), a few times.
     """
     from fastlane_rag.evaluation.metrics import mean_scores, score_run
@@ -56,14 +57,14 @@ def ablations(index: "FastLaneIndex", dataset: "Dataset") -> dict[str, Any]:
     texts = list(dataset.queries.values())
     queries = index.model.encode_routed(texts)
     states = _states(index, texts)
-    numbers = _numbers(index)
+    numbers, rare = _numbers(index), inverse_frequency(index)
     ids = {number: id_ for id_, number in numbers.items()}
     generator = np.random.default_rng(SEED)
     runs: dict[tuple[str, float], dict[str, list[str]]] = {}
     for i, (query_id, query) in enumerate(progress(zip(dataset.queries, queries, strict=True), "ablations")):
         alone = per_token(index, query)
         gold = [numbers[d] for d, grade in dataset.qrels[query_id].items() if grade > 0 and d in numbers]
-        for choice, order in orders(query, alone, states[i], gold, generator).items():
+        for choice, order in orders(query, alone, states[i], rare, gold, generator).items():
             for k in KS:
                 runs.setdefault((choice, k), {})[query_id] = top(alone, order[:k], ids)
         for temperature in TEMPERATURES:
@@ -84,7 +85,7 @@ def ablations(index: "FastLaneIndex", dataset: "Dataset") -> dict[str, Any]:
             for k in _HEATED
         },
         "draws": _DRAWS,
-        "argmax": {str(k): value["router", k] for k in _HEATED},
+        "argmax": {str(k): value["score", k] for k in _HEATED},
         "auto": automatic(queries),
     }
 
@@ -94,6 +95,18 @@ def automatic(queries: "list[RoutedQuery]") -> dict[str, float]:
     counts = np.array([len(query.select("auto")) for query in queries])
     lengths = np.array([len(query.tokens) for query in queries])
     return {"mean_tokens": float(counts.mean()), "mean_query_tokens": float(lengths.mean())}
+
+
+def inverse_frequency(index: "FastLaneIndex") -> dict[str, float]:
+    """Of each token of the vocabulary: minus the logarithm of how often the index's texts have it."""
+    tokenizer = index.model.encoder.tokenizer
+    counts, ids = np.ones(len(tokenizer)), index.ids()
+    for first in range(0, len(ids), 1000):
+        texts = [document.text for document in index.get(ids[first : first + 1000])]
+        found = np.concatenate([np.array(one, np.int64) for one in tokenizer(texts)["input_ids"]])
+        counts += np.bincount(found, minlength=len(counts))
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return dict(zip(tokens, (-np.log(counts)).tolist(), strict=True))
 
 
 def per_token(index: "FastLaneIndex", query: "RoutedQuery") -> NDArray[np.float32]:
@@ -109,6 +122,7 @@ def orders(
     query: "RoutedQuery",
     alone: NDArray[np.float32],
     state: tuple[NDArray[np.float64], NDArray[np.float64]],
+    rare: dict[str, float],
     gold: list[int],
     generator: np.random.Generator,
 ) -> dict[str, NDArray[np.int64]]:
@@ -116,14 +130,16 @@ def orders(
     routable = np.isfinite(query.scores.numpy())
     rank = [min(np.count_nonzero(row > row[number]) for number in gold) if gold else 0 for row in alone]
     values = {
-        "router": query.scores.numpy().astype(np.float64),
+        "score": query.scores.numpy().astype(np.float64),
         "rarity": state[0],
         "position": -np.arange(len(routable), dtype=np.float64),
         "norm": state[1],
+        "collection": np.array([rare.get(token, 0.0) for token in query.tokens]),
         "random": generator.random(len(routable)),
         "oracle": -np.array(rank, np.float64),
     }
-    return {name: np.argsort(-np.where(routable, one, -np.inf), kind="stable") for name, one in values.items()}
+    found = {name: np.argsort(-np.where(routable, one, -np.inf), kind="stable") for name, one in values.items()}
+    return {"router": np.append(query.select(None).numpy(), np.flatnonzero(~routable)), **found}
 
 
 def drawn(query: "RoutedQuery", temperature: float, generator: np.random.Generator) -> NDArray[np.int64]:

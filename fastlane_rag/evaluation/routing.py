@@ -23,21 +23,21 @@ COLLAPSE_SHARE = 0.8
 
 
 def selection_statistics(queries: Sequence[RoutedQuery], k: int = 4) -> dict[str, Any]:
-    """Which positions and tokens the router picks.
+    """Which positions and tokens the router scores highest; a search picks among them by `RoutedQuery.select`.
 
     Args:
         queries: encoded queries, at least two.
-        k: routed tokens.
+        k: tokens of highest score.
 
     Returns:
-        ``positions``: share of queries that route each position first, by position among the scored tokens;
+        ``positions``: share of queries that score each position highest, by position among the scored tokens;
         ``top_position_share``: the largest of those shares; ``distinct_first_tokens``: number of different tokens
-        routed first, divided by the number of queries; ``position_overlap`` and ``token_overlap``: mean Jaccard
-        index of the routed positions, and of the routed token strings, over pairs of queries;
+        scored highest, divided by the number of queries; ``position_overlap`` and ``token_overlap``: mean Jaccard
+        index of these positions, and of their token strings, over pairs of queries;
         ``position_overlap_at_random``: ``position_overlap`` for tokens drawn at random from queries of the same
         lengths; ``collapsed``: a sentence if the router has collapsed, else None.
     """
-    picks = [query.select(k).tolist() for query in queries]
+    picks = [_highest(query, k) for query in queries]
     first = Counter(p[0] for p in picks)
     share = {position: count / len(picks) for position, count in sorted(first.items())}
     tokens = [{query.tokens[i] for i in p} for query, p in zip(queries, picks, strict=True)]
@@ -104,6 +104,12 @@ def routing_report(index: FastLaneIndex, dataset: Dataset, *, k: int = 4) -> dic
             for kind, by_name in found.items()
         }
     }
+
+
+def _highest(query: RoutedQuery, k: int) -> list[int]:
+    scores = query.scores.detach().float().cpu().numpy()
+    highest: list[int] = np.argsort(-scores, kind="stable")[: min(k, np.count_nonzero(np.isfinite(scores)))].tolist()
+    return highest
 
 
 def _mean_overlap(sets: Sequence[set[Any]], most: int = 300) -> float:

@@ -17,7 +17,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["cache_dir", "default_model_path", "pack_model", "unpack_model"]
+__all__ = ["cache_dir", "default_model_path", "pack_model", "packed", "unpack_model"]
 
 _BUNDLE = importlib.resources.files(__package__) / "default"  # of a package in a zip file as well
 _CODES = ".int8"
@@ -114,15 +114,20 @@ def pack_model(source: Path, target: Path) -> None:
     """
     shutil.copytree(source, target)
     for file in target.rglob("*.safetensors"):
-        packed: dict[str, Tensor] = {}
-        for key, value in load_file(file).items():
-            if value.ndim == 2 and value.numel() >= _SMALLEST_PACKED:
-                scale = (value.float().abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-8).half()
-                packed[key + _CODES] = (value.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
-                packed[key + _SCALES] = scale
-            else:
-                packed[key] = value.half() if value.is_floating_point() else value
-        save_file(packed, file, metadata={"format": "pt"})
+        save_file(packed(load_file(file)), file, metadata={"format": "pt"})
+
+
+def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as the bundled model stores them: large matrices as row-wise int8, other floats in half precision."""
+    found: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        if value.ndim == 2 and value.numel() >= _SMALLEST_PACKED:
+            scale = (value.float().abs().amax(dim=1, keepdim=True) / 127.0).clamp(min=1e-8).half()
+            found[key + _CODES] = (value.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
+            found[key + _SCALES] = scale
+        else:
+            found[key] = value.half() if value.is_floating_point() else value
+    return found
 
 
 def unpack_model(source: Traversable, target: Path) -> None:

@@ -38,7 +38,7 @@ __all__ = ["CONTEXT_MOST", "FastLaneModel"]
 _SHOWN = 40
 _BLOCK = 8192  # rows of a text that are normalised at once
 # Features of single tokens that the query router adds.
-_OF_ROUTER = ("routing_states", "routing_scores", "routing_attended", "routing_weights")
+_OF_ROUTER = ("routing_states", "routing_scores", "routing_attended", "routing_norms", "routing_weights")
 
 
 class FastLaneModel:
@@ -277,7 +277,7 @@ class FastLaneModel:
             weights = later.weights if router.token_weights is not None else None
             waits = "routing_states" in known
             scores, routable = (later.scores, router.routable(numbers)) if waits else (later.scores(), None)
-            queries.append(RoutedQuery(embeddings, scores, tokens, context, weights, routable=routable))
+            queries.append(RoutedQuery(embeddings, scores, tokens, context, weights, later.norms, routable=routable))
         return queries
 
     def route(self, texts: str | Sequence[str], k: Selection = "auto") -> Routes:

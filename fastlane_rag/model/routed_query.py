@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastlane_rag.model.router import QueryRouter, takes_context, toward_views
+from fastlane_rag.model.selection import cover, needs
 from fastlane_rag.model.token_weights import mean_one
 
 __all__ = ["AUTO_MASS", "LazyRouting", "RoutedQuery", "Selection"]
@@ -39,6 +40,7 @@ class RoutedQuery:
             is then; None for a router without context.
         weights: the value of :attr:`weights`, or a function that returns it, called on first use; None for a router
             without weights.
+        norms: (Lq,) norms of the token states, which help to choose tokens; or a function that returns them.
         routable: positions of the tokens that may be routed, where they are known without the scores.
 
     Attributes:
@@ -47,7 +49,7 @@ class RoutedQuery:
         context: as given.
     """
 
-    __slots__ = ("_routable", "_scores", "_weights", "context", "embeddings", "tokens")
+    __slots__ = ("_norms", "_routable", "_scores", "_weights", "context", "embeddings", "tokens")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class RoutedQuery:
         tokens: list[str],
         context: Tensor | Callable[[], Tensor] | None = None,
         weights: Tensor | Callable[[], Tensor] | None = None,
+        norms: Tensor | Callable[[], Tensor] | None = None,
         *,
         routable: Sequence[int] | None = None,
     ) -> None:
@@ -64,6 +67,7 @@ class RoutedQuery:
         self.tokens = tokens
         self.context = context
         self._weights = weights
+        self._norms = norms
         self._routable = routable
 
     @property
@@ -90,9 +94,16 @@ class RoutedQuery:
             self._weights = self._weights()
         return self._weights
 
+    @property
+    def norms(self) -> Tensor | None:
+        """(Lq,) float32 norms of the token states; None where they are not known."""
+        if callable(self._norms):
+            self._norms = self._norms()
+        return self._norms
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle scores, views and weights as tensors, without the model that computes them."""
-        return type(self), (self.embeddings, self.scores, self.tokens, self.views, self.weights)
+        """Pickle scores, views, weights and norms as tensors, without the model that computes them."""
+        return type(self), (self.embeddings, self.scores, self.tokens, self.views, self.weights, self.norms)
 
     def in_context(self, k: int) -> bool:
         """Whether k routed tokens are compared by other rows than their own embeddings."""
@@ -117,10 +128,11 @@ class RoutedQuery:
             return self
         make = self.context
         context = cache(lambda: make().cpu()) if callable(make) else None if make is None else make.cpu()
-        return RoutedQuery(self.embeddings.cpu(), self.scores.cpu(), self.tokens, context, self.weights.cpu())
+        norms = None if self.norms is None else self.norms.cpu()
+        return RoutedQuery(self.embeddings.cpu(), self.scores.cpu(), self.tokens, context, self.weights.cpu(), norms)
 
     def select(self, k: Selection, *, ordered: bool = True) -> Tensor:
-        """Positions of the routed tokens, best first (int64).
+        """Positions of the routed tokens (int64): the first stands best for the query, each next adds most to them.
 
         Args:
             k: how many. ``"auto"`` takes tokens until their share of the router's mass passes `AUTO_MASS`; the mass is
@@ -135,16 +147,21 @@ class RoutedQuery:
             return torch.tensor(self._routable, dtype=torch.int64)
         scores = self.scores.detach().float().cpu().numpy()  # numpy is faster than torch for so few numbers
         order = np.argsort(-scores, kind="stable")[: np.count_nonzero(np.isfinite(scores))]
+        count = len(order)
         if k == "auto":
             # Routers differ in the scale of their scores. Unscaled, a trained one's softmax is almost all on one token.
             ranked = torch.from_numpy(scores[order])
             deviation = ranked.std(correction=int(len(ranked) > 1)).clamp(min=1e-6)
             mass = torch.softmax(ranked / deviation, dim=0).cumsum(0)
-            order = order[: int((mass < AUTO_MASS).sum()) + 1]
+            count = min(int((mass < AUTO_MASS).sum()) + 1, len(order))
         elif k is not None:
             if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
                 raise ValueError(f'route_k must be None, "auto" or a whole number of at least 1, got {k!r}')
-            order = order[: int(k)]
+            count = min(int(k), len(order))
+        if ordered or count < len(order):
+            norms = None if self.norms is None else self.norms.detach().float().cpu().numpy()
+            rows = self.embeddings.detach().float().cpu().numpy()
+            order = cover(rows, needs(scores, norms), order, count)
         return torch.from_numpy(order).to(self.scores.device)
 
 
@@ -177,6 +194,13 @@ class LazyRouting:
             views = self._router.views(self._embeddings[None].to(device), features)[0]
             self._views = views.to(self._embeddings.device)
         return self._views
+
+    @torch.inference_mode()
+    def norms(self) -> Tensor:
+        """(Lq,) float32 norms of the token states."""
+        found = self._known.get("routing_norms")
+        norms = self._known["routing_states"].float().norm(dim=-1) if found is None else found
+        return norms.to(self._embeddings.device)
 
     @torch.inference_mode()
     def weights(self) -> Tensor:

@@ -392,9 +392,9 @@ class QueryRouter(TokenRouter):
         return torch.zeros(like.shape[:-1], device=like.device)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Add ``routing_scores``, and with a context the features that :meth:`views` needs.
+        """Add ``routing_scores``, ``routing_norms`` (of the states), and with a context what :meth:`views` needs.
 
-        Those are ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views are computed on
+        That is ``routing_attended``, (B, L, inner_size), and ``routing_pooled``, (B, h). The views are computed on
         demand, because a search that routes many tokens does not use them. With ``routing_later`` the scores are
         computed on demand as well: only the token states are kept, as ``routing_states``. A router with weights adds
         their logits, as ``routing_weights``.
@@ -407,6 +407,7 @@ class QueryRouter(TokenRouter):
         states, mask = features["token_embeddings"].to(self.score.weight.dtype), features["attention_mask"].bool()
         attended = self._attended(states, mask)
         features["routing_scores"] = self._scores(attended, mask, features.get("input_ids"))
+        features["routing_norms"] = states.float().norm(dim=-1)
         if self.context is not None:
             pooled = (mask[:, None].to(states.dtype) @ states)[:, 0]
             features["routing_attended"], features["routing_pooled"] = attended, pooled

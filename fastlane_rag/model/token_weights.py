@@ -23,7 +23,7 @@ class QueryWeights(nn.Module):
 
     def __init__(self, hidden_size: int, inner_size: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.inner = nn.Linear(hidden_size, inner_size)
         self.score = nn.Linear(inner_size, 1, bias=False)
         nn.init.zeros_(self.score.weight)
@@ -32,8 +32,8 @@ class QueryWeights(nn.Module):
     def forward(self, states: Tensor, prior: Tensor) -> Tensor:
         """(..., L) float32 logits from states (..., L, h) and the tokens' prior (..., L)."""
         inner = nn.functional.gelu(self.inner(self.norm(states.to(self.score.weight.dtype))))
-        logits: Tensor = self.score(inner).squeeze(-1).float() + self.prior_weight.float() * prior.float()
-        return logits
+        scores: Tensor = self.score(inner).squeeze(-1).float()
+        return scores + self.prior_weight.float() * prior.float()
 
 
 def mean_one(logits: Tensor) -> Tensor:

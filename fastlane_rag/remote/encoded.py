@@ -28,9 +28,11 @@ def received_query(message: EncodedQueryMessage, where: str = "the query") -> En
 
     rows = rows_of(message.embeddings)
     views = None if message.views is None else torch.from_numpy(rows_of(message.views))
-    lists = [one for one in (message.scores, message.tokens, message.weights) if one is not None]
+    lists = [one for one in (message.scores, message.tokens, message.weights, message.norms) if one is not None]
     if any(len(one) != len(rows) for one in lists) or (views is not None and views.shape != rows.shape):
-        raise InvalidInputError(f"embeddings, scores, tokens, views and weights of {where} must be of one length")
+        raise InvalidInputError(
+            f"embeddings, scores, tokens, views, weights and norms of {where} must be of one length"
+        )
     if message.scores is None:
         plain = PlainQuery.of(rows, rows.shape[1], where)
         plain.tokens = message.tokens or plain.tokens
@@ -38,8 +40,8 @@ def received_query(message: EncodedQueryMessage, where: str = "the query") -> En
     scores = torch.tensor(message.scores)
     if not torch.isfinite(scores).any() or scores.isnan().any():
         raise InvalidInputError(f"the scores of {where} must be numbers, one of them finite")
-    weights = None if message.weights is None else torch.tensor(message.weights)
-    return RoutedQuery(torch.from_numpy(rows), scores, message.tokens or [""] * len(rows), views, weights)
+    weights, norms = (None if one is None else torch.tensor(one) for one in (message.weights, message.norms))
+    return RoutedQuery(torch.from_numpy(rows), scores, message.tokens or [""] * len(rows), views, weights, norms)
 
 
 def query_message(query: EncodedQuery, *, packed: bool = True) -> EncodedQueryMessage:
@@ -48,13 +50,14 @@ def query_message(query: EncodedQuery, *, packed: bool = True) -> EncodedQueryMe
 
     if isinstance(query, PlainQuery):
         return EncodedQueryMessage(embeddings=matrix(query.embeddings, packed=packed), tokens=query.tokens)
-    views = getattr(query, "views", None)
+    views, norms = getattr(query, "views", None), getattr(query, "norms", None)
     return EncodedQueryMessage(
         embeddings=matrix(query.embeddings, packed=packed),
         scores=query.scores.tolist(),
         tokens=query.tokens,
         views=None if views is None else matrix(views, packed=packed),
         weights=query.weights.tolist(),
+        norms=None if norms is None else norms.tolist(),
     )
 
 

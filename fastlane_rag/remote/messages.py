@@ -185,6 +185,9 @@ class EncodedQueryMessage(Message):
     weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         default=None, description="How much each token counts, with the mean 1; all the same by default."
     )
+    norms: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        default=None, description="Norms of the token states, by which a router chooses tokens that cover the query."
+    )
 
 
 class SearchDetail(Message):

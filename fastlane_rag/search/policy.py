@@ -31,6 +31,10 @@ class SearchPolicy:
         refine_tokens: it refines at least this many divided by the routed tokens.
         vector_factor: the vector lane refines this many times k candidates.
         vector_least: it refines at least this many.
+        vector_scan: it scans by this many leading dimensions of the vectors, which hold most of what they say.
+        vector_whole: and compares whole vectors of this many times as many as it refines.
+        vector_graph: segments of this many documents and more get a graph of their vectors (faiss's HNSW) at the first
+            search by vectors.
         rescore_share: of N documents in code, re-score the best N divided by this, by centroid score.
         rescore_least: re-score at least this many documents.
         rescore_most: re-score at most this many.
@@ -70,6 +74,9 @@ class SearchPolicy:
     refine_tokens: int = 256
     vector_factor: int = 4
     vector_least: int = 128
+    vector_scan: int = 128
+    vector_whole: int = 16
+    vector_graph: int = 500_000
     rescore_share: int = 8
     rescore_least: int = 512
     rescore_most: int = 2048

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastlane_rag.search.bm25 import LexicalLane
+from fastlane_rag.search.graph import Graphs
 from fastlane_rag.search.lanes.gather import Gatherer
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.vectors import Vectors
@@ -41,10 +42,12 @@ class SearchState:
     Args:
         snapshot: the snapshot of the commit.
         policy: the policy of the index.
+        graphs: of its segments' vectors, kept from commit to commit.
     """
 
-    def __init__(self, snapshot: Snapshot, policy: SearchPolicy) -> None:
+    def __init__(self, snapshot: Snapshot, policy: SearchPolicy, graphs: Graphs) -> None:
         self.snapshot = snapshot
+        self._graphs = graphs
         self.policy = policy
         self._masks: dict[Compiled, Mask] = {}
         self._hints: dict[tuple[str, tuple[Any, ...]], str] = {}
@@ -111,7 +114,7 @@ class SearchState:
         """The vectors of the documents and their maps, looked up when they are first needed."""
         found = self._vectors
         if found is None:
-            found = self._vectors = Vectors(reader, self.snapshot)
+            found = self._vectors = Vectors(reader, self.snapshot, self._graphs)
         return found
 
     def _group(self) -> list[Coded]:
@@ -137,6 +140,7 @@ class SearchStates:
 
     def __init__(self, policy: SearchPolicy) -> None:
         self.policy = policy
+        self._graphs = Graphs()
         self._newest: SearchState | None = None
         self._lock = threading.Lock()
 
@@ -146,7 +150,7 @@ class SearchStates:
             newest = self._newest
             if newest is not None and newest.snapshot is snapshot:
                 return newest
-            state = SearchState(snapshot, self.policy)
+            state = SearchState(snapshot, self.policy, self._graphs)
             if newest is None or newest.snapshot.commits <= snapshot.commits:
                 self._newest = state
             return state

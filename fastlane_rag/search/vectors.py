@@ -1,13 +1,19 @@
-"""The vectors of one commit's documents, and their products with a query's vector."""
+"""The vectors of one commit's documents, and which are nearest to a query's vector."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlane_rag.search.graph import Graphs
+from fastlane_rag.search.lanes.ranking import best
+from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.records import Reader
+from fastlane_rag.storage.segment import Segment
 from fastlane_rag.storage.snapshot import Mask, Snapshot
 
 if TYPE_CHECKING:
@@ -18,8 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Vectors", "products"]
 
+Queries = dict[str, tuple[NDArray[np.float32], float]]
+"""The vector of a query and its constant, by the name of their map."""
+
 _FINEST = 2047  # levels either way that the kernel takes of a query
+_WORTH_TWO = 8  # up to this many times the whole vectors, comparing all of them is faster than two steps
 _FEW = 8  # of so many documents one is allowed, or all are multiplied
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A segment whose documents, first to last - 1, have vectors."""
+
+    name: str
+    first: int
+    last: int
+    vectors: DocumentVectors
 
 
 class Vectors:
@@ -28,64 +48,112 @@ class Vectors:
     Args:
         reader: of the same commit.
         snapshot: N documents.
+        graphs: of the segments, which outlive the commit.
 
     Attributes:
         missing: (N,) bool, true for documents without a vector; None where there are none.
         any: whether a document has one.
     """
 
-    def __init__(self, reader: Reader, snapshot: Snapshot) -> None:
+    def __init__(self, reader: Reader, snapshot: Snapshot, graphs: Graphs) -> None:
+        self._graphs = graphs
+        self._count = int(snapshot.starts[-1])
+        self._parts: list[_Part] = []
+        self._maps: dict[str, VectorMap] = {}
         maps: dict[str, VectorMap | None] = {}
-        self._snapshot = snapshot
-        self._parts: list[tuple[int, DocumentVectors, VectorMap]] = []
-        missing = np.ones(int(snapshot.starts[-1]), np.bool_)
-        for p, part in enumerate(snapshot.parts):
-            if part.vectors is None:
+        missing = np.ones(self._count, np.bool_)
+        for part, (first, last) in zip(snapshot.parts, pairwise(snapshot.starts.tolist()), strict=True):
+            if part.vectors is None or not isinstance(part.source, Segment):
                 continue
             if part.codec not in maps:
                 maps[part.codec] = reader.vector_map(part.codec)
             known = maps[part.codec]
             if known is not None and known.name == part.vectors.name:
-                self._parts.append((p, part.vectors, known))
-                missing[snapshot.starts[p] : snapshot.starts[p + 1]] = False
+                self._maps[known.name] = known
+                self._parts.append(_Part(part.source.info.name, first, last, part.vectors))
+                missing[first:last] = False
+        graphs.keep(one.name for one in self._parts)
         self.any = bool(self._parts)
         self.missing = missing if missing.any() else None
 
-    def scores(self, rows: torch.Tensor, allowed: Mask | None) -> NDArray[np.float32]:
-        """(N,) float32 products with the vector of a query's token rows, (L, dim); -inf where there is none.
+    def nearest(
+        self, rows: torch.Tensor, allowed: Mask | None, count: int, policy: SearchPolicy
+    ) -> tuple[NDArray[np.int64], int]:
+        """The documents with the greatest products, ascending, and how many vectors were compared.
+
+        Leading dimensions hold most of what a vector says, so they choose among many documents, and whole vectors
+        among the best by them. Very large segments have a graph that chooses instead.
 
         Args:
-            rows: the tokens that gather.
+            rows: (L, dim) the query's tokens that gather.
             allowed: (N,) documents that may be found; None for all.
+            count: how many, and more where some tie; fewer where no more have a vector and are allowed.
+            policy: says how many dimensions and documents.
         """
-        scores = np.full(int(self._snapshot.starts[-1]), -np.inf, np.float32)
-        queries: dict[str, tuple[NDArray[np.float32], float]] = {}
-        for p, vectors, known in self._parts:
-            if known.name not in queries:
-                queries[known.name] = known.query(rows)
-            query, constant = queries[known.name]
-            here = slice(self._snapshot.starts[p], self._snapshot.starts[p + 1])
-            if allowed is None:
-                scores[here] = products(vectors, query) + constant
+        queries = {name: known.query(rows) for name, known in self._maps.items()}
+        whole = policy.vector_whole * count
+        found, scanned = [], []
+        for one in self._parts:
+            near = self._by_graph(one, queries, allowed, count, policy)
+            scanned += [one] if near is None else []
+            found += [] if near is None else [near]
+        few = sum(len(one.vectors) for one in scanned) <= _WORTH_TWO * whole
+        scores, compared = self._scores(scanned, queries, allowed, None if few else policy.vector_scan)
+        if few and not found:
+            return best(scores, count), compared
+        chosen = np.sort(np.concatenate([best(scores, whole), *found]))
+        again = np.empty(len(chosen), np.float32)
+        for one in self._parts:
+            here = slice(*np.searchsorted(chosen, (one.first, one.last)))
+            query, constant = queries[one.vectors.name]
+            again[here] = products(one.vectors, query, chosen[here] - one.first) + constant
+        return chosen[best(again, count)], compared + len(chosen)
+
+    def _by_graph(
+        self, one: _Part, queries: Queries, allowed: Mask | None, count: int, policy: SearchPolicy
+    ) -> NDArray[np.int64] | None:
+        """What the graph of a large segment finds; None where the segment is to be scanned."""
+        if len(one.vectors) < policy.vector_graph or count >= len(one.vectors):
+            return None
+        some = None if allowed is None else allowed[one.first : one.last]
+        matching = len(one.vectors) if some is None else int(np.count_nonzero(some))
+        graph = None if matching * _FEW < len(one.vectors) else self._graphs.of(one.name, one.vectors)
+        if graph is None:
+            return None
+        found = graph.nearest(queries[one.vectors.name][0], some, count)
+        return found + one.first if len(found) >= min(count, matching) else None
+
+    def _scores(
+        self, parts: list[_Part], queries: Queries, allowed: Mask | None, dimensions: int | None
+    ) -> tuple[NDArray[np.float32], int]:
+        """(N,) products by so many dimensions, -inf where there is none, and how many were computed."""
+        scores = np.full(self._count, -np.inf, np.float32)
+        compared = 0
+        for one in parts:
+            query, constant = queries[one.vectors.name]
+            here = slice(one.first, one.last)
+            numbers = None if allowed is None else np.flatnonzero(allowed[here])
+            if numbers is not None and len(numbers) * _FEW < len(one.vectors):
+                scores[one.first + numbers] = products(one.vectors, query[:dimensions], numbers) + constant
+                compared += len(numbers)
                 continue
-            numbers = np.flatnonzero(allowed[here])
-            if len(numbers) * _FEW < len(vectors):
-                scores[here.start + numbers] = products(vectors, query, numbers) + constant
-            else:
-                scores[here] = np.where(allowed[here], products(vectors, query) + constant, -np.inf)
-        return scores
+            scores[here] = products(one.vectors, query[:dimensions]) + constant
+            compared += len(one.vectors)
+            if allowed is not None:
+                scores[here][~allowed[here]] = -np.inf
+        return scores, compared
 
 
 def products(
     vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """(n,) float32: the products of a vector (m,) with those at these numbers, all where None."""
+    """(n,) float32: the products of a vector (m,) with m dimensions of those at these numbers, all where None."""
     from fastlane_rag.scoring.native import kernels
 
     if not kernels.available():
         import torch
 
-        levels = torch.from_numpy(vectors.levels if numbers is None else vectors.levels[numbers])
+        levels = torch.from_numpy((vectors.levels if numbers is None else vectors.levels[numbers])[:, : len(query)])
         scales = vectors.scales if numbers is None else vectors.scales[numbers]
         found: NDArray[np.float32] = (levels.float() @ torch.from_numpy(query)).numpy() * scales
         return found

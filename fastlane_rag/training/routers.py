@@ -132,9 +132,9 @@ def _write_ranking(
         logger.info("encoding %d passages", len(passages))
         index.add([p.content for p in passages], ids=[p.id for p in passages], show_progress=False)
         logger.info("ranking them for %d queries", len(queries))
+        results = index.search_batch_detailed(queries, _DEPTH, route_k="all", weighted=False)
         ranked = [
-            (query, [(hit.id, hit.text) for hit in result.hits])
-            for query, result in zip(queries, index.search_batch_detailed(queries, _DEPTH, route_k="all"), strict=True)
+            (query, [(hit.id, hit.text) for hit in result.hits]) for query, result in zip(queries, results, strict=True)
         ]
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for query, hits in ranked[dev_count:]:

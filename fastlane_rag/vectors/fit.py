@@ -11,9 +11,9 @@ from fastlane_rag.vectors.map import VectorMap, features, maxima_of
 __all__ = ["FIT_DOCUMENTS", "SAMPLE", "fit"]
 
 # Dimensions of a vector, a byte each.
-SIZE = 256
+SIZE = 512
 # Tokens whose MaxSim with a document makes its vector: more fit better, and adding a document takes longer.
-SAMPLE = 4096
+SAMPLE = 6144
 # Features that bend at a threshold; a query computes all of them for each of its tokens.
 LANDMARKS = 1024
 # Thresholds spread evenly from 0 to this product of landmark and token.

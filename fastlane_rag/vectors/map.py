@@ -97,7 +97,10 @@ class VectorMap:
 
         Vectors of several maps rank documents together once the constants are added.
         """
-        pooled = features(rows, self._landmarks, self._thresholds).sum(0)
+        rows = rows.float()
+        # The features of `features`, summed without holding them all.
+        near = bends(rows, self._landmarks, self._thresholds).sum(0)
+        pooled = torch.cat([near, rows.sum(0), rows.new_tensor([float(len(rows))])])
         found = (pooled @ self._mixing).numpy()
         return found[:-1], float(found[-1])
 
@@ -173,8 +176,12 @@ class VectorMap:
 def features(rows: Tensor, landmarks: Tensor, thresholds: Tensor) -> Tensor:
     """phi of each row: (L, H + dim + 1) float32 of (L, dim), (H, dim) and (H,)."""
     rows = rows.float()
-    near = torch.addmm(-thresholds, rows, landmarks.T).relu_()
-    return torch.cat([near, rows, torch.ones(len(rows), 1)], 1)
+    return torch.cat([bends(rows, landmarks, thresholds), rows, torch.ones(len(rows), 1)], 1)
+
+
+def bends(rows: Tensor, landmarks: Tensor, thresholds: Tensor) -> Tensor:
+    """The part of phi that is not linear: (L, H)."""
+    return torch.addmm(-thresholds, rows, landmarks.T).relu_()
 
 
 def maxima_of(tokens: Tensor, rows: Tensor, offsets: NDArray[np.int64]) -> Tensor:

@@ -61,16 +61,17 @@ def test_every_method_is_judged_and_the_second_run_encodes_no_document(
         assert method["metrics"]["R@100"] == 1, "all thirty documents are ranked"
         assert 0 < method["search_ms"]["p50"] <= method["search_ms"]["p95"]
         assert method["total_ms"]["p50"] > method["search_ms"]["p50"]
-    full = methods["full SumMaxSim"]
-    assert methods["fastlane k=all gather"]["metrics"] == full["metrics"]
+    full, weighted = methods["full SumMaxSim"], methods["weighted SumMaxSim"]
+    assert methods["fastlane k=all gather"]["metrics"] == weighted["metrics"]
+    assert weighted["comparisons"] == full["comparisons"]
     assert methods["fastlane k=1 gather"]["comparisons"] < full["comparisons"]
     assert methods["dense"]["comparisons"] == 30
     assert methods["dense hnsw"]["metrics"] == methods["dense"]["metrics"], "thirty vectors are one neighbourhood"
     assert 0 < methods["dense hnsw"]["comparisons"] <= 200
     assert methods["bm25"]["comparisons"] is None
     pairs = {tuple(pair["methods"]): pair for pair in judged["significance"]["pairs"]}
-    assert len(pairs) == 8 * 7 // 2
-    assert pairs["full SumMaxSim", "fastlane k=all"]["p"] == 1, "the same rankings"
+    assert len(pairs) == 9 * 8 // 2
+    assert pairs["weighted SumMaxSim", "fastlane k=all"]["p"] == 1, "the same rankings"
     assert pairs["full SumMaxSim", "fastlane k=1 gather"]["p"] < 1, "other rankings"
     assert [finding["subject"] for finding in judged["diagnosis"]][:2] == ["routing", "coverage"]
     assert judged["diagnosis"][1]["figures"]["documents"] == 30

@@ -144,11 +144,11 @@ def read_segment(file, documents, tokens, size, header_digest, dim, codec, vecto
 
 
 def check_vectors(rows, offsets, levels, scales, vector_of):
-    """Vectors are of the rows as they were before they became code, so they are near those of the code."""
+    """Vectors are of the rows before they became code, so they are like those of the code, even of one bit."""
     assert len(levels) == len(scales) == len(offsets) - 1
     stored = levels * scales[:, None]
     again = np.stack([vector_of(rows[begin:end]) for begin, end in pairwise(offsets)])
-    assert np.corrcoef(stored.ravel(), again.ravel())[0, 1] > 0.9
+    assert np.corrcoef(stored.ravel(), again.ravel())[0, 1] > 0.8
 
 
 def word_reader(array, documents):

@@ -342,6 +342,31 @@ void check_cover() {
   expect(total == limit, "cover");
 }
 
+void check_vectors() {
+  const int64_t count = any(0, 30), size = any(1, 300), stride = size + any(0, 5);
+  std::vector<int8_t> levels(static_cast<size_t>(count * stride));
+  for (int8_t& one : levels) one = static_cast<int8_t>(any(-127, 127));
+  std::vector<int16_t> query(static_cast<size_t>(size));
+  for (int16_t& one : query) one = static_cast<int16_t>(any(-2047, 2047));
+  const std::vector<float> scales(static_cast<size_t>(count), 0.5f);
+  std::vector<int64_t> numbers;
+  for (int64_t n = 0; n < count; n += 2) numbers.push_back(n);
+  const int64_t some = static_cast<int64_t>(numbers.size());
+  std::vector<float> all(static_cast<size_t>(count)), chosen(numbers.size());
+  fastlane_multiply_vectors(levels.data(), scales.data(), query.data(), size, stride, nullptr, count, all.data(), 1);
+  fastlane_multiply_vectors(levels.data(), scales.data(), query.data(), size, stride, numbers.data(), some,
+                            chosen.data(), 1);
+  for (int64_t n = 0; n < count; ++n) {
+    int32_t sum = 0;
+    for (int64_t d = 0; d < size; ++d) {
+      sum += levels[static_cast<size_t>(n * stride + d)] * query[static_cast<size_t>(d)];
+    }
+    const float true_product = static_cast<float>(sum) * 0.5f;
+    expect(all[static_cast<size_t>(n)] == true_product, "vectors");
+    if (n % 2 == 0) expect(chosen[static_cast<size_t>(n / 2)] == true_product, "chosen vectors");
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -355,6 +380,7 @@ int main(int count, char** arguments) {
       for (const int64_t bits : {1, 2, 4, 8}) check_codes(bits);
       check_gather();
       check_cover();
+      check_vectors();
     }
     std::printf("%s: checked %d times\n", name.c_str(), turns);
     if (all.find(',', start) == std::string::npos) break;

@@ -255,3 +255,21 @@ def test_a_level_can_be_asked_for():
     done = run("mmx")
     assert done.returncode
     assert "FASTLANE_NATIVE_LEVEL is 'mmx', but this processor runs" in done.stderr
+
+
+def test_products_of_vectors(level):
+    """Whole numbers are added up, so every level gives the same bits; dimensions beyond the query's do not count."""
+
+    @each_level
+    @given(st.integers(0, 40), st.integers(1, 300), st.integers(0, 9), st.integers(0, 2**32 - 1), st.booleans())
+    def check(count, size, more, seed, some):
+        chance = np.random.default_rng(seed)
+        levels = chance.integers(-127, 128, (count, size + more), dtype=np.int8)
+        scales = chance.random(count).astype(np.float32)
+        query = chance.integers(-2047, 2048, size).astype(np.int16)
+        numbers = np.flatnonzero(chance.random(count) < 0.5) if some else None
+        sums = levels[:, :size].astype(np.int64) @ query.astype(np.int64)
+        expected = (sums.astype(np.float32) * scales)[slice(None) if numbers is None else numbers]
+        assert np.array_equal(kernels.multiply_vectors(levels, scales, query, numbers), expected)
+
+    check()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.rerank import diversify, relevance, relevances, rerank
@@ -19,10 +20,12 @@ def index(model):
         yield index
 
 
-def test_rerank_is_summaxsim_over_all_tokens(model):
-    (query,) = model.encode_queries([QUERY])
-    expected = [float((query @ tokens.T).max(dim=1).values.sum()) for tokens in model.encode_documents(TEXTS)]
-    ranked = rerank(QUERY, TEXTS, model=model)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_rerank_is_summaxsim_over_all_tokens(model, weighted):
+    (encoded,) = model.encode_routed([QUERY])
+    query, weights = encoded.embeddings, encoded.weights if weighted else torch.ones(len(encoded.tokens))
+    expected = [float((query @ tokens.T).max(dim=1).values @ weights) for tokens in model.encode_documents(TEXTS)]
+    ranked = rerank(QUERY, TEXTS, model=model, weighted=weighted)
     assert [one.position for one in ranked] == sorted(range(4), key=lambda i: -expected[i])
     assert [one.score for one in ranked] == pytest.approx([expected[one.position] for one in ranked], abs=1e-3)
     assert [one.relevance for one in ranked] == [relevance(one.score, len(query)) for one in ranked]

@@ -81,7 +81,10 @@ def test_full_scores_stay_out_of_context(encoder_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, CONTEXT_MOST + 1])
 def test_the_loss_scores_what_search_compares(encoder_path: Path, k: int) -> None:
-    """Routed cross-entropy against RoutedQuery.compared and maxsim, query by query; one question has too few tokens."""
+    """Routed cross-entropy against RoutedQuery.compared and maxsim, query by query; one question has too few tokens.
+
+    The loss routes the tokens of highest score, from which a search chooses those that cover the query.
+    """
     model = in_context(encoder_path, trained=True)
     terms = RoutedTerms(only("routed"), RoutingConfig(k={k: 1.0}), 20.0, seed=3)
     loss = RoutedLoss(model.encoder, terms).eval()
@@ -92,7 +95,8 @@ def test_the_loss_scores_what_search_compares(encoder_path: Path, k: int) -> Non
     documents = model.encode_documents(ANSWERS)
     expected = []
     for position, query in enumerate(model.encode_routed(QUESTIONS)):
-        rows = query.compared(query.select(k))
+        routable = int(torch.isfinite(query.scores).sum())
+        rows = query.compared(torch.topk(query.scores, min(k, routable)).indices)
         scores = torch.cat([maxsim(rows, d, document_offsets=torch.tensor([0, len(d)]))[0] for d in documents])
         logits = 20.0 * scores / len(rows)
         expected.append(torch.nn.functional.cross_entropy(logits, torch.tensor(position)))

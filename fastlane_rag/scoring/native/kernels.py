@@ -354,12 +354,12 @@ def multiply_vectors(
     query: NDArray[np.int16],
     numbers: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Products of a vector with those at these numbers, all where None: scales[n] * (levels[n] . query).
+    """Products of a vector with those at these numbers, all where None: scales[n] * (levels[n, :m] . query).
 
     Args:
-        levels: (N, m).
+        levels: (N, m or more); without a copy where they are C-contiguous.
         scales: (N,).
-        query: (m,), no more than 2,047 either way.
+        query: (m,), no more than 2,047 either way, m at most 8,192.
         numbers: (n,) below N.
     """
     levels, scales, query = _flat(levels), _flat(scales), _flat(query)
@@ -367,7 +367,7 @@ def multiply_vectors(
     chosen = None if numbers is None else _address(numbers := _flat(numbers))
     products = np.empty(count, np.float32)
     threads = _threads(count, count * len(query))
-    known = *_addresses(levels, scales, query), len(query), chosen, count
+    known = *_addresses(levels, scales, query), len(query), levels.shape[1], chosen, count
     _check(_library().fastlane_multiply_vectors(*known, _address(products), threads))
     return products
 

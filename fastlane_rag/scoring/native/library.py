@@ -143,7 +143,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "fastlane_collect": (None, (c_void_p, c_int64, *[c_void_p] * 4, c_float, c_void_p, c_void_p)),
     "fastlane_multiply_vectors": (
         c_int32,
-        (c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_int32),
+        (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int32),
     ),
     "fastlane_cover": (c_int32, (c_void_p, c_void_p, c_int64, c_int64, c_void_p)),
 }

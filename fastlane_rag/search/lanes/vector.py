@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore
 from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.ranking import best, union
+from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.search.vectors import Vectors
 from fastlane_rag.storage.snapshot import Mask
@@ -27,6 +28,7 @@ def by_vector(
     also: NDArray[np.int64],
     *,
     depth: int,
+    policy: SearchPolicy,
 ) -> Found:
     """Gather candidates by their vectors, and score them with all tokens.
 
@@ -40,9 +42,9 @@ def by_vector(
         allowed: (N,) documents that may be found; None for all.
         also: numbers of documents that are candidates in any case, in any order.
         depth: candidates to keep of those with a vector, and of those without.
+        policy: says how vectors are scanned.
     """
-    near = vectors.scores(gathering, allowed)
-    chosen, gathered = best(near, depth), int(np.count_nonzero(near > -np.inf))
+    chosen, gathered = vectors.nearest(gathering, allowed, depth, policy)
     if vectors.missing is not None:
         plain = vectors.missing if allowed is None else vectors.missing & allowed
         numbers = np.flatnonzero(plain)

@@ -188,13 +188,13 @@ FASTLANE_API int32_t fastlane_cover(const float* similar, const float* weights, 
                                     uint8_t* picked);
 
 // Writes the product of a vector with each of some others: products[i] = scales[n] * (levels[n] . query), n = numbers[i].
-//   levels: (N, size) int8
+//   levels: (N, stride) int8, of which the first `size` of each count
 //   scales: (N,)
 //   query: (size,) int16, no more than 2,047 either way, and `size` up to 8,192: sums have 32 bits
 //   numbers: (count,) the vectors to multiply; null for the first `count`
 //   products: (count,) written
 FASTLANE_API int32_t fastlane_multiply_vectors(const int8_t* levels, const float* scales, const int16_t* query,
-                                               int64_t size, const int64_t* numbers, int64_t count, float* products,
-                                               int32_t threads);
+                                               int64_t size, int64_t stride, const int64_t* numbers, int64_t count,
+                                               float* products, int32_t threads);
 
 }  // extern "C"

@@ -196,8 +196,9 @@ int32_t fastlane_cover(const float* similar, const float* weights, int64_t count
 }
 
 int32_t fastlane_multiply_vectors(const int8_t* levels, const float* scales, const int16_t* query, int64_t size,
-                                  const int64_t* numbers, int64_t count, float* products, int32_t threads) {
-  const fastlane::VectorsTask task = {levels, scales, query, numbers, size, products};
+                                  int64_t stride, const int64_t* numbers, int64_t count, float* products,
+                                  int32_t threads) {
+  const fastlane::VectorsTask task = {levels, scales, query, numbers, size, stride, products};
   return fastlane::run<fastlane::VectorsTask, &fastlane::Kernels::multiply_vectors>(task, count, threads);
 }
 

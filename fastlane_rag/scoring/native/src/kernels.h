@@ -62,11 +62,12 @@ struct CodesTask {
 };
 
 struct VectorsTask {
-  const int8_t* levels;   // (N, size)
-  const float* scales;    // (N,)
-  const int16_t* query;   // (size,)
-  const int64_t* numbers; // (count,) or null
+  const int8_t* levels;    // (N, stride)
+  const float* scales;     // (N,)
+  const int16_t* query;    // (size,)
+  const int64_t* numbers;  // (count,) or null
   int64_t size;
+  int64_t stride;
   float* products;  // (count,), written
 };
 

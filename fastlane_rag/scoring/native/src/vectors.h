@@ -9,7 +9,7 @@ namespace fastlane::FASTLANE_LEVEL {
 inline bool multiply_vectors(const VectorsTask& task, int64_t first, int64_t last) {
   for (int64_t i = first; i < last; ++i) {
     const int64_t n = task.numbers ? task.numbers[i] : i;
-    const int8_t* levels = task.levels + n * task.size;
+    const int8_t* levels = task.levels + n * task.stride;
     int32_t sum = 0;
     for (int64_t d = 0; d < task.size; ++d) sum += static_cast<int16_t>(levels[d]) * task.query[d];
     task.products[i] = static_cast<float>(sum) * task.scales[n];
