@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
     from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.remote import RemoteIndex
     from fastlane_rag.search.result import Hit
 
 __version__ = "0.1.0"
-__all__ = ["FastLaneIndex", "FastLaneModel", "Hit", "__version__"]
+__all__ = ["FastLaneIndex", "FastLaneModel", "Hit", "RemoteIndex", "__version__"]
 
 _HOMES = {
     "FastLaneIndex": "fastlane_rag.index",
     "FastLaneModel": "fastlane_rag.model",
     "Hit": "fastlane_rag.search.result",
+    "RemoteIndex": "fastlane_rag.remote",
 }
 
 

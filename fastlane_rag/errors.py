@@ -69,5 +69,9 @@ class DataError(FastLaneError, ValueError):
     """A data file, or a line of one, cannot be used; the message names the file and the line."""
 
 
+class RemoteError(FastLaneError):
+    """A server cannot be reached, or refuses a request; the message has its address and says why."""
+
+
 class MissingExtraError(FastLaneError, ImportError):
     """An optional library is not installed; the message names the extra to install."""

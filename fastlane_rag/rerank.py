@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.search.query import DocumentEncoder
     from fastlane_rag.search.result import Hit, SearchResult
 
 __all__ = ["Ranked", "diversify", "relevance", "relevances", "rerank"]
@@ -88,7 +89,7 @@ def relevances(result: SearchResult) -> list[float]:
     return [hit.relevance for hit in result.hits]
 
 
-def diversify(result: SearchResult, k: int, *, model: FastLaneModel, relevance_weight: float = 0.5) -> list[Hit]:
+def diversify(result: SearchResult, k: int, *, model: DocumentEncoder, relevance_weight: float = 0.5) -> list[Hit]:
     """Maximal marginal relevance: pick up to k hits of a search, each relevant but unlike those picked before.
 
     The similarity of two texts is the mean, over the tokens of both, of each token's best match in the other text,

@@ -3,7 +3,7 @@
 import click
 
 from fastlane_rag import __version__
-from fastlane_rag.cli import demo, doctor, evaluate, explain, index, inspection, reindex, search, train
+from fastlane_rag.cli import demo, doctor, evaluate, explain, index, inspection, mcp, reindex, search, serve, train
 from fastlane_rag.cli.base import Commands
 
 __all__ = ["main"]
@@ -20,6 +20,8 @@ for command in (
     index.index,
     reindex.reindex,
     search.search,
+    serve.serve,
+    mcp.mcp,
     explain.explain,
     inspection.verify,
     inspection.stats,

@@ -30,6 +30,9 @@ EXTRAS = {
         ("onnx", "onnxruntime", "faiss"), "torch encodes in place of onnxruntime, several times slower on a CPU"
     ),
     "files": Extra(("pypdf", "markdownify", "semantic_text_splitter"), "fastlane index takes no folder"),
+    "client": Extra(("httpx",), "no RemoteIndex"),
+    "serve": Extra(("fastapi", "httptools", "httpx", "prometheus_client", "uvicorn"), "no fastlane serve"),
+    "mcp": Extra(("mcp", "httpx"), "no fastlane mcp"),
     "langchain": Extra(("langchain_fastlane",), "no LangChain"),
     "llama-index": Extra(("llama_index.retrievers.fastlane",), "no LlamaIndex"),
     "eval": Extra(("ir_measures", "bm25s", "Stemmer"), "no fastlane eval"),
@@ -61,7 +64,7 @@ def require(doing: str, extras: Sequence[str]) -> None:
 def _found(module: str) -> bool:
     """Whether a module could be imported, without importing more than the packages it lies in."""
     if module in sys.modules:
-        return True
+        return sys.modules[module] is not None  # where it is None, Python refuses to import it
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # a package it lies in is missing

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fastlane_rag.data.ingest import add_passages
-from fastlane_rag.data.jsonl import Passage, read_passages, read_records
+from fastlane_rag.data.ingest import add_passages, document_of
+from fastlane_rag.data.jsonl import Passage, parse_passage, read_passages, read_records
 
-__all__ = ["Passage", "add_passages", "read_passages", "read_records", "sample_path"]
+__all__ = ["Passage", "add_passages", "document_of", "parse_passage", "read_passages", "read_records", "sample_path"]
 
 
 def sample_path() -> Path:

@@ -9,7 +9,7 @@ from fastlane_rag.types import Document, Ingested
 if TYPE_CHECKING:
     from fastlane_rag.index import FastLaneIndex
 
-__all__ = ["add_passages"]
+__all__ = ["add_passages", "document_of"]
 
 
 def add_passages(
@@ -20,13 +20,12 @@ def add_passages(
     total: int | None = None,
     show_progress: bool = False,
 ) -> Ingested:
-    """Add passages to an index by `FastLaneIndex.ingest`, which skips what is stored unchanged.
-
-    The title becomes a part of the indexed text and a metadata value.
-    """
-    documents = (Document(passage.id, passage.content, _metadata(passage)) for passage in passages)
+    """Add passages to an index by `FastLaneIndex.ingest`, which skips what is stored unchanged."""
+    documents = map(document_of, passages)
     return index.ingest(documents, batch_size=batch_size, total=total, show_progress=show_progress)
 
 
-def _metadata(passage: Passage) -> dict[str, object]:
-    return {"title": passage.title, **passage.metadata} if passage.title else passage.metadata
+def document_of(passage: Passage) -> Document:
+    """The document to store for a passage. The title becomes a part of its text, and a metadata value."""
+    metadata = {"title": passage.title, **passage.metadata} if passage.title else passage.metadata
+    return Document(passage.id, passage.content, metadata)

@@ -95,6 +95,15 @@ def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | Non
             yield passage
 
 
+def parse_passage(line: bytes) -> Passage:
+    """The passage of one line, as `read_passages` reads it.
+
+    Raises:
+        ValueError: the line holds no passage.
+    """
+    return _passage(_parse(line))
+
+
 def record_id(record: dict[str, Any]) -> str:
     """The id of a line: `_id`, or else `id`.
 

@@ -27,12 +27,12 @@ from fastlane_rag.index.encoding import budget_of, encoded_documents, model_devi
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
-from fastlane_rag.lengths import check_max_document_tokens, one_warning, warn_caller
+from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import Hit, SearchResult, remember
+from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
 from fastlane_rag.search.state import SearchStates
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.creation import holds_index
@@ -569,8 +569,7 @@ class FastLaneIndex:
             with self._storage.view() as view:
                 results = answer(view, self._states.of(view.snapshot), encoded, told, words, engine=self._engine)
             span.found(results)
-        for hint in {result.hint for result in results if result.hint}:
-            warn_caller(f"nothing matches the filter: {hint}")
+        warn_of_hints(results)
         for query, result in zip(queries, results, strict=True):
             if isinstance(query, str) and not by_words:
                 route_k = told.route_k or (told.policy or self.policy).route_k

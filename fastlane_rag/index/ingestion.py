@@ -13,7 +13,7 @@ from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, Ingested
 
-__all__ = ["ingest"]
+__all__ = ["CHUNK", "CHUNK_CHARACTERS", "checked_chunks", "ingest"]
 
 # Documents a write: whole encoder batches of texts of like length, and little lost by an interruption.
 CHUNK = 256
@@ -44,7 +44,7 @@ def ingest(
         show_progress = sys.stderr.isatty() and (total is None or total >= MANY)
     result, tokens = Ingested(0, 0, 0, 0), 0
     with documents_bar("Indexing", total, visible=show_progress) as done:
-        for chunk in _chunks(_checked(documents)):
+        for chunk in checked_chunks(documents):
             # Of an id given twice the last document counts, at the place of the first.
             latest = list({document.id: document for document in chunk}.values())
             stored = {document.id: document for document in get([one.id for one in latest])}
@@ -62,6 +62,15 @@ def ingest(
             )
             done(len(chunk))
     return result
+
+
+def checked_chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """The documents of a stream, a write each.
+
+    Raises:
+        InvalidInputError: an item is no document, or holds what cannot be stored; the chunks before it were given.
+    """
+    return _chunks(_checked(documents))
 
 
 def _checked(documents: Iterable[Document]) -> Iterator[Document]:

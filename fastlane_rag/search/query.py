@@ -1,13 +1,28 @@
-"""An encoded query, as a search sees it."""
+"""An encoded query, and what encodes documents, as a search sees them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-__all__ = ["EncodedQuery"]
+__all__ = ["DocumentEncoder", "EncodedQuery"]
+
+
+class DocumentEncoder(Protocol):
+    """A model, as variety among hits needs it; `fastlane_rag.model.FastLaneModel` is one."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    def encode_documents(self, texts: Sequence[str], /) -> Sequence[Tensor]:
+        """The (L, dim) float32 token embeddings of each text."""
+        ...
 
 
 class EncodedQuery(Protocol):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.errors import FastLaneError
+from fastlane_rag.lengths import warn_caller
 from fastlane_rag.types import Lane
 
 if TYPE_CHECKING:
     from fastlane_rag.explain import Explanation
     from fastlane_rag.search.query import EncodedQuery
 
-__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember", "with_relevance"]
+__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember", "warn_of_hints", "with_relevance"]
 
 STAGES = ("filter", "route", "gather", "words", "refine", "fetch")
 """The stages of a search, in the order they run; `words` is BM25, which only a hybrid search needs."""
@@ -87,6 +88,12 @@ def with_relevance(hit: Hit, relevance: float) -> Hit:
 def _made(id_: str, score: float, text: str, metadata: dict[str, Any], relevant: float) -> Hit:
     """What copying and unpickling call."""
     return with_relevance(Hit(id_, score, text, metadata), relevant)
+
+
+def warn_of_hints(results: Iterable[SearchResult]) -> None:
+    """Warn of each filter that matched nothing, with what its keys or types tell, at the line that called."""
+    for hint in {result.hint for result in results if result.hint}:
+        warn_caller(f"nothing matches the filter: {hint}")
 
 
 def remember(hit: Hit, explain: Callable[[str], Explanation]) -> None:

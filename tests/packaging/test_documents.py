@@ -24,7 +24,7 @@ def render_readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 DOCUMENTS = ("README.md", "docs/figures.md")
 RENDERED = (*DOCUMENTS, "docs/tuning.md")
-LINKING = (*RENDERED, "ARCHITECTURE.md", "STORE_FORMAT.md", "docs/swapping.md", "examples/README.md")
+LINKING = (*RENDERED, "ARCHITECTURE.md", "STORE_FORMAT.md", "docs/swapping.md", "docs/serving.md", "examples/README.md")
 
 
 @pytest.mark.parametrize("name", RENDERED)

@@ -22,6 +22,8 @@ MODULES = (
     "fastlane_rag.model",
     "fastlane_rag.explain",
     "fastlane_rag.rerank",
+    "fastlane_rag.index.protocol",
+    "fastlane_rag.remote",
     "fastlane_rag.data",
     "fastlane_rag.training",
     "langchain_fastlane",

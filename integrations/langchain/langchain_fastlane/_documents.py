@@ -6,8 +6,8 @@ from typing import Any
 from langchain_core.documents import Document
 
 from fastlane_rag import Hit
-from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.passages import as_passage
+from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
 from fastlane_rag.types import Document as StoredDocument
 
@@ -50,7 +50,7 @@ def to_filter(given: Any) -> Filter | None:
 
 
 def add_documents(
-    index: FastLaneIndex,
+    index: AnyIndex,
     documents: Iterable[Document],
     ids: Iterable[str | None] | None = None,
     batch_size: int | None = None,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -13,12 +13,12 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, PlainValidator
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
-from fastlane_rag.index.passages import given_index
+from fastlane_rag.index.protocol import AnyIndex, given_index
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchOptions, call_filter
 from fastlane_rag.search.result import SearchResult
@@ -27,7 +27,7 @@ from langchain_fastlane._reports import report
 
 
 class FastLaneRetriever(SearchFields, BaseRetriever):
-    """Late-interaction retriever over a `FastLaneIndex`.
+    """Late-interaction retriever over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     Besides the fields below it has one for each option of a search (`filter`, `route_k`, `hybrid`, ...), as
     `fastlane_rag.search.options.SearchOptions` documents them. `k` and these can also be given for one call:
@@ -53,15 +53,10 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    index: FastLaneIndex = Field(repr=False, exclude=True)
+    index: Annotated[AnyIndex, PlainValidator(given_index)] = Field(repr=False, exclude=True)
     k: int = Field(default=4, ge=0)
     score_key: str | None = None
     id_key: str | None = None
-
-    @field_validator("index", mode="before")
-    @classmethod
-    def _given(cls, index: Any) -> FastLaneIndex:
-        return given_index(index)
 
     @classmethod
     def from_texts(
@@ -157,13 +152,16 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         report(run_manager, [result])
         return self._documents(result)
 
-    def _search(self, queries: list[str], *, override_filter: bool = False, **options: Any) -> list[SearchResult]:
-        """The result of each query; an option that is missing or None is the retriever's own."""
+    def _search(self, queries: list[str], **options: Any) -> list[SearchResult]:
+        """The result of each query."""
+        return self.index.search_batch_detailed(queries, **self._options(**options))
+
+    def _options(self, *, override_filter: bool = False, **options: Any) -> dict[str, Any]:
+        """The options of a search; one that is missing or None is the retriever's own."""
         own = {name: getattr(self, name) for name in SearchOptions.names()}
         given = {name: value for name, value in options.items() if value is not None}
-        filter_ = call_filter(self.filter, options.get("filter"), override=override_filter)
-        given["filter"] = to_filter(filter_)
-        return self.index.search_batch_detailed(queries, **(own | given))
+        given["filter"] = to_filter(call_filter(self.filter, options.get("filter"), override=override_filter))
+        return own | given
 
     def _documents(self, result: SearchResult) -> list[Document]:
         return [self._document(hit) for hit in result.hits]
@@ -231,6 +229,10 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
-        return await run_in_executor(
-            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), **options
-        )
+        run = run_manager.get_sync()
+        native = getattr(self.index, "asearch_batch_detailed", None)
+        if native is None:
+            return await run_in_executor(None, self._get_relevant_documents, query, run_manager=run, **options)
+        (result,) = await native([query], **self._options(**options))
+        await run_in_executor(None, report, run, [result])
+        return self._documents(result)

@@ -14,7 +14,7 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexKeywords
-from fastlane_rag.index.passages import given_index
+from fastlane_rag.index.protocol import AnyIndex, given_index
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter
 from fastlane_rag.search.tracing import searches
@@ -51,7 +51,7 @@ class FastLaneStoreRetriever(VectorStoreRetriever):
 
 
 class FastLaneVectorStore(VectorStore):
-    """A vector store with one vector per token, over a `FastLaneIndex`.
+    """A vector store with one vector per token, over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     All searches take `k` and the search options: `filter` (a dict such as `{"year": {"$gte": 2020}}`, or a function of
     a document's metadata or of the document, applied before ranking), `route_k`, `hybrid` and the others that
@@ -67,7 +67,7 @@ class FastLaneVectorStore(VectorStore):
 
     def __init__(
         self,
-        index: FastLaneIndex | None = None,
+        index: AnyIndex | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
         id_key: str | None = None,
@@ -76,7 +76,7 @@ class FastLaneVectorStore(VectorStore):
         """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`, or a `RemoteIndex`.
             path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
             id_key: if set, each document that is returned has its id in its metadata under this key.
             **options: what it is made with: `model`, `device`, ..., see `fastlane_rag.index.options.IndexOptions`.
@@ -90,6 +90,7 @@ class FastLaneVectorStore(VectorStore):
             raise InvalidInputError(
                 "an index brings its own path, model and options: give the index or these, not both"
             )
+        self.index: AnyIndex
         self.index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
         self.id_key = id_key
 

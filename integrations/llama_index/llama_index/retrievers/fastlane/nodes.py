@@ -17,8 +17,8 @@ from llama_index.core.schema import (
 )
 
 from fastlane_rag import Hit
-from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.passages import NODE_CONTENT
+from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.storage.metadata import plain_metadata
 from fastlane_rag.types import Document as StoredDocument
 
@@ -32,7 +32,7 @@ _NODE_TYPES: dict[str, type[BaseNode]] = {
 
 
 def add_nodes(
-    index: FastLaneIndex,
+    index: AnyIndex,
     nodes: Iterable[BaseNode],
     *,
     batch_size: int | None = None,

@@ -19,9 +19,9 @@ from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
-from fastlane_rag.index.passages import given_index
+from fastlane_rag.index.protocol import AnyIndex, given_index
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_flag
-from fastlane_rag.search.result import with_relevance
+from fastlane_rag.search.result import SearchResult, with_relevance
 from fastlane_rag.storage.filters import all_of
 
 # Hits to find for each of several query texts, before their scores are averaged.
@@ -30,7 +30,7 @@ _OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
 
 
 class FastLaneRetriever(BaseRetriever):
-    """Late-interaction retriever over a `FastLaneIndex`.
+    """Late-interaction retriever over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters` and each option of a
     search (`route_k`, `hybrid`, ...) are attributes that may be set between calls. A `QueryBundle` is searched by its
@@ -61,7 +61,7 @@ class FastLaneRetriever(BaseRetriever):
 
     def __init__(
         self,
-        index: FastLaneIndex,
+        index: AnyIndex,
         similarity_top_k: int = 4,
         *,
         filters: MetadataFilters | None = None,
@@ -73,7 +73,7 @@ class FastLaneRetriever(BaseRetriever):
         verbose: bool = False,
         **options: Unpack[SearchKeywords],
     ) -> None:
-        self.index = given_index(index)
+        self.index: AnyIndex = given_index(index)
         self.normalize_scores = check_flag(normalize_scores, "normalize_scores")
         self.score_key = score_key
         self.similarity_top_k = similarity_top_k
@@ -191,22 +191,38 @@ class FastLaneRetriever(BaseRetriever):
         return await asyncio.to_thread(self.add_nodes, nodes, batch_size=batch_size, show_progress=show_progress)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        texts = query_bundle.embedding_strs or [query_bundle.query_str]
-        if len(texts) == 1:
-            (hits,) = self._search(texts, self.similarity_top_k)
-        else:
-            depth = max(10 * self.similarity_top_k, _FUSED_DEPTH)
-            hits = _mean(self._search(texts, depth), normalize=self.normalize_scores)[: self.similarity_top_k]
-        return [to_scored_node(hit, normalize=self.normalize_scores, score_key=self.score_key) for hit in hits]
+        texts = _texts(query_bundle)
+        return self._nodes(self.index.search_batch_detailed(texts, self._depth(texts), **self._options()))
 
-    def _search(self, texts: list[str], k: int) -> list[list[Hit]]:
+    def _nodes(self, results: list[SearchResult]) -> list[NodeWithScore]:
+        """The nodes of one text's search, or of several texts' together."""
+        rankings = [result.hits for result in report(results)]
+        hits = rankings[0] if len(rankings) == 1 else _mean(rankings, normalize=self.normalize_scores)
+        return [
+            to_scored_node(hit, normalize=self.normalize_scores, score_key=self.score_key)
+            for hit in hits[: self.similarity_top_k]
+        ]
+
+    def _depth(self, texts: list[str]) -> int:
+        """Hits to find for each text."""
+        return self.similarity_top_k if len(texts) == 1 else max(10 * self.similarity_top_k, _FUSED_DEPTH)
+
+    def _options(self) -> SearchKeywords:
         options: SearchKeywords = {name: getattr(self, name) for name in _OPTIONS}  # type: ignore[assignment]
         options["filter"] = all_of(to_filter(self.filters), options["filter"])
-        return [result.hits for result in report(self.index.search_batch_detailed(texts, k, **options))]
+        return options
 
     # BaseRetriever's own method would run `_retrieve` on the event loop and block it.
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+        native = getattr(self.index, "asearch_batch_detailed", None)
+        if native is None:
+            return await asyncio.to_thread(self._retrieve, query_bundle)
+        texts = _texts(query_bundle)
+        return self._nodes(await native(texts, self._depth(texts), **self._options()))
+
+
+def _texts(query_bundle: QueryBundle) -> list[str]:
+    return query_bundle.embedding_strs or [query_bundle.query_str]
 
 
 def _mean(rankings: list[list[Hit]], *, normalize: bool) -> list[Hit]:

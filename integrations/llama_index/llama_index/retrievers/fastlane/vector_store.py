@@ -25,7 +25,7 @@ from llama_index.retrievers.fastlane.nodes import SOURCE_KEY, add_nodes, to_node
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexKeywords
-from fastlane_rag.index.passages import given_index
+from fastlane_rag.index.protocol import AnyIndex, given_index
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import SearchKeywords, call_filter, check_flag
 from fastlane_rag.storage.filters import Filter, all_of
@@ -34,7 +34,7 @@ _BY_WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 
 
 class FastLaneVectorStore(BasePydanticVectorStore):
-    """A vector store with one vector per token, over a `FastLaneIndex`.
+    """A vector store with one vector per token, over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     It encodes texts and queries itself, and stores the nodes. LlamaIndex still embeds every node before adding it, with
     a model from `Settings`; `MockEmbedding(embed_dim=1)` makes that free:
@@ -61,13 +61,13 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
     stores_text: bool = True
     is_embedding_query: bool = False
-    _index: FastLaneIndex = PrivateAttr()
+    _index: AnyIndex = PrivateAttr()
     _normalize_scores: bool = PrivateAttr(default=True)
     _score_key: str | None = PrivateAttr(default=None)
 
     def __init__(
         self,
-        index: FastLaneIndex | None = None,
+        index: AnyIndex | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
         normalize_scores: bool = True,
@@ -77,7 +77,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """Wrap an index, or open or create one.
 
         Args:
-            index: from `FastLaneIndex.create`, `open` or `open_or_create`.
+            index: from `FastLaneIndex.create`, `open` or `open_or_create`, or a `RemoteIndex`.
             path: of an index to open, or to create where there is none yet. Without path and index, one in memory.
             normalize_scores: whether nodes are scored by relevance, from 0 to 1; False gives SumMaxSim.
             score_key: if set, SumMaxSim goes into the metadata of each node that is found, under this key, where models
@@ -141,7 +141,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         return "FastLaneVectorStore"
 
     @property
-    def client(self) -> FastLaneIndex:
+    def client(self) -> AnyIndex:
         """The index."""
         return self._index
 

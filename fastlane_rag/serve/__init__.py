@@ -1,0 +1,1 @@
+"""FastLane indexes over HTTP and the Model Context Protocol. The extras `serve` and `mcp` install what this needs."""
