@@ -24,7 +24,6 @@ def render_readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 DOCUMENTS = ("README.md", "docs/figures.md")
 RENDERED = (*DOCUMENTS, "docs/tuning.md")
-LINKING = (*RENDERED, "ARCHITECTURE.md", "STORE_FORMAT.md", "docs/swapping.md", "docs/serving.md", "examples/README.md")
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -53,12 +52,6 @@ def test_a_figure_outside_the_tables_is_no_measurement(render_readme: ModuleType
     prose = re.sub(r"```.*?```|^ {4}.*$|`[^`]*`", "", prose, flags=re.DOTALL | re.MULTILINE)
     prose = re.sub(r"Python 3\.\d+|arXiv \d{4}\.\d+|Apache-2\.0|PEP \d+", "", prose)
     assert not re.findall(r"\d*\.\d+|\d+ ?%|\d+ ms\b|\d+ MRR", prose)
-
-
-@pytest.mark.parametrize("name", LINKING)
-def test_linked_files_exist(name: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / name).read_text())
-    assert not [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
 
 
 def test_tables_of_every_part(render_readme: ModuleType, tmp_path: Path) -> None:
