@@ -1,5 +1,6 @@
 """`fastlane doctor`: checks whether this installation or an index can search well, and says what to do if not."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -135,13 +136,26 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    if names:
-        yield Finding("ok", "device", ", ".join(names))
+    count = torch.cuda.device_count()
+    if count:
+        yield _cuda(", ".join(torch.cuda.get_device_name(i) for i in range(count)), count)
     elif torch.backends.mps.is_available():
         yield Finding("ok", "device", "Apple GPU (mps)")
     else:
         yield Finding("ok", "device", "CPU")
+
+
+def _cuda(names: str, count: int) -> Finding:
+    """Whether the kernels for these CUDA devices can run; without them torch scores documents, slower."""
+    import torch
+
+    if importlib.util.find_spec("triton") is None:
+        return Finding(
+            "warning", "device", f"{names}: torch scores documents there; triton, which is missing, is faster"
+        )
+    if any(torch.cuda.get_device_capability(i) < (8, 0) for i in range(count)):
+        return Finding("warning", "device", f"{names}: below compute capability 8.0 torch scores documents, slower")
+    return Finding("ok", "device", names)
 
 
 def _threads() -> Iterator[Finding]:

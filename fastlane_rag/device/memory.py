@@ -60,9 +60,9 @@ class Device:
         Raises:
             torch.OutOfMemoryError: the device's memory is full.
         """
-        target = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.torch)
-        source, copied = (one.reshape(-1).view(torch.uint8) for one in (tensor.contiguous(), target))
         with self._lock, self.active():
+            target = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.torch)
+            source, copied = (one.reshape(-1).view(torch.uint8) for one in (tensor.contiguous(), target))
             for n, first in enumerate(range(0, len(source), _STAGE_BYTES)):
                 stage, event = self._stage(n % 2)
                 part = source[first : first + _STAGE_BYTES]

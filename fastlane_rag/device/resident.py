@@ -18,7 +18,7 @@ from fastlane_rag.scoring.inputs import Packed, Rows
 
 __all__ = ["Block", "Collection", "Resident", "Source"]
 
-_BLOCK_BYTES = 256 << 20  # of rows that are copied and scored together
+_BLOCK_BYTES = 1 << 30  # of rows that are copied and scored together
 
 
 class Source(Protocol):
@@ -90,8 +90,10 @@ class Collection:
     def on_device(self) -> Iterator[tuple[int, Packed[Rows], bool]]:
         """Every block's documents on the device, with the number of the first one and whether they are streamed."""
         for first, block in self.blocks:
-            streamed = block.documents is None
-            yield first, block.documents or self.resident.copied(block), streamed
+            if block.documents is None:
+                yield first, self.resident.copied(block), True
+            else:
+                yield first, block.documents, False
 
 
 class Resident:
@@ -103,10 +105,11 @@ class Resident:
 
     Attributes:
         newest: the documents that were asked for last; None before.
+        reserved: bytes of the budget that something else takes.
     """
 
     def __init__(self, device: Device, budget: int) -> None:
-        self.device, self.budget = device, budget
+        self.device, self.budget, self.reserved = device, budget, 0
         self._lock = threading.Lock()
         self._alive: WeakValueDictionary[tuple[int, int], Block] = WeakValueDictionary()
         self.newest: Collection | None = None
@@ -118,11 +121,11 @@ class Resident:
         Rows of other sources leave the device once no collection has them. What does not fit the budget, or the
         memory, stays on the host.
         """
-        with self._lock:
+        with self._lock, self.device.active():
             wanted = [block for source in sources for block in _blocks(source)]
             found = [self._alive.get((id(block.source), block.first)) or block for block in wanted]
             self.newest = self._collection(found)  # and lets go of the rest, before more is copied
-            taken = sum(block.bytes for block in self._alive.values() if block.documents is not None)
+            taken = self.reserved + sum(block.bytes for block in self._alive.values() if block.documents is not None)
             for block in found:
                 if block.documents is None and taken + block.bytes <= self.budget:
                     try:

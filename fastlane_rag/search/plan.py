@@ -235,7 +235,17 @@ class _Plan:
         words, most = self._by_words(query)
         self.clock.lap()
         vectors, depth = self.state.vectors(self.view.reader), self.policy.by_vector(self.k, self.options.depth)
-        found = by_vector(self.state, vectors, rows, gathering, self.allowed, most, depth=depth, policy=self.policy)
+        found = by_vector(
+            self.state,
+            vectors,
+            rows,
+            gathering,
+            self.allowed,
+            most,
+            depth=depth,
+            policy=self.policy,
+            multiply=self.engine.products,
+        )
         return self._gathered(query, found, len(rows), words, "vector")
 
     def _gathered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from fastlane_rag.vectors.documents import DocumentVectors
     from fastlane_rag.vectors.map import VectorMap
 
-__all__ = ["Vectors", "products"]
+__all__ = ["Products", "Vectors", "products"]
+
+Products = Callable[["DocumentVectors", NDArray[np.float32], NDArray[np.int64] | None], NDArray[np.float32]]
+"""Multiplies a vector (m,) with those of documents, at some numbers or all: see `products`."""
 
 Queries = dict[str, tuple[NDArray[np.float32], float]]
 """The vector of a query and its constant, by the name of their map."""
@@ -77,7 +81,12 @@ class Vectors:
         self.missing = missing if missing.any() else None
 
     def nearest(
-        self, rows: torch.Tensor, allowed: Mask | None, count: int, policy: SearchPolicy
+        self,
+        rows: torch.Tensor,
+        allowed: Mask | None,
+        count: int,
+        policy: SearchPolicy,
+        multiply: Products | None = None,
     ) -> tuple[NDArray[np.int64], int]:
         """The documents with the greatest products, ascending, and how many vectors were compared.
 
@@ -89,7 +98,9 @@ class Vectors:
             allowed: (N,) documents that may be found; None for all.
             count: how many, and more where some tie; fewer where no more have a vector and are allowed.
             policy: says how many dimensions and documents.
+            multiply: computes products; None for `products`.
         """
+        multiply = multiply or products
         queries = {name: known.query(rows) for name, known in self._maps.items()}
         whole = policy.vector_whole * count
         found, scanned = [], []
@@ -98,7 +109,7 @@ class Vectors:
             scanned += [one] if near is None else []
             found += [] if near is None else [near]
         few = sum(len(one.vectors) for one in scanned) <= _WORTH_TWO * whole
-        scores, compared = self._scores(scanned, queries, allowed, None if few else policy.vector_scan)
+        scores, compared = self._scores(scanned, queries, allowed, None if few else policy.vector_scan, multiply)
         if few and not found:
             return best(scores, count), compared
         chosen = np.sort(np.concatenate([best(scores, whole), *found]))
@@ -106,7 +117,7 @@ class Vectors:
         for one in self._parts:
             here = slice(*np.searchsorted(chosen, (one.first, one.last)))
             query, constant = queries[one.vectors.name]
-            again[here] = products(one.vectors, query, chosen[here] - one.first) + constant
+            again[here] = multiply(one.vectors, query, chosen[here] - one.first) + constant
         return chosen[best(again, count)], compared + len(chosen)
 
     def _by_graph(
@@ -124,7 +135,7 @@ class Vectors:
         return found + one.first if len(found) >= min(count, matching) else None
 
     def _scores(
-        self, parts: list[_Part], queries: Queries, allowed: Mask | None, dimensions: int | None
+        self, parts: list[_Part], queries: Queries, allowed: Mask | None, dimensions: int | None, multiply: Products
     ) -> tuple[NDArray[np.float32], int]:
         """(N,) products by so many dimensions, -inf where there is none, and how many were computed."""
         scores = np.full(self._count, -np.inf, np.float32)
@@ -134,10 +145,10 @@ class Vectors:
             here = slice(one.first, one.last)
             numbers = None if allowed is None else np.flatnonzero(allowed[here])
             if numbers is not None and len(numbers) * _FEW < len(one.vectors):
-                scores[one.first + numbers] = products(one.vectors, query[:dimensions], numbers) + constant
+                scores[one.first + numbers] = multiply(one.vectors, query[:dimensions], numbers) + constant
                 compared += len(numbers)
                 continue
-            scores[here] = products(one.vectors, query[:dimensions]) + constant
+            scores[here] = multiply(one.vectors, query[:dimensions], None) + constant
             compared += len(one.vectors)
             if allowed is not None:
                 scores[here][~allowed[here]] = -np.inf

@@ -62,8 +62,8 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
 
     The map of documents' vectors is fitted with it.
 
-    Deterministic: the same rows give the same codec. Returns whether it was recorded: not where another one was
-    meanwhile, or the index was replaced.
+    Deterministic on the CPU: the same rows give the same codec. Returns whether it was recorded: not where another one
+    was meanwhile, or the index was replaced.
     """
     with storage.view() as view:
         snapshot, bits = view.snapshot, storage.bits

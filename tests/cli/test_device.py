@@ -1,5 +1,6 @@
 """`--device` of the commands, on a machine without CUDA."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,13 @@ def test_a_device_that_is_not_there_is_told_in_one_line(command: str, tmp_path: 
     assert "device='cuda:1'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert command == "search" or not Path(index).exists()
+
+
+def test_the_doctor_says_what_a_device_is_too_old_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Tesla T4 {number}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    said = {finding["subject"]: finding for finding in json.loads(result.stdout)}["device"]
+    assert said["level"] == "warning"
+    assert said["detail"].startswith("Tesla T4 0: ")

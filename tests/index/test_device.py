@@ -47,7 +47,7 @@ def cuda(monkeypatch):
 @pytest.fixture
 def texts():
     chance = np.random.default_rng(3)
-    return [" ".join(chance.choice(WORDS, chance.integers(1, 20))) for _ in range(300)]
+    return [" ".join(chance.choice(WORDS, chance.integers(1, 20))) for _ in range(180)]
 
 
 @pytest.fixture
@@ -56,10 +56,12 @@ def both(cuda, tmp_path, texts, word_model, small_limits, monkeypatch):
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model, codec="residual4") as index:
-        for first in range(0, 300, 50):
-            some = slice(first, first + 50)
-            index.add(texts[some], [f"d{n}" for n in range(first, first + 50)], [{"n": n} for n in range(50)])
-        index.delete([f"d{n}" for n in range(0, 300, 7)])
+        for first in range(0, 180, 30):
+            some = slice(first, first + 30)
+            index.add(texts[some], [f"d{n}" for n in range(first, first + 30)], [{"n": n} for n in range(30)])
+            if first == 120:
+                index.optimize()
+        index.delete([f"d{n}" for n in range(0, 180, 7)])
         with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
             yield on_device, index
 
@@ -103,7 +105,7 @@ def test_commits_deletes_and_merges_are_seen_and_only_what_is_new_is_copied(both
     on_device, index = both
     before = on_device.search_batch(texts[:5], 5, **EXHAUSTIVE)
     copied = StandIn.copied
-    assert copied > 20_000
+    assert copied > 10_000
     index.add(["zzyzx zzyzx"], ["new"])
     [hits] = on_device.search_batch(["zzyzx"], 1, **EXHAUSTIVE)
     assert [hit.id for hit in hits] == ["new"]
@@ -130,6 +132,10 @@ def test_what_does_not_fit_is_streamed_and_said(both, texts, word_model, monkeyp
     policy = SearchPolicy(device_share=0.5)
     with FastLaneIndex.open(index.path, model=word_model, device="cuda:1", policy=policy) as small:
         assert_same(small.search_batch(texts[:9], 5, **EXHAUSTIVE), index.search_batch(texts[:9], 5, **EXHAUSTIVE))
+        assert_same(
+            small.search_batch(texts[:9], 5, lane="vector", depth=40),
+            index.search_batch(texts[:9], 5, lane="vector", depth=40),
+        )
         stats = small.stats().device
     assert stats.budget == whole.resident // 2
     assert 0 < stats.resident <= stats.budget
@@ -143,6 +149,28 @@ def test_a_lane_that_is_asked_for_is_used(both, texts):
         assert mine.lane == theirs.lane
         assert_same([mine.hits], [theirs.hits])
     assert on_device.search_detailed(texts[0]).lane == "exhaustive"
+
+
+@pytest.mark.parametrize("options", [{}, {"filter": {"n": {"$lt": 2}}}, {"hybrid": True, "route_k": 2}], ids=str)
+def test_vectors_of_documents_are_on_the_device_too(both, texts, options):
+    on_device, index = both
+    copied = StandIn.copied
+    found = on_device.search_batch_detailed(texts[:9], 5, lane="vector", depth=40, **options)
+    assert {one.lane for one in found} == {"vector"}
+    assert StandIn.copied > copied
+    copied = StandIn.copied
+    assert on_device.stats().device.resident == copied
+    on_device.search_batch(texts[:9], 5, lane="vector", **options)
+    assert StandIn.copied == copied
+    expected = index.search_batch(texts[:9], 5, lane="vector", depth=40, **options)
+    assert_same([one.hits for one in found], expected)
+    StandIn.failure = RuntimeError("CUDA error")
+    index.compact()
+    with pytest.warns(FastLaneWarning, match="CUDA error; the CPU searches instead"):
+        assert_same(
+            on_device.search_batch(texts[:9], 5, lane="vector", depth=40, **options),
+            index.search_batch(texts[:9], 5, lane="vector", depth=40, **options),
+        )
 
 
 def test_a_full_memory_leaves_one_batch_to_the_cpu(both, texts, monkeypatch):
@@ -176,7 +204,9 @@ def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
     assert on_device.stats().device == replace(on_device.stats().device, lost=True, resident=0, streamed=0)
 
 
-def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(cuda, texts, word_model, monkeypatch, caplog):
+def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(
+    cuda, texts, word_model, small_limits, monkeypatch, caplog
+):
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
     asked = []
 
@@ -190,7 +220,7 @@ def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(cuda, texts, word
     for told in ("", "cuda:1 could not train the codec, so the CPU does: the device is gone"):
         with FastLaneIndex.create(model=word_model, device="cuda:1", codec="residual4") as index:
             index.add(texts)
-            index.compact()
+            index.optimize()
             assert told in caplog.text
             query = "bundation dirus"
             expected = max(exact_score(query, text) for text in texts)
@@ -223,14 +253,30 @@ def test_a_copy_of_an_index_opens_its_device_again(both, texts):
     assert StandIn.copied > copied
 
 
+@pytest.mark.slow
+def test_real_questions_find_the_same_passages(cuda, tmp_path, model, passages, monkeypatch):
+    monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 10_000)
+    some = passages[:600:2]
+    with FastLaneIndex.create(tmp_path / "index", model=model) as index:
+        index.add([one["text"] for one in some], [one["id"] for one in some])
+        index.optimize()
+        queries = [" ".join(one["text"].split()[10:22]) for one in some[::10]]
+        with FastLaneIndex.open(tmp_path / "index", model=model, device="cuda") as on_device:
+            for options in ({}, {"route_k": 1}, {"route_k": "all"}, {"hybrid": True}):
+                mine = on_device.search_batch(queries, 10, lane="exhaustive", **options)
+                theirs = index.search_batch(queries, 10, lane="exhaustive", **options)
+                assert [[hit.id for hit in hits] for hits in mine] == [[hit.id for hit in hits] for hits in theirs]
+
+
 @pytest.mark.gpu
 def test_hits_of_a_device_are_those_of_the_cpu(tmp_path, texts, word_model, small_limits, monkeypatch):
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 500)
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=word_model, codec="residual4") as index:
-        index.add(texts[:200], metadatas=[{"n": n} for n in range(200)])
+        index.add(texts[:120], metadatas=[{"n": n} for n in range(120)])
+        index.optimize()
         with FastLaneIndex.open(path, model=word_model, device="cuda") as on_device:
-            index.add(texts[200:], metadatas=[{"n": n} for n in range(100)])
+            index.add(texts[120:], metadatas=[{"n": n} for n in range(60)])
             for options in ({}, {"route_k": 2}, {"route_k": 1, "hybrid": True}, {"filter": {"n": {"$lt": 9}}}):
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", FastLaneWarning)

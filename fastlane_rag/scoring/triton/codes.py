@@ -1,10 +1,11 @@
 """MaxSim over documents in code on CUDA, without decoding: a table of centroids, and products of small integers.
 
-    row . query = scale * (base[centroid] . query + sum_d steps_d * query_d * level_d)
+    row . query = scale * (near[centroid] . query + sum_d steps_d * query_d * (level_d - half))
 
-The first product is the same for all rows of a centroid, so one matrix product makes a table of it for a batch of
-queries. The second takes steps_d * query_d in 8 bits, with one unit a query token, and the levels as they are stored:
-the tensor cores multiply bytes. So a token costs its bytes of code, and one row of the table from the cache.
+near is the row of a centroid at the level half = 2 ** (bits - 1). Its product is the same for all rows of a centroid,
+so one matrix product makes a table of it for a batch of queries. The sum takes steps_d * query_d in 8 bits, with one
+unit a query token, and the levels as they are stored: the tensor cores multiply bytes. So a token costs its bytes of
+code, and one row of the table from the cache.
 """
 
 # The kernel's arguments are pointers and compile-time constants, which a type checker cannot check.
@@ -34,8 +35,8 @@ _LEAST, _MOST = 8, 64  # columns that the tensor cores multiply together, and sl
 @triton.jit(do_not_specialize=COUNTS)
 def codes_kernel(
     levels,  # (S, PLANES, PADDED) int8: the query tokens of each slot, times the steps, in units; 0 beyond WIDTH
-    units,  # (S,) float32
-    table,  # (K, S) float32: level 0 of each centroid times the query token of each slot
+    units,  # (S,) float32: what a product of levels is worth
+    table,  # (K, S) float32: the middle level of each centroid times the query token of each slot
     rows,  # (S,) int32: the query token in each slot, -1 in unused ones
     weights,  # (S,) float32
     residuals,  # (T, WIDTH) uint8: the packed levels of all documents
@@ -135,49 +136,54 @@ def _products(
     BLOCK_W: tl.constexpr,
     PACKED: tl.constexpr,
 ):
-    """(BLOCK_D, BLOCK_Q) int32: levels of document rows times levels of query tokens."""
+    """(BLOCK_D, BLOCK_Q) int32: document levels less half, times query levels and 2 ** (8 - BITS)."""
     planes: tl.constexpr = 8 // BITS
     products = tl.zeros((BLOCK_D, BLOCK_Q), tl.int32)
     for first in tl.static_range(0, PADDED, BLOCK_W):
         places = first + tl.arange(0, BLOCK_W)
         at = residuals + offset[:, None] * WIDTH + places[None, :]
         packed = tl.load(at) if first + BLOCK_W <= WIDTH else tl.load(at, (places < WIDTH)[None, :], 0)
-        for plane in tl.static_range(planes):
-            # Byte j of a row has the levels of dimensions j, j + WIDTH, and so on: a plane each.
-            query = tl.load(levels + slots[None, :] * (planes * PADDED) + plane * PADDED + places[:, None])
-            products = tl.dot(_plane(packed, BITS, PACKED), query, products, out_dtype=tl.int32)
-            if plane + 1 < planes:
+        for shifts in tl.static_range(planes):
+            # Byte j of a row has the levels of dimensions j, j + WIDTH, and so on, a plane each; the last one on top.
+            plane = levels + (planes - 1 - shifts) * PADDED
+            query = tl.load(plane + slots[None, :] * (planes * PADDED) + places[:, None])
+            products = tl.dot(_top_levels(packed, BITS, PACKED), query, products, out_dtype=tl.int32)
+            if shifts + 1 < planes:
                 packed = _next_plane(packed, BITS, PACKED)
     return products
 
 
 @triton.jit
-def _plane(packed, BITS: tl.constexpr, PACKED: tl.constexpr):
-    """The lowest BITS of each byte as int8; levels of 8 bits less 128."""
+def _top_levels(packed, BITS: tl.constexpr, PACKED: tl.constexpr):
+    """The level in the highest BITS of each byte, less half of the levels, times 2 ** (8 - BITS), as int8."""
     if not PACKED:
-        if BITS == 8:
-            return (packed ^ 0x80).to(tl.int8, bitcast=True)
-        return (packed & ((1 << BITS) - 1)).to(tl.int8)
+        return ((packed & (256 - (1 << (8 - BITS)))) ^ 0x80).to(tl.int8, bitcast=True)
     if BITS == 8:
         return tl.inline_asm_elementwise("xor.b32 $0, $1, 0x80808080;", "=r,r", [packed], tl.int8, True, 4)
     if BITS == 4:
-        return tl.inline_asm_elementwise("and.b32 $0, $1, 0x0F0F0F0F;", "=r,r", [packed], tl.int8, True, 4)
+        return tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, 0xF0F0F0F0, 0x80808080, 0x6A;", "=r,r", [packed], tl.int8, True, 4
+        )
     if BITS == 2:
-        return tl.inline_asm_elementwise("and.b32 $0, $1, 0x03030303;", "=r,r", [packed], tl.int8, True, 4)
-    return tl.inline_asm_elementwise("and.b32 $0, $1, 0x01010101;", "=r,r", [packed], tl.int8, True, 4)
+        return tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, 0xC0C0C0C0, 0x80808080, 0x6A;", "=r,r", [packed], tl.int8, True, 4
+        )
+    return tl.inline_asm_elementwise(
+        "lop3.b32 $0, $1, 0x80808080, 0x80808080, 0x6A;", "=r,r", [packed], tl.int8, True, 4
+    )
 
 
 @triton.jit
 def _next_plane(packed, BITS: tl.constexpr, PACKED: tl.constexpr):
-    """Bytes whose lowest BITS are those of the next plane."""
+    """Bytes with the plane below on top."""
     if not PACKED:
-        return packed >> BITS
-    # Bits that come from the neighbouring byte lie above those that are used.
+        return (packed << BITS).to(tl.uint8)
+    # Bits that come from the neighbouring byte lie below those that are used.
     if BITS == 4:
-        return tl.inline_asm_elementwise("shr.b32 $0, $1, 4;", "=r,r", [packed], tl.uint8, True, 4)
+        return tl.inline_asm_elementwise("shl.b32 $0, $1, 4;", "=r,r", [packed], tl.uint8, True, 4)
     if BITS == 2:
-        return tl.inline_asm_elementwise("shr.b32 $0, $1, 2;", "=r,r", [packed], tl.uint8, True, 4)
-    return tl.inline_asm_elementwise("shr.b32 $0, $1, 1;", "=r,r", [packed], tl.uint8, True, 4)
+        return tl.inline_asm_elementwise("shl.b32 $0, $1, 2;", "=r,r", [packed], tl.uint8, True, 4)
+    return tl.inline_asm_elementwise("shl.b32 $0, $1, 1;", "=r,r", [packed], tl.uint8, True, 4)
 
 
 @dataclass(frozen=True)
@@ -256,10 +262,9 @@ class CodedQueries:
         for plane, first in enumerate(range(0, book.dim, book.width)):
             part = rounded[:, first : first + book.width]
             levels[:, plane, : part.shape[1]] = part.to(torch.int8)
-        table = book.base @ values.T
-        if bits == 8:  # the kernel takes 128 from each level
-            table += 128 * units * rounded.sum(1)
-        self.levels, self.units, self.table = levels, units, table
+        # The kernel takes half of the levels from each, so that those are small which the rounded query multiplies.
+        self.table = book.base @ values.T + 2 ** (bits - 1) * stepped.sum(1)
+        self.levels, self.units = levels, units * 2.0 ** (bits - 8)
         self.rows, self.weights = rows.int(), factors
 
 

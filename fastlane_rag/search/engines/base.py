@@ -16,6 +16,8 @@ from fastlane_rag.storage.snapshot import Mask
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastlane_rag.vectors.documents import DocumentVectors
+
 __all__ = ["Engine", "Scan", "Scanned"]
 
 
@@ -80,4 +82,10 @@ class Engine(Protocol):
             state: of the commit to search.
             asked: at least one query.
         """
+        ...
+
+    def products(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        """The products of a vector (m,) with those of documents: (n,) of these numbers, of all where None."""
         ...

@@ -6,19 +6,25 @@ import threading
 import warnings
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from fastlane_rag.device import Asked, Collection, Device, Resident, search
+from fastlane_rag.device import Asked, Collection, Device, Resident, ResidentVectors, search
 from fastlane_rag.errors import FastLaneWarning
 from fastlane_rag.search.engines.base import Engine, Scan, Scanned
 from fastlane_rag.search.engines.host import HostEngine
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import SearchState
+from fastlane_rag.search.vectors import products
 from fastlane_rag.storage.snapshot import Mask
 from fastlane_rag.types import DeviceStats
+
+if TYPE_CHECKING:
+    from fastlane_rag.vectors.documents import DocumentVectors
 
 __all__ = ["DeviceEngine"]
 
@@ -55,6 +61,7 @@ class DeviceEngine:
     def _start(self) -> None:
         self._resident = Resident(self._device, int(self._share * self._device.free()))
         self._commits: WeakKeyDictionary[SearchState, _Commit] = WeakKeyDictionary()
+        self._vectors: WeakKeyDictionary[DocumentVectors, ResidentVectors | None] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._lost: str | None = None  # why the host does everything
         self._warned = False
@@ -82,19 +89,58 @@ class DeviceEngine:
             except torch.OutOfMemoryError as error:
                 self._warn(f"has too little memory for a batch of {len(asked.gathering)} queries: {error}")
             except Exception as error:  # of CUDA, its driver, the compiler: the host answers whatever it was
-                self._lost = f"cannot be used any longer: {type(error).__name__}: {error}"
-                self._commits.clear()
-        if self._lost is not None:
+                self._lose(error)
+        else:
             self._warn(self._lost)
         return self._host.scan(state, asked)
+
+    def products(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        """Products of vectors that are resident on the device; the host's where they do not fit, or it is lost."""
+        if self._lost is None:
+            try:
+                there = self._there(vectors)
+                if there is not None:
+                    return there.products(query, numbers)
+            except torch.OutOfMemoryError as error:
+                self._warn(f"has too little memory for vectors: {error}")
+            except Exception as error:
+                self._lose(error)
+        return products(vectors, query, numbers)
+
+    def _there(self, vectors: DocumentVectors) -> ResidentVectors | None:
+        """The vectors on the device, copied there on first use; None where the budget does not reach."""
+        with self._lock:
+            if vectors not in self._vectors:
+                resident, newest = self._resident, self._resident.newest
+                tokens = 0 if newest is None else newest.resident_bytes
+                needed = self._vector_bytes() + vectors.levels.nbytes + vectors.scales.nbytes
+                fits = tokens + needed <= resident.budget
+                self._vectors[vectors] = ResidentVectors(self._device, vectors.levels, vectors.scales) if fits else None
+                resident.reserved = self._vector_bytes()
+            return self._vectors[vectors]
+
+    def _vector_bytes(self) -> int:
+        return sum(one.bytes for one in self._vectors.values() if one is not None)
+
+    def _lose(self, error: Exception) -> None:
+        """Use the device no more."""
+        self._lost = f"cannot be used any longer: {type(error).__name__}: {error}"
+        self._commits.clear()
+        self._vectors.clear()
+        self._warn(self._lost)
 
     def stats(self) -> DeviceStats:
         """What is on the device."""
         newest, lost = self._resident.newest, self._lost is not None
+        tokens = 0 if lost or newest is None else newest.resident_bytes
+        with self._lock:
+            vectors = self._vector_bytes()
         return DeviceStats(
             str(self._device),
             budget=self._resident.budget,
-            resident=0 if lost or newest is None else newest.resident_bytes,
+            resident=tokens + vectors,
             streamed=0 if lost or newest is None else newest.streamed_bytes,
             lost=lost,
         )

@@ -9,6 +9,7 @@ from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore
 from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import SearchState
+from fastlane_rag.search.vectors import products
 
 __all__ = ["HostEngine"]
 
@@ -17,6 +18,7 @@ class HostEngine:
     """Scans documents on the CPU; see `Engine`."""
 
     scans_all = False
+    products = staticmethod(products)
 
     def together(self, policy: SearchPolicy, documents: int) -> int:
         """As many queries as keep their scores of every document within bounds."""

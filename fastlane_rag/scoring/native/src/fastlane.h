@@ -187,7 +187,8 @@ FASTLANE_API void fastlane_collect(const fastlane_block* blocks, int64_t block_c
 FASTLANE_API int32_t fastlane_cover(const float* similar, const float* weights, int64_t count, int64_t limit,
                                     uint8_t* picked);
 
-// Writes the product of a vector with each of some others: products[i] = scales[n] * (levels[n] . query), n = numbers[i].
+// Writes the product of a vector with each of some others: products[i] = scales[n] * (levels[n] . query), n =
+// numbers[i].
 //   levels: (N, stride) int8, of which the first `size` of each count
 //   scales: (N,)
 //   query: (size,) int16, no more than 2,047 either way, and `size` up to 8,192: sums have 32 bits
