@@ -30,9 +30,7 @@ def received_query(message: EncodedQueryMessage, where: str = "the query") -> En
     views = None if message.views is None else torch.from_numpy(rows_of(message.views))
     lists = [one for one in (message.scores, message.tokens, message.weights, message.norms) if one is not None]
     if any(len(one) != len(rows) for one in lists) or (views is not None and views.shape != rows.shape):
-        raise InvalidInputError(
-            f"embeddings, scores, tokens, views, weights and norms of {where} must be of one length"
-        )
+        raise InvalidInputError(f"{where}: embeddings, scores, tokens, views, weights and norms must be of one length")
     if message.scores is None:
         plain = PlainQuery.of(rows, rows.shape[1], where)
         plain.tokens = message.tokens or plain.tokens

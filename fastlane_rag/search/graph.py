@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import MissingExtraError
-from fastlane_rag.scoring.threads import get_threads
 from fastlane_rag.storage.snapshot import Mask
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class Graph:
     """
 
     def __init__(self, vectors: DocumentVectors) -> None:
+        from fastlane_rag.scoring.threads import get_threads  # loads torch
+
         try:
             import faiss
         except ImportError as error:
