@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -63,9 +62,9 @@ def require(doing: str, extras: Sequence[str]) -> None:
 
 def _found(module: str) -> bool:
     """Whether a module could be imported, without importing more than the packages it lies in."""
-    if module in sys.modules:
-        return sys.modules[module] is not None  # where it is None, Python refuses to import it
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # a package it lies in is missing
+    except ImportError:  # a package it lies in is missing
         return False
+    except ValueError:  # it is loaded, and does not say from where
+        return True

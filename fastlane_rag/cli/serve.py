@@ -22,6 +22,7 @@ _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 @click.option("--allowed-host", "hosts", multiple=True, help="Host name to answer to; any when keys are used.")
 @click.option("--read-only", is_flag=True, help="Refuse writes.")
 @click.option("--model", help="What the indexes were made with, where it is not the bundled model.")
+@click.option("--device", help="Where models run; with cuda or cuda:1 the documents are searched there as well.")
 @click.option("--threads", type=click.IntRange(1), help="Requests worked on at once, a process; the cores by default.")
 @click.option("--max-body", default=16, show_default=True, type=click.IntRange(1), help="MiB of a request's body.")
 @click.option("--max-hits", default=1000, show_default=True, type=click.IntRange(1), help="The largest k.")
@@ -37,6 +38,7 @@ def serve(
     hosts: tuple[str, ...],
     read_only: bool,
     model: str | None,
+    device: str | None,
     threads: int | None,
     max_body: int,
     max_hits: int,
@@ -58,10 +60,11 @@ def serve(
     check_reachable(host, keys, no_keys)
     named = named_directories(indexes)
     for directory in named.values():  # told here, before processes start that would all say the same
-        FastLaneIndex.open(directory, read_only=True).close()
+        FastLaneIndex.open(directory, device=device, read_only=True).close()
     settings = ServeSettings(
         indexes=named,
         model=model,
+        device=device,
         keys=() if keys is None else read_keys(keys),
         hosts=hosts or (("*",) if keys is not None or no_keys else _LOCAL),
         read_only=read_only,

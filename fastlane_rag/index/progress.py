@@ -48,7 +48,7 @@ def progress_bar(description: str, console: Console | None = None) -> Progress:
         Rate(),
         TimeRemainingColumn(),
         console=shown,
-        transient=True,
+        transient=shown.is_terminal,
         disable=console is not None and not shown.is_terminal,
     )
 

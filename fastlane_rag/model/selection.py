@@ -18,6 +18,9 @@ _OF_SCORE, _OF_NORM = 0.3, 0.5
 Chosen with the square above by nDCG@10 of 1, 2, 4 and 8 tokens on dev splits (docs/model.md).
 """
 
+_ROUNDING = 1e-3
+"""Smaller deviations, as shares of the largest value, are noise: states after a normalisation have norms that agree."""
+
 _MOST = 64
 """Only so many tokens of highest score compete, so that a long query costs little."""
 
@@ -61,6 +64,8 @@ def cover(rows: NDArray[np.float32], need: NDArray[np.float32], order: NDArray[n
 
 
 def _standard(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In standard deviations from the mean; 0 where all are equal."""
-    centred: NDArray[np.float32] = values - values.mean() if len(values) else values
-    return centred / max(float(centred.std()) if len(values) else 0.0, 1e-6)
+    """In standard deviations from the mean; near 0 where all are equal but for rounding, which must not choose."""
+    if not len(values):
+        return values
+    centred: NDArray[np.float32] = values - values.mean()
+    return centred / max(float(centred.std()), _ROUNDING * float(np.abs(values).max()), 1e-6)

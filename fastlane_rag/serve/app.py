@@ -75,7 +75,13 @@ def create_app(settings: ServeSettings, indexes: Mapping[str, FastLaneIndex] | N
 
 def _opened(path: Path, settings: ServeSettings) -> FastLaneIndex:
     """An index with its model loaded, so that the first request is as quick as all others."""
-    index = FastLaneIndex.open(path, model=settings.model, read_only=settings.read_only, timeout=settings.lock_seconds)
+    index = FastLaneIndex.open(
+        path,
+        model=settings.model,
+        device=settings.device,
+        read_only=settings.read_only,
+        timeout=settings.lock_seconds,
+    )
     try:
         index.search("warm", k=1)
     except BaseException:

@@ -21,6 +21,7 @@ class ServeSettings(BaseModel):
     Attributes:
         indexes: the directory of each index, by the name that requests have.
         model: what the indexes were made with, where it is not the bundled model.
+        device: where models run; with "cuda", "cuda:1" and so on the documents are searched there as well.
         read_only: refuse writes.
         keys: who may do what; without keys everybody may do everything.
         hosts: names that requests may have in their Host header; ("*",) allows all.
@@ -40,6 +41,7 @@ class ServeSettings(BaseModel):
 
     indexes: dict[str, Path] = Field(default_factory=dict)
     model: str | None = None
+    device: str | None = None
     read_only: bool = False
     keys: tuple[ApiKey, ...] = ()
     hosts: tuple[str, ...] = ("*",)

@@ -71,7 +71,7 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
         newest = newest_codec(storage, view.reader)
     if bits is None or not snapshot.tokens:
         return False
-    codec = _trained(snapshot, storage.dim, bits, newest, pace, storage.device)
+    codec = _trained(snapshot, storage.dim, bits, newest, storage.device, pace)
     vector_map = fit_map(snapshot)
     with pace.turn(storage), storage.changing:
         with storage.view() as view:
@@ -84,7 +84,7 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
     return True
 
 
-def _trained(snapshot: Snapshot, dim: int, bits: int, newest: Codec, pace: Pace, device: str | None) -> Codec:
+def _trained(snapshot: Snapshot, dim: int, bits: int, newest: Codec, device: str | None, pace: Pace) -> Codec:
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)

@@ -13,18 +13,22 @@ from fastlane_rag.cli import main
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
 
-@pytest.mark.parametrize("command", ["index", "search"])
+@pytest.mark.parametrize("command", ["index", "search", "serve"])
 def test_a_device_that_is_not_there_is_told_in_one_line(command: str, tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "Cats purr."}\n')
     index = str(tmp_path / "index")
-    if command == "search":
+    if command != "index":
         FastLaneIndex.create(index, dim=8).close()
-    arguments = {"index": [str(tmp_path / "corpus.jsonl"), "--out", index], "search": [index, "cats"]}
+    arguments = {
+        "index": [str(tmp_path / "corpus.jsonl"), "--out", index],
+        "search": [index, "cats"],
+        "serve": [index],
+    }
     result = CliRunner().invoke(main, [command, *arguments[command], "--device", "cuda:1"])
     assert result.exit_code == 1
     assert "device='cuda:1'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    assert command == "search" or not Path(index).exists()
+    assert command != "index" or not Path(index).exists()
 
 
 def test_the_doctor_says_what_a_device_is_too_old_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from stopped import before_recoding
+from stopped import before_merging, before_recoding
 from word_model import DIM, WordModel, embed
 
 from fastlane_rag import FastLaneIndex
@@ -252,7 +252,7 @@ def test_an_index_is_read_by_the_page_alone(path, passages):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_an_index_in_code_is_read_by_the_page_alone(path, passages, monkeypatch, bits):
     """Segments in code of two codecs, one in half precision beside them, pending documents."""
-    from fastlane_rag.upkeep import merge, recode
+    from fastlane_rag.upkeep import recode
 
     monkeypatch.setattr(recode, "TRAIN_TOKENS", 1000)
     monkeypatch.setattr(recode, "GROWTH", 2)
@@ -261,7 +261,7 @@ def test_an_index_in_code_is_read_by_the_page_alone(path, passages, monkeypatch,
         index.add(texts[:20])
         before_recoding(monkeypatch)
         index.add(texts[20:90])
-        monkeypatch.setattr(merge, "tidy", lambda _: None)
+        before_merging(monkeypatch)
         index.add(texts[90:119])
         index.add(texts[119:])
         with sqlite3.connect(path / "catalogue.sqlite3") as catalogue:

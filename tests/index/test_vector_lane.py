@@ -291,5 +291,5 @@ def test_damage_to_vectors_and_their_map_is_told(tmp_path, texts, limits):
 
 
 def test_unknown_lanes_are_refused_with_the_known_ones(index):
-    with pytest.raises(InvalidInputError, match="'exhaustive', 'approximate', 'vector' or None, not 'vectors'"):
+    with pytest.raises(InvalidInputError, match="'approximate', 'vector', 'words' or None, not 'vectors'"):
         index.search("words", lane="vectors")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder
@@ -56,13 +57,13 @@ def test_a_plain_encoder_gets_no_random_projection(checkpoints: dict[str, Path],
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_routing_leaves_padding_and_special_tokens_out(checkpoints: dict[str, Path], kind: str) -> None:
-    """Short and long queries in one batch: only words are routed, rarest first."""
+    """Short and long queries in one batch: only words are routed, and without a number all of them."""
     special = {"[CLS]", "[SEP]", "[PAD]", "[MASK]", "[unused0]"}
     for route in opened(checkpoints[kind]).route(QUERIES[:2], k=None):
         picked = [route.tokens[i] for i in route.selected]
         assert picked
         assert not special & set(picked)
-        assert list(route.scores[route.selected]) == sorted(route.scores[route.selected], reverse=True)
+        assert sorted(route.selected) == [i for i, score in enumerate(route.scores) if np.isfinite(score)]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

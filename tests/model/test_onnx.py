@@ -62,7 +62,7 @@ def test_the_same_vectors_as_torch_token_by_token(checkpoints: dict[str, Path], 
     assert lowest_cosine(few, theirs.encode_documents(DOCUMENTS)) > 0.99999
     np.testing.assert_allclose(ours.encode_dense_queries(QUERIES), theirs.encode_dense_queries(QUERIES), atol=1e-4)
     for a, b in zip(ours.route(QUERIES, 3), theirs.route(QUERIES, 3), strict=True):
-        assert a.selected == b.selected
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
     assert ours.backend == "onnx"
 
 

@@ -103,9 +103,12 @@ def test_searches_find_the_same(remote, index, options):
         assert there.routed.tokens == here.routed.tokens
         assert there.milliseconds["encode"] > 0 or options == {"lane": "words"}
     encoded = remote.model.encode_routed(queries)
-    assert [one.hits for one in remote.search_batch_detailed(encoded, texts=queries, **options)] == index.search_batch(
-        queries, **options
-    )
+    for here, there in zip(
+        index.search_batch_detailed(encoded, texts=queries, **options),
+        remote.search_batch_detailed(encoded, texts=queries, **options),
+        strict=True,
+    ):
+        assert there.hits == here.hits
     policy = replace(index.policy, route_k=1, candidates_least=1)
     assert remote.search("cats sing", policy=policy) == index.search("cats sing", policy=policy)
 
