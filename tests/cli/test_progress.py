@@ -43,11 +43,14 @@ class Terminal:
         return self.shown
 
 
+def written(path: Path, passages: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in passages))
+    return path
+
+
 @pytest.fixture
 def corpus(tmp_path: Path, passages: list[dict[str, str]]) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in sorted(passages, key=lambda one: len(one["text"]))[:128]))
-    return path
+    return written(tmp_path / "corpus.jsonl", sorted(passages, key=lambda one: len(one["text"]))[:128])
 
 
 def test_it_shows_life_while_the_model_loads_and_moves_within_a_write(corpus: Path, tmp_path: Path) -> None:
@@ -61,9 +64,11 @@ def test_it_shows_life_while_the_model_loads_and_moves_within_a_write(corpus: Pa
     assert re.search(r"128 documents encoded in [\d.]+ s: [\d.,]+ documents/s", shown)
 
 
-def test_ctrl_c_prints_one_line(corpus: Path, tmp_path: Path) -> None:
+def test_ctrl_c_prints_one_line(tmp_path: Path, passages: list[dict[str, str]]) -> None:
+    """Of a corpus that takes long after the bar first moved."""
+    corpus = written(tmp_path / "long.jsonl", sorted(passages, key=lambda one: -len(one["text"]))[:1000])
     terminal = Terminal("index", corpus, "--out", tmp_path / "index", "--batch-size", 4)
-    terminal.read(until="4/128")
+    terminal.read(until="Indexing")
     time.sleep(0.1)
     terminal.process.send_signal(signal.SIGINT)
     shown = terminal.read()
