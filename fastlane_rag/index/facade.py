@@ -122,12 +122,7 @@ class FastLaneIndex:
             IndexExistsError: `path` holds an index and `overwrite` is false, or holds other files.
             IndexLockedError: another writer holds the index to overwrite.
         """
-        told = IndexOptions.of(**options)
-        model = told.opened_model()
-        directory = None if path is None else index_path(path)
-        keys, meta = tuple(told.filter_keys), told.meta(model)
-        storage = Storage.create(directory, meta, keys, overwrite=overwrite, timeout=told.timeout)
-        return cls._made(storage, told, model)
+        return cls._created(path, IndexOptions.of(**options), overwrite=overwrite)
 
     @classmethod
     def open_or_create(cls, path: str | os.PathLike[str] | None, **options: Unpack[IndexKeywords]) -> Self:
@@ -154,15 +149,24 @@ class FastLaneIndex:
         """
         told = IndexOptions.of(**options)
         if path is None:
-            return cls.create(**options)
+            return cls._created(None, told)
         with suppress(IndexNotFoundError):  # or not made to the end
             return cls._opened(path, told)
         try:
-            return cls.create(path, **options)
+            return cls._created(path, told)
         except IndexExistsError:  # another process was first, or there are other files
             if not holds_index(index_path(path)):
                 raise
             return cls._opened(path, told)
+
+    @classmethod
+    def _created(cls, path: str | os.PathLike[str] | None, told: IndexOptions, *, overwrite: bool = False) -> Self:
+        """An empty index, made with some options."""
+        model = told.opened_model()
+        directory = None if path is None else index_path(path)
+        keys, meta = tuple(told.filter_keys), told.meta(model)
+        storage = Storage.create(directory, meta, keys, overwrite=overwrite, timeout=told.timeout)
+        return cls._made(storage, told, model)
 
     @classmethod
     def _opened(cls, path: str | os.PathLike[str], told: IndexOptions) -> Self:

@@ -48,6 +48,13 @@ def test_without_a_path_it_is_in_memory(word_model):
         assert index.path is None
 
 
+@pytest.mark.parametrize("place", [None, "docs.index"])
+def test_filter_keys_may_come_from_a_generator(tmp_path, word_model, place):
+    keys = (key for key in ("lang", "year"))
+    with FastLaneIndex.open_or_create(place and tmp_path / place, model=word_model, filter_keys=keys) as index:
+        assert index.stats().filter_keys == ("lang", "year")
+
+
 def test_another_model_is_refused_at_once(path):
     with FastLaneIndex.open_or_create(path, model=WordModel("words-1")) as index:
         index.add(["cats purr"])
