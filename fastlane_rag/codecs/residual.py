@@ -7,18 +7,17 @@ docs/tuning.md has the evidence for the constants.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.codecs.base import Arrays
-from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.parameters import packed, unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -227,10 +226,8 @@ class ResidualCodec:
 
     def to_bytes(self) -> bytes:
         """The parameters as a safetensors file."""
-        from safetensors.numpy import save
-
-        tensors = {"centroids": self._centroids, "steps": self._steps, "bits": np.array([self._bits])}
-        return save(tensors, metadata=dict([_FORMAT]))
+        arrays = {"centroids": self._centroids, "steps": self._steps, "bits": np.array([self._bits])}
+        return packed(arrays, _FORMAT)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ResidualCodec:
@@ -239,21 +236,11 @@ class ResidualCodec:
         Raises:
             IndexFormatError: the data are damaged, or of another version.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
 
-        try:
-            length = int.from_bytes(data[:8], "little")
-            kind, version = _FORMAT
-            written = json.loads(data[8 : 8 + length])["__metadata__"][kind]
-            if written != version:
-                raise IndexFormatError(
-                    f"the codec's parameters have version {written}; this fastlane-rag reads {version}"
-                )
-            tensors = load(data)
-            return cls(tensors["centroids"], tensors["steps"], int(tensors["bits"][0]))
-        except (SafetensorError, LookupError, ValueError, TypeError) as error:
-            raise IndexFormatError(f"the codec's parameters are damaged: {error!r}") from error
+        def made(arrays: dict[str, NDArray[Any]]) -> ResidualCodec:
+            return cls(arrays["centroids"], arrays["steps"], int(arrays["bits"][0]))
+
+        return unpacked(data, _FORMAT, "the codec's parameters", made)
 
     def _check_dim(self, dim: int) -> None:
         trained = self._centroids.shape[1]

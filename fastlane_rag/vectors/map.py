@@ -17,7 +17,6 @@ which takes seconds. docs/tuning.md has what was measured.
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastlane_rag.errors import IndexFormatError
+from fastlane_rag.parameters import packed, unpacked
 from fastlane_rag.scoring import maxsim
 from fastlane_rag.vectors.documents import DocumentVectors
 
@@ -122,9 +121,7 @@ class VectorMap:
 
     def to_bytes(self) -> bytes:
         """The parameters as a safetensors file."""
-        from safetensors.numpy import save
-
-        return save(self._arrays, metadata=dict([_FORMAT]))
+        return packed(self._arrays, _FORMAT)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> VectorMap:
@@ -133,19 +130,8 @@ class VectorMap:
         Raises:
             IndexFormatError: the data are damaged, or of another version.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            length = int.from_bytes(data[:8], "little")
-            kind, version = _FORMAT
-            written = json.loads(data[8 : 8 + length])["__metadata__"][kind]
-            if written != version:
-                raise IndexFormatError(f"the vector map has version {written}; this fastlane-rag reads {version}")
-            arrays = load(data)
-            return cls(*(arrays[name] for name in ("sample", "thresholds", "mixing", "means")))
-        except (SafetensorError, LookupError, ValueError, TypeError) as error:
-            raise IndexFormatError(f"the vector map is damaged: {error!r}") from error
+        names = ("sample", "thresholds", "mixing", "means")
+        return unpacked(data, _FORMAT, "the vector map's parameters", lambda arrays: cls(*(arrays[n] for n in names)))
 
     @cached_property
     def _sample(self) -> Tensor:
