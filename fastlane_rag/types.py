@@ -63,6 +63,15 @@ class Ingested:
     changed: int
     unchanged: int
 
+    def __add__(self, other: "Ingested") -> "Ingested":
+        """The counts of both."""
+        return Ingested(
+            self.documents + other.documents,
+            self.added + other.added,
+            self.changed + other.changed,
+            self.unchanged + other.unchanged,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceStats:

@@ -27,6 +27,7 @@ from fastlane_rag.index.encoding import budget_of, encoded_documents, model_devi
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
+from fastlane_rag.index.searches import Searches
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["FastLaneIndex"]
 
 
-class FastLaneIndex:
+class FastLaneIndex(Searches):
     """Documents with their token embeddings, on disk or in memory.
 
     Every write is one transaction: after a crash the index is as before it or as after it. Objects, threads and
@@ -484,55 +485,6 @@ class FastLaneIndex:
                 show_progress=show_progress,
             )
 
-    def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
-        """Find the documents that answer a query best.
-
-        Args:
-            query: any text; what exceeds the model's query length is cut off, with a warning.
-            k: how many to return; exactly min(k, matching documents) come back.
-            **options: `filter`, `route_k`, `refine`, `weighted`, `lane`, `nprobe`, `depth`, `hybrid`, `fusion`,
-                `score_threshold`, `policy`: see `fastlane_rag.search.options.SearchOptions`.
-
-        Returns:
-            Hits by descending score, ties broken by id. Fewer than k only where fewer documents match, share a word
-            with the query (lane="words"), or are relevant enough (`score_threshold`).
-
-        Raises:
-            InvalidInputError: an option or the query is not what it must be.
-            FilterError: the filter means nothing.
-            IndexClosedError: the index is closed.
-        """
-        return self.search_batch([query], k, **options)[0]
-
-    def search_embeddings(
-        self, rows: Any, k: int = 10, *, text: str | None = None, **options: Unpack[SearchKeywords]
-    ) -> list[Hit]:
-        """Find the documents that answer a query best, by token embeddings that were made elsewhere.
-
-        There is no router to choose among them, so all of them gather.
-
-        Args:
-            rows: one (Lq, dim) array or tensor, its rows L2-normalised.
-            k: as in `search`.
-            text: of the query; a hybrid search needs it.
-            **options: as in `search`.
-
-        Raises:
-            InvalidInputError: the rows have another shape, are not finite or not normalised, or an option is not what
-                it must be: `route_k` can only be "all".
-        """
-        query = PlainQuery.of(rows, self.dim)
-        texts = None if text is None else [text]
-        return self.search_batch_detailed([query], k, texts=texts, **options)[0].hits
-
-    def search_batch(self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
-        """Search for several queries at one commit, sharing the work; arguments as `search`."""
-        return [result.hits for result in self.search_batch_detailed(queries, k, **options)]
-
-    def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
-        """As `search`, with what it took: the routed tokens, the lane, comparisons, milliseconds of each stage."""
-        return self.search_batch_detailed([query], k, **options)[0]
-
     def search_batch_detailed(
         self,
         queries: Iterable[str] | Iterable[EncodedQuery],
@@ -555,7 +507,6 @@ class FastLaneIndex:
             FilterError: the filter means nothing.
             IndexClosedError: the index is closed.
         """
-        from fastlane_rag.search.lanes.words import NotEncoded
         from fastlane_rag.search.plan import answer
 
         told = SearchOptions.of(k=k, **options)
@@ -568,7 +519,7 @@ class FastLaneIndex:
                 "tokens gather, so leave route_k out"
             )
         with search_span(told, len(queries)) as span:
-            encoded: Sequence[EncodedQuery] = [NotEncoded() for _ in queries] if by_words else self._encoded(queries)
+            encoded = [PlainQuery.without_tokens() for _ in queries] if by_words else self._encoded(queries)
             span.encoded()
             with self._storage.view() as view:
                 results = answer(view, self._states.of(view.snapshot), encoded, told, words, engine=self._engine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import MANY
@@ -53,13 +52,7 @@ def ingest(
                 tokens += store([(one.id, one.text, metadata_json(one.metadata)) for one in fresh])
                 tidy(tokens)
             added = sum(one.id not in stored for one in fresh)
-            result = replace(
-                result,
-                documents=result.documents + len(chunk),
-                added=result.added + added,
-                changed=result.changed + len(fresh) - added,
-                unchanged=result.unchanged + len(chunk) - len(fresh),
-            )
+            result += Ingested(len(chunk), added, len(fresh) - added, len(chunk) - len(fresh))
             done(len(chunk))
     return result
 

@@ -144,6 +144,13 @@ class PlainQuery:
         checked = checked_rows(rows, dim, what)
         return cls(torch.from_numpy(checked), [f"token {i}" for i in range(len(checked))])
 
+    @classmethod
+    def without_tokens(cls) -> PlainQuery:
+        """What stands for a query that no model has encoded, in the lane of words."""
+        import torch
+
+        return cls(torch.zeros(0, 0), [])
+
     @property
     def scores(self) -> Tensor:
         """(Lq,) float32 zeros: no router prefers a token."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastlane_rag.storage.filters import Filter
     from fastlane_rag.types import Document
 
-__all__ = ["AnyIndex", "given_index"]
+__all__ = ["AnyIndex", "given_index", "matching"]
 
 
 class AnyIndex(Protocol):
@@ -83,6 +83,15 @@ class AnyIndex(Protocol):
     def __contains__(self, id_: object) -> bool:
         """Whether a document has this id."""
         ...
+
+    def __len__(self) -> int:
+        """How many documents there are."""
+        ...
+
+
+def matching(index: AnyIndex, filter: Filter | None) -> int:
+    """How many documents pass a filter; all where it is None."""
+    return len(index) if filter is None else len(index.ids(filter))
 
 
 _FACE = [name for name in vars(AnyIndex) if not name.startswith("_")]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, cast
@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from fastlane_rag.errors import FastLaneError, InvalidInputError
 from fastlane_rag.explain import Explanation
+from fastlane_rag.index.searches import Searches
 from fastlane_rag.remote.encoded import AskedQuery, matrix, query_message
 from fastlane_rag.remote.filters import filter_message
 from fastlane_rag.remote.messages import (
@@ -60,7 +61,7 @@ __all__ = ["RemoteIndex"]
 _OF_DETAIL = tuple(one.name for one in fields(SearchResult) if one.name in SearchDetail.model_fields)
 
 
-class RemoteIndex:
+class RemoteIndex(Searches):
     """An index that `fastlane serve` serves, used as if it were here: the methods are those of `FastLaneIndex`.
 
     Searches, `add`, `delete`, `get`, `find` and `ids` also come as coroutines, named with an a in front, which do not
@@ -183,32 +184,11 @@ class RemoteIndex:
         done = Ingested(0, 0, 0, 0)
         with documents_bar("Indexing", total, visible=bool(show_progress)) as shown:
             for chunk in checked_chunks(documents):
-                new = self._transport.ask(
+                done += self._transport.ask(
                     Call("POST", "/documents/ingest", Ingested, b"\n".join(map(_line, chunk)), writes=True)
                 )
-                both = zip(asdict(done).values(), asdict(new).values(), strict=True)
-                done = Ingested(*(before + now for before, now in both))
                 shown(len(chunk))
         return done
-
-    def search(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> list[Hit]:
-        """As `FastLaneIndex.search`."""
-        return self.search_batch([query], k, **options)[0]
-
-    def search_embeddings(
-        self, rows: Any, k: int = 10, *, text: str | None = None, **options: Unpack[SearchKeywords]
-    ) -> list[Hit]:
-        """As `FastLaneIndex.search_embeddings`."""
-        queries, texts = self._plain(rows, text)
-        return self.search_batch_detailed(queries, k, texts=texts, **options)[0].hits
-
-    def search_batch(self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]) -> list[list[Hit]]:
-        """As `FastLaneIndex.search_batch`."""
-        return [result.hits for result in self.search_batch_detailed(queries, k, **options)]
-
-    def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
-        """As `FastLaneIndex.search_detailed`."""
-        return self.search_batch_detailed([query], k, **options)[0]
 
     def search_batch_detailed(
         self,
@@ -355,12 +335,6 @@ class RemoteIndex:
     def _told(self) -> StatsMessage:
         return self._transport.ask(Call("GET", "", StatsMessage))
 
-    def _plain(self, rows: Any, text: str | None) -> tuple[list[EncodedQuery], list[str] | None]:
-        """A query of embeddings that were made elsewhere, and its text."""
-        from fastlane_rag.index.outside import PlainQuery
-
-        return [PlainQuery.of(rows, self.dim)], None if text is None else [text]
-
     def _results(self, asked: _Asked, answer: SearchResponse | SearchBatchResponse) -> list[SearchResult]:
         answers = [answer] if isinstance(answer, SearchResponse) else answer.results
         queries = cast("list[str | EncodedQuery]", asked.queries)
@@ -387,9 +361,9 @@ class RemoteIndex:
     def _encoded(self, query: str, lane: Lane | None) -> EncodedQuery:
         if lane != "words":
             return self._model.encode_routed([query])[0]
-        from fastlane_rag.search.lanes.words import NotEncoded
+        from fastlane_rag.index.outside import PlainQuery
 
-        return NotEncoded()
+        return PlainQuery.without_tokens()
 
     def _explained(self, query: str, route_k: RouteK | None, weighted: bool, text: str) -> Explanation:
         return self.explain(query, Hit("", 0.0, text), route_k=route_k, weighted=weighted)

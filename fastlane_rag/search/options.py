@@ -30,6 +30,7 @@ __all__ = [
     "check_flag",
     "check_keywords",
     "check_share",
+    "parse_filter",
     "parse_route_k",
 ]
 
@@ -212,7 +213,12 @@ def _parse_real(text: str) -> float:
         raise ValueError(f"{text!r} is no number") from error
 
 
-def _parse_filter(text: str) -> dict[str, Any]:
+def parse_filter(text: str) -> dict[str, Any]:
+    """A filter from its JSON.
+
+    Raises:
+        ValueError: the text is no JSON object.
+    """
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
@@ -272,7 +278,7 @@ class SearchOptions:
 
     k: int = field(default=10, metadata=about("Hits wanted.", check_count))
     filter: Filter | None = field(
-        default=None, metadata=about("Metadata filter, a JSON object.", _as_given, _parse_filter)
+        default=None, metadata=about("Metadata filter, a JSON object.", _as_given, parse_filter)
     )
     route_k: RouteK | None = field(
         default=None,

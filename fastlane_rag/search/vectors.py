@@ -86,7 +86,7 @@ class Vectors:
         allowed: Mask | None,
         count: int,
         policy: SearchPolicy,
-        multiply: Products | None = None,
+        multiply: Products,
     ) -> tuple[NDArray[np.int64], int]:
         """The documents with the greatest products, ascending, and how many vectors were compared.
 
@@ -98,9 +98,8 @@ class Vectors:
             allowed: (N,) documents that may be found; None for all.
             count: how many, and more where some tie; fewer where no more have a vector and are allowed.
             policy: says how many dimensions and documents.
-            multiply: computes products; None for `products`.
+            multiply: computes products, as `products` does.
         """
-        multiply = multiply or products
         queries = {name: known.query(rows) for name, known in self._maps.items()}
         whole = policy.vector_whole * count
         found, scanned = [], []

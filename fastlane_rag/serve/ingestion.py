@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
 from functools import partial
 
 from fastlane_rag.data import document_of, parse_passage
@@ -54,9 +53,7 @@ class Ingestion:
             await self._store(lines)
 
     async def _store(self, lines: Sequence[bytes]) -> None:
-        new = await self._served.service.workers.write.run(partial(self._written, lines))
-        both = zip(asdict(self.done).values(), asdict(new).values(), strict=True)
-        self.done = Ingested(*(before + now for before, now in both))
+        self.done += await self._served.service.workers.write.run(partial(self._written, lines))
         self._read += len(lines)
 
     def _written(self, lines: Sequence[bytes]) -> Ingested:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from fastlane_rag import __version__
 from fastlane_rag.errors import FastLaneError, IndexNotFoundError
+from fastlane_rag.index.protocol import matching
 from fastlane_rag.serve.keys import ApiKey, holder
 from fastlane_rag.types import Document
 
@@ -124,7 +125,7 @@ def create_server(indexes: Mapping[str, AnyIndex]) -> MCPServer[Any]:
         """Ids, metadata and the start of documents, in the order of their addition, and how many there are."""
         asked = chosen(index)
         found = asked.find(filter, limit, offset)
-        return Listing(total=len(asked.ids(filter)), documents=[_document(one, _START) for one in found])
+        return Listing(total=matching(asked, filter), documents=[_document(one, _START) for one in found])
 
     return server
 

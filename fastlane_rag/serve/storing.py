@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from fastlane_rag.errors import FastLaneError, InvalidInputError
+from fastlane_rag.index.protocol import matching
 from fastlane_rag.remote.filters import filter_of
 from fastlane_rag.remote.messages import (
     MOST_LISTED,
@@ -24,6 +24,7 @@ from fastlane_rag.remote.messages import (
     UpsertRequest,
     rows_of,
 )
+from fastlane_rag.search.options import parse_filter
 from fastlane_rag.serve.ingestion import Ingestion
 from fastlane_rag.serve.problems import RESPONSES, Refused, of_error
 from fastlane_rag.serve.service import Readable, Served, Writable, reply
@@ -145,17 +146,14 @@ async def delete_document(id: str, served: Writable) -> Response:
 
 def _page(served: Served, filter: dict[str, Any] | None, limit: int, offset: int) -> DocumentList:
     index = served.index
-    total = len(index) if filter is None else len(index.ids(filter))
-    return DocumentList(documents=index.find(filter, limit, offset), total=total)
+    return DocumentList(documents=index.find(filter, limit, offset), total=matching(index, filter))
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        found = parse_filter(text)
     except ValueError as error:
-        raise InvalidInputError(f"filter={text!r} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"filter={text!r} is no JSON object")
+        raise InvalidInputError(f"filter={error}") from error
     return filter_of(found)

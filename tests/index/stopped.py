@@ -2,7 +2,7 @@
 
 from fastlane_rag.upkeep import recode, steps, worker
 
-__all__ = ["before_merging", "before_recoding"]
+__all__ = ["before_merging", "before_recoding", "fill_unevenly"]
 
 
 def before_recoding(patch):
@@ -18,3 +18,19 @@ def before_recoding(patch):
 def before_merging(patch):
     """Make every write stop before it merges or recodes anything."""
     patch.setattr(worker, "due", lambda *_: iter(()))
+
+
+def fill_unevenly(index, texts, patch):
+    """Add 900 texts: segments in two codecs, one in half precision, pending documents, dead rows."""
+
+    def add(first, last):
+        names = [f"{i:04}" for i in range(first, last)]
+        index.add(texts[first:last], names, [{"i": i} for i in range(first, last)])
+
+    add(0, 250)
+    before_recoding(patch)
+    add(250, 820)
+    before_merging(patch)
+    add(820, 890)
+    add(890, 900)
+    index.delete([f"{i:04}" for i in range(7, 900, 100)])

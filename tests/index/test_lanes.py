@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stopped import before_merging, before_recoding
+from stopped import before_recoding, fill_unevenly
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
@@ -52,17 +52,7 @@ def index(texts, tmp_path_factory):
         patch.setattr(recode, "GROWTH", 3)
         patch.setattr(write, "SMALL_BYTES", 20_000)
 
-        def add(first, last):
-            names = [f"{i:04}" for i in range(first, last)]
-            index.add(texts[first:last], names, [{"i": i} for i in range(first, last)])
-
-        add(0, 250)
-        before_recoding(patch)
-        add(250, 820)
-        before_merging(patch)
-        add(820, 890)
-        add(890, 900)
-        index.delete([f"{i:04}" for i in range(7, 900, 100)])
+        fill_unevenly(index, texts, patch)
         segments, kept = codecs(path)
         assert len(set(segments)) == len(segments) == 3
         assert segments[:2] == kept

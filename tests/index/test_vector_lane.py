@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from stopped import before_merging, before_recoding
+from stopped import fill_unevenly
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
@@ -48,17 +48,7 @@ def index(texts, tmp_path_factory, limits):
     with FastLaneIndex.create(path, model=WordModel()) as index, pytest.MonkeyPatch.context() as patch:
         patch.setattr(recode, "GROWTH", 3)
 
-        def add(first, last):
-            names = [f"{i:04}" for i in range(first, last)]
-            index.add(texts[first:last], names, [{"i": i} for i in range(first, last)])
-
-        add(0, 250)
-        before_recoding(patch)
-        add(250, 820)
-        before_merging(patch)
-        add(820, 890)
-        add(890, 900)
-        index.delete([f"{i:04}" for i in range(7, 900, 100)])
+        fill_unevenly(index, texts, patch)
         assert len({*maps(index)} - {None}) == 2
         assert maps(index)[-1] is None
         assert index.stats().pending == 10

@@ -29,7 +29,7 @@ def by_vector(
     *,
     depth: int,
     policy: SearchPolicy,
-    multiply: Products | None = None,
+    multiply: Products,
 ) -> Found:
     """Gather candidates by their vectors, and score them with all tokens.
 
@@ -44,7 +44,7 @@ def by_vector(
         also: numbers of documents that are candidates in any case, in any order.
         depth: candidates to keep of those with a vector, and of those without.
         policy: says how vectors are scanned.
-        multiply: computes the products of vectors; None for the host's.
+        multiply: computes the products of vectors.
     """
     chosen, gathered = vectors.nearest(gathering, allowed, depth, policy, multiply)
     if vectors.missing is not None:

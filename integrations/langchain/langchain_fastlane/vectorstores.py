@@ -13,8 +13,9 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
-from fastlane_rag.index.protocol import AnyIndex, given_index
+from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter
 from fastlane_rag.search.tracing import searches
@@ -86,12 +87,7 @@ class FastLaneVectorStore(VectorStore):
             InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
                 or `index` is no index. The message says what to give.
         """
-        if index is not None and (path is not None or options):
-            raise InvalidInputError(
-                "an index brings its own path, model and options: give the index or these, not both"
-            )
-        self.index: AnyIndex
-        self.index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
+        self.index = index_of(index, path, **options)
         self.id_key = id_key
 
     @classmethod
@@ -228,8 +224,9 @@ class FastLaneVectorStore(VectorStore):
             InvalidInputError: an id is not stored, or lengths differ; nothing is changed.
         """
         ids = list(ids)
+        stored = {document.id for document in self.index.get(ids)}
         for id_ in ids:
-            if id_ not in self.index:
+            if id_ not in stored:
                 raise InvalidInputError(f"no document has the id {id_!r}; add_documents adds new ones")
         add_documents(self.index, documents, ids)
 

@@ -22,10 +22,10 @@ from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import SOURCE_KEY, add_nodes, to_node, with_score
 
-from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
-from fastlane_rag.index.protocol import AnyIndex, given_index
+from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import SearchKeywords, call_filter, check_flag
 from fastlane_rag.storage.filters import Filter, all_of
@@ -89,12 +89,8 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
                 or `index` is no index. The message says what to give.
         """
-        if index is not None and (path is not None or options):
-            raise InvalidInputError(
-                "an index brings its own path, model and options: give the index or these, not both"
-            )
         super().__init__(stores_text=True)
-        self._index = FastLaneIndex.open_or_create(path, **options) if index is None else given_index(index)
+        self._index = index_of(index, path, **options)
         self._normalize_scores = check_flag(normalize_scores, "normalize_scores")
         self._score_key = score_key
 
