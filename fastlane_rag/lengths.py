@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from fastlane_rag.errors import FastLaneWarning, InvalidInputError
+from fastlane_rag.types import whole_number
 
 __all__ = ["check_max_document_tokens", "chunks", "one_warning", "warn_caller", "warn_of_documents", "warn_of_queries"]
 
@@ -27,10 +28,7 @@ def check_max_document_tokens(value: Any) -> int | None:
     Raises:
         InvalidInputError: anything else.
     """
-    try:
-        number = None if value is None or isinstance(value, bool) else int(value.__index__())
-    except (AttributeError, TypeError):
-        number = None
+    number = whole_number(value)
     if value is not None and (number is None or number < 1):
         raise InvalidInputError(f"max_document_tokens must be a whole number from 1, or None for all, not {value!r}")
     return number

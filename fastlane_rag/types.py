@@ -1,4 +1,4 @@
-"""Small types that several packages use."""
+"""Small types, and what a whole number is, for all packages."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ __all__ = [
     "Ingested",
     "Lane",
     "RouteK",
+    "whole_number",
 ]
 
 RouteK = int | Literal["auto", "all"]
@@ -160,3 +161,11 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
         return asdict(self)
+
+
+def whole_number(value: Any) -> int | None:
+    """The value as an int, numpy's whole numbers included; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else int(value.__index__())
+    except (AttributeError, TypeError):
+        return None

@@ -18,7 +18,7 @@ import numpy as np
 from fastlane_rag.errors import InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import Filter, all_of
-from fastlane_rag.types import Fusion, Lane, RouteK
+from fastlane_rag.types import Fusion, Lane, RouteK, whole_number
 
 __all__ = [
     "RankingKeywords",
@@ -62,7 +62,7 @@ def check_count(value: Any, name: str = "k") -> int:
     Raises:
         InvalidInputError: anything else.
     """
-    number = _whole(value)
+    number = whole_number(value)
     if number is None or number < 0:
         raise InvalidInputError(f"{name} must be a whole number, 0 or more, not {value!r}")
     return number
@@ -76,7 +76,7 @@ def _as_given(value: Any, name: str) -> Any:
 def _check_route_k(value: Any, name: str) -> RouteK | None:
     if value is None or (isinstance(value, str) and value in ("auto", "all")):
         return cast("RouteK | None", value)
-    number = _whole(value)
+    number = whole_number(value)
     if number is None or number < 1:
         raise InvalidInputError(f"{name} must be a number from 1, 'auto', 'all' or None, not {value!r}")
     return number
@@ -162,7 +162,7 @@ def _check_hybrid(value: Any, name: str) -> bool | float:
 def _check_knob(value: Any, name: str) -> int | None:
     if value is None:
         return None
-    number = _whole(value)
+    number = whole_number(value)
     if number is None or number < 1:
         raise InvalidInputError(f"{name} must be a number from 1 or None, not {value!r}")
     return number
@@ -172,14 +172,6 @@ def _check_policy(value: Any, name: str) -> SearchPolicy | None:
     if value is None or isinstance(value, SearchPolicy):
         return value
     raise InvalidInputError(f"{name} must be a SearchPolicy or None, not {value!r}")
-
-
-def _whole(value: Any) -> int | None:
-    """The value as an int, numpy's whole numbers included; None for anything else."""
-    try:
-        return None if isinstance(value, bool) else int(value.__index__())
-    except (AttributeError, TypeError):
-        return None
 
 
 def _real(value: Any) -> float | None:
