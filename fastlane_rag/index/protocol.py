@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
 from fastlane_rag.errors import InvalidInputError
@@ -55,7 +55,12 @@ class AnyIndex(Protocol):
         ...
 
     def search_batch_detailed(
-        self, queries: Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]
+        self,
+        queries: Iterable[str],
+        k: int = 10,
+        *,
+        texts: Sequence[str] | None = None,
+        **options: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
         """The hits of each query, and what finding them took."""
         ...

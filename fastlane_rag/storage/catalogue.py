@@ -327,6 +327,8 @@ class Catalogue:
                 isolation_level=None,
                 check_same_thread=False,
                 factory=_Connection,
+                # Since Python 3.12 two threads can take one statement from the cache of a connection that they share.
+                cached_statements=128 if self.path is not None else 0,
             )
         connection.frozen = frozen
         # Statements give Python the floor now and then, so that a signal ends a long one.

@@ -87,7 +87,8 @@ def test_a_smaller_budget_costs_fewer_bytes_and_k_fewer_comparisons(results: Pat
 @pytest.mark.slow
 def test_routing_memory_and_robustness_have_their_figures(results: Path) -> None:
     (routed,) = steps(results, "routing").values()
-    assert set(routed["ablations"]["chosen_by"]) == {"router", "rarity", "position", "norm", "random", "oracle"}
+    ways = {"router", "score", "rarity", "collection", "position", "norm", "random", "oracle"}
+    assert set(routed["ablations"]["chosen_by"]) == ways
     assert len(routed["pictures"]["queries"]) == 6
     for one in steps(results, "memory").values():
         assert one["documents"] == 40

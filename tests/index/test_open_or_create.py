@@ -1,5 +1,6 @@
 """One call that opens the index at a path, or makes it where there is none yet."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -122,7 +123,7 @@ def test_the_view_of_type_checkers_is_the_options():
     hints = get_type_hints(IndexOptions)
     assert get_type_hints(IndexKeywords) == hints
     for name in hints:
-        assert f"        {name}: " in IndexOptions.__doc__, name
+        assert f"    {name}: " in inspect.getdoc(IndexOptions), name
 
 
 def test_options_are_divided_between_an_index_and_its_searches():

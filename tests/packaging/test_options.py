@@ -1,5 +1,6 @@
 """A search option is added in one place and shows up everywhere."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from fastlane_rag.search.options import SearchKeywords, SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 
 PROGRAM = """
+import inspect
 import json
 from dataclasses import dataclass, field
 
@@ -115,7 +117,7 @@ def static_fields():
 
 def test_every_option_is_documented_and_checked():
     for one in fields(SearchOptions):
-        assert f"        {one.name}: " in SearchOptions.__doc__, one.name
+        assert f"    {one.name}: " in inspect.getdoc(SearchOptions), one.name
         assert one.metadata["help"].endswith(".")
         assert one.metadata["check"](one.default, one.name) == one.default
 

@@ -43,7 +43,7 @@ def public_api() -> str:
         for one in sorted(names):
             lines += described(one, getattr(module, one))
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines).replace("pathlib._local.", "pathlib.")  # as Python 3.13 says it
 
 
 def described(name: str, value: object) -> list[str]:

@@ -23,7 +23,7 @@ READ_ONLY = """
 set -e
 mount --bind "$DATA" "$DATA"
 for place in /tmp /var/tmp /dev/shm /; do
-    mountpoint -q "$place" || mount --bind "$place" "$place"
+    mountpoint -q "$place" || mount --rbind "$place" "$place"
     mount -o remount,bind,ro "$place"
 done
 exec setpriv --reuid "$AS" --regid "$AS" --clear-groups --no-new-privs env -i PATH="$TARGET/bin:/usr/bin:/bin" \
