@@ -6,6 +6,7 @@
 import dataclasses
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 LISTED = Path(__file__).with_name("public_api.txt")
@@ -43,7 +44,9 @@ def public_api() -> str:
         for one in sorted(names):
             lines += described(one, getattr(module, one))
         lines.append("")
-    return "\n".join(lines).replace("pathlib._local.", "pathlib.")  # as Python 3.13 says it
+    # Versions of Python differ in how they write these two.
+    text = "\n".join(lines).replace("pathlib._local.", "pathlib.")
+    return re.sub(r"\*<class '([\w.]+)'>", r"Unpack[\1]", text)
 
 
 def described(name: str, value: object) -> list[str]:
