@@ -33,12 +33,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "approximate, 4 tokens": {"lane": "approximate", "route_k": 4},
     "approximate, 16 tokens": {"lane": "approximate", "route_k": 16},
     "vector": {"lane": "vector"},
+    "vector, 64 refined": {"lane": "vector", "depth": 64},
     "vector, 100 refined": {"lane": "vector", "depth": 100},
     "vector, 200 refined": {"lane": "vector", "depth": 200},
     "vector of 4 tokens": {"lane": "vector", "route_k": 4},
     "vector of 16 tokens": {"lane": "vector", "route_k": 16},
 }
-LONG = ("exhaustive", "default", "vector", "vector of 16 tokens")
+LONG = ("exhaustive", "default", "approximate, 16 tokens", "vector of 16 tokens", "vector, 64 refined")
 
 Answer = Callable[[int], list[str]]
 """Ids for query number n."""

@@ -8,6 +8,7 @@ a facility location function, which is within 1 - 1/e of the best choice (Nemhau
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 __all__ = ["cover", "needs"]
@@ -52,11 +53,13 @@ def cover(rows: NDArray[np.float32], need: NDArray[np.float32], order: NDArray[n
         k: how many, at most C.
     """
     candidates = order[: max(_MOST, k)]
-    alike = np.square(np.maximum(rows[candidates] @ rows.T, 0))
+    # By torch: numpy's matrix products bring threads of their own, which wait for each other where cores are busy.
+    every = torch.from_numpy(rows)
+    alike = np.square(np.maximum((every[candidates] @ every.T).numpy(), 0))
     covered = np.zeros(len(rows), np.float32)
     chosen = np.empty(k, np.int64)
     for step in range(k):
-        gains = np.maximum(alike - covered, 0) @ need
+        gains = np.einsum("cl,l->c", np.maximum(alike - covered, 0), need)
         gains[chosen[:step]] = -1  # a token that is chosen already
         best = chosen[step] = int(gains.argmax())
         covered = np.maximum(covered, alike[best])

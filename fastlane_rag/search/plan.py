@@ -175,7 +175,7 @@ class _Plan:
         if self.options.lane == "words":
             return [self._words_alone(query) for query in queries]
         if self.options.lane == "approximate" or (self.options.lane is None and self._worth_gathering()):
-            return [self._approximate(query) for query in queries]
+            return [self._by_vector(query) if self._long(query) else self._approximate(query) for query in queries]
         if self.options.lane == "vector" and self.state.vectors(self.view.reader).any:
             return [self._by_vector(query) for query in queries]
         return self._exhaustive(queries)
@@ -203,6 +203,11 @@ class _Plan:
         coded = any(part.postings is not None for part in self.view.snapshot.parts)
         enough = self.policy.worth_gathering(self.matching, self.k, self.options.depth)
         return coded and enough and self.route_k != "all" and can_gather() and not self.engine.scans_all
+
+    def _long(self, query: _Query) -> bool:
+        """Whether so few of a query's tokens gather that the vector of all finds more."""
+        free = self.options.lane is None and self.options.route_k is None and self.refine
+        return free and len(query.rows) > self.policy.vector_tokens and self.state.vectors(self.view.reader).any
 
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""

@@ -31,6 +31,8 @@ class SearchPolicy:
         refine_tokens: it refines at least this many divided by the routed tokens.
         vector_factor: the vector lane refines this many times k candidates.
         vector_least: it refines at least this many.
+        vector_tokens: queries of more tokens than this are answered in the vector lane where documents have vectors,
+            unless the search names a lane or how many tokens gather.
         vector_scan: it scans by this many leading dimensions of the vectors, which hold most of what they say.
         vector_whole: and compares whole vectors of this many times as many as it refines.
         vector_graph: segments of this many documents and more get a graph of their vectors (faiss's HNSW) at the first
@@ -74,6 +76,7 @@ class SearchPolicy:
     refine_tokens: int = 256
     vector_factor: int = 4
     vector_least: int = 128
+    vector_tokens: int = 128
     vector_scan: int = 128
     vector_whole: int = 16
     vector_graph: int = 500_000

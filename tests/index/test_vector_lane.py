@@ -86,6 +86,23 @@ def test_it_finds_nearly_all_of_the_ten_best(index, queries):
     assert np.mean(shares) > 0.95
 
 
+def test_a_long_query_is_answered_by_vectors(index, texts):
+    """Sixteen of its tokens find less, and a search that names a lane or how many tokens gather is taken at its word."""
+    policy = SearchPolicy(vector_tokens=64, exhaustive_documents=256)
+    shares = {"vector": [], "approximate": []}
+    for n in range(0, 800, 80):
+        query = " ".join(texts[n : n + 8])
+        best = {*ids(exact(index, query))}
+        for lane, options in (("vector", {}), ("approximate", {"route_k": 16})):
+            result = index.search_detailed(query, policy=policy, **options)
+            assert result.lane == lane
+            shares[lane].append(len({*ids(result.hits)} & best) / 10)
+    assert np.mean(shares["vector"]) > np.mean(shares["approximate"])
+    assert index.search_detailed(texts[0], policy=policy).lane == "approximate"
+    assert index.search_detailed(query, policy=policy, lane="approximate").lane == "approximate"
+    assert index.search_detailed(query, policy=policy, refine=False).lane == "approximate"
+
+
 def test_hits_have_the_scores_of_exhaustive_search(index, queries):
     scores = {hit.id: hit.score for hit in exact(index, queries[1], 900)}
     for hit in found(index, queries[1]).hits:
