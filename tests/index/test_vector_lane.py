@@ -87,7 +87,7 @@ def test_it_finds_nearly_all_of_the_ten_best(index, queries):
 
 
 def test_a_long_query_is_answered_by_vectors(index, texts):
-    """Sixteen of its tokens find less, and a search that names a lane or how many tokens gather is taken at its word."""
+    """Sixteen of its tokens find less. A search that names a lane or how many tokens gather is taken at its word."""
     policy = SearchPolicy(vector_tokens=64, exhaustive_documents=256)
     shares = {"vector": [], "approximate": []}
     for n in range(0, 800, 80):
