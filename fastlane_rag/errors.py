@@ -73,5 +73,9 @@ class RemoteError(FastLaneError):
     """A server cannot be reached, or refuses a request; the message has its address and says why."""
 
 
+class CandidateSourceError(FastLaneError):
+    """A database that keeps the vectors of documents failed; the message has its words. The index itself is whole."""
+
+
 class MissingExtraError(FastLaneError, ImportError):
     """An optional library is not installed; the message names the extra to install."""

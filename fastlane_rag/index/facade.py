@@ -28,6 +28,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
 from fastlane_rag.index.searches import Searches
+from fastlane_rag.index.vectors import VectorBlock, blocks_of, query_vectors
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
@@ -51,6 +52,9 @@ from fastlane_rag.upkeep.worker import Upkeep
 from fastlane_rag.upkeep.write import store_documents
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fastlane_rag.model import FastLaneModel
     from fastlane_rag.storage.filters import Filter
 
@@ -643,6 +647,32 @@ class FastLaneIndex(Searches):
         new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
         with self._storage.change() as change:
             return change.set_metadata(new.items())
+
+    @property
+    def commit(self) -> int:
+        """How many writes the index has seen; it changes with every one, also of another process."""
+        with self._storage.view() as view:
+            return view.snapshot.commits
+
+    def document_vectors(self) -> Iterator[VectorBlock]:
+        """The fitted vectors of the documents in code, a few thousand at a time: for a database that searches by them.
+
+        Documents that wait to be brought into code have none; see `optimize`.
+        """
+        with self._storage.view() as view:
+            yield from blocks_of(view)
+
+    def query_vectors(self, rows: Any) -> dict[str, NDArray[np.float32]]:
+        """The vectors of a query, to be multiplied with those of documents.
+
+        Args:
+            rows: (L, dim) the query's token embeddings, times their weights where these count.
+
+        Returns:
+            (m,) float32 by the name of each map that documents' vectors come from (`VectorBlock.map`).
+        """
+        with self._storage.view() as view:
+            return query_vectors(view, rows)
 
     def optimize(self) -> None:
         """Merge segments, train the codec and bring segments into it, as far as that is due; return when it is done.

@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "search": {"storage", "scoring", "vectors", "explain", "device"},
     "rerank": {"search", "model", "scoring"},
     "index": {"search", "upkeep", "storage", "codecs", "explain", "model"},
+    "candidates": {"index", "search", "explain", "model", "storage"},
     "data": {"index"},
     "evaluation": {"index", "search", "storage", "model", "scoring", "data"},
     "training": {"evaluation", "index", "model", "scoring", "data"},
