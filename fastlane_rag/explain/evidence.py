@@ -103,10 +103,9 @@ def explain(
     with torch.inference_mode():
         ids, rows, kept = _document(model, text)
         values, best = token_maxima(routed.embeddings, rows, torch.tensor([0, len(rows)], device=rows.device))
-    prompts = model.encoder.prompts
     query_ids = tokenizer.convert_tokens_to_ids(routed.tokens)
-    query_places = token_spans(tokenizer, prompts.get("query") or "", query, query_ids)
-    places = token_spans(tokenizer, prompts.get("document") or "", text, ids)
+    query_places = token_spans(tokenizer, model.encoder.prompt_of("query"), query, query_ids)
+    places = token_spans(tokenizer, model.encoder.prompt_of("document"), text, ids)
     names = tokenizer.convert_ids_to_tokens(ids)
     scores = routed.scores.tolist()
     parts = shares(scores)
@@ -139,7 +138,7 @@ def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor,
     (row,) = model._encode([text], "document", None, False)
     # If every token is skipped, keep the first one, as the model does.
     kept = torch.nonzero(row["attention_mask"])[:, 0].tolist() or [0]
-    embeddings = row["token_embeddings"][kept].float()
+    embeddings = row["token_embeddings"][kept, : model.truncate_dim].float()
     return row["input_ids"].tolist(), torch.nn.functional.normalize(embeddings, dim=-1), kept
 
 

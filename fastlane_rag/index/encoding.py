@@ -32,6 +32,7 @@ def open_model(
     document_budget: float | None = None,
     max_document_tokens: int | None = None,
     *,
+    truncate_dim: int | None = None,
     device: str | None = None,
     dim: int | None = None,
 ) -> FastLaneModel:
@@ -41,6 +42,7 @@ def open_model(
         model: a name or folder; None for the bundled model; or an object that encodes, which stays as it is.
         document_budget: for what is loaded here.
         max_document_tokens: for every model, see `FastLaneModel.bounded`; None leaves the model's own.
+        truncate_dim: for every model, see `FastLaneModel.truncated`; None leaves the model's own.
         device: for what is loaded here.
         dim: of embeddings that are made elsewhere, by a model of which `model` is the name.
 
@@ -53,12 +55,24 @@ def open_model(
     if hasattr(model, "encode_documents"):
         _refuse_device(model, device)
         encoder: Any = model if hasattr(model, "encode_routed") else _wrapped(model)
-        opened: FastLaneModel = encoder if max_document_tokens is None else _bounded(encoder, max_document_tokens)
+        opened: FastLaneModel = encoder
+        asked = (("max_document_tokens", "bounded", max_document_tokens), ("truncate_dim", "truncated", truncate_dim))
+        for option, method, value in asked:
+            if value is not None and not hasattr(encoder, method):
+                raise InvalidInputError(
+                    f"{option}={value!r}: the {type(model).__name__} that was given as model has no method "
+                    f"`{method}`, so it cannot be told; set it where the model is made"
+                )
+            opened = opened if value is None else getattr(opened, method)(value)
     else:
         from fastlane_rag.model.shared import shared_model
 
         opened = shared_model(
-            model, device=device, document_budget=document_budget, max_document_tokens=max_document_tokens
+            model,
+            device=device,
+            document_budget=document_budget,
+            max_document_tokens=max_document_tokens,
+            truncate_dim=truncate_dim,
         )
     if dim not in (None, opened.dim):
         raise InvalidInputError(f"dim={dim}, but the embeddings of {opened.name!r} have {opened.dim} dimensions")
@@ -74,15 +88,6 @@ def _wrapped(model: Any) -> OutsideModel:
             "has dim, name, encode_documents(texts) and encode_queries(texts)"
         )
     return OutsideModel(model.dim, getattr(model, "name", type(model).__name__), model)
-
-
-def _bounded(model: Any, max_document_tokens: int) -> Any:
-    if not hasattr(model, "bounded"):
-        raise InvalidInputError(
-            f"max_document_tokens={max_document_tokens!r}: the {type(model).__name__} that was given as model has "
-            "no method `bounded`, so it cannot be told; bound it where it is made"
-        )
-    return model.bounded(max_document_tokens)
 
 
 def _refuse_device(model: Any, device: str | None) -> None:

@@ -322,6 +322,7 @@ class FastLaneIndex(Searches):
             if self._model is None:
                 model = self._load_model()
                 if model.fingerprint != self._storage.meta["fingerprint"]:
+                    self._check_dimensions(model)
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
                         f"embeddings differ from those of {model.name!r}; open it with "
@@ -331,13 +332,34 @@ class FastLaneIndex(Searches):
                 self._model = model
             return self._model
 
+    def _check_dimensions(self, model: FastLaneModel) -> None:
+        """Say so where a model is the index's own but for the dimensions it keeps.
+
+        Raises:
+            ModelMismatchError: it is.
+        """
+        made, given = self._storage.truncate_dim, getattr(model, "truncate_dim", None)
+        if made == given or not hasattr(model, "truncated"):
+            return
+        fits = made is None or made <= model.truncated(None).dim
+        if fits and model.truncated(made).fingerprint == self._storage.meta["fingerprint"]:
+            raise ModelMismatchError(
+                f"the index {self.path} was made with truncate_dim={made} ({self.dim} dimensions), the model "
+                f"{model.name!r} that was given has truncate_dim={given} ({model.dim}); open the index with "
+                f"model.truncated({made})"
+            )
+
     def _load_model(self) -> FastLaneModel:
         given, meta = self._given_model, self._storage.meta
         outside = OutsideModel.of(meta)
         if outside is not None and (given is None or isinstance(given, str)):
             return open_model(outside.name if given is None else given, dim=outside.dim)
         budget, most = self._storage.document_budget, self._max_document_tokens
-        return open_model(given, budget, most, device=model_device(given, self._device))
+        kept = self._storage.truncate_dim
+        # An object that encodes stays as it is, unless it is a whole model; `model` says where it differs.
+        follows = not hasattr(given, "encode_documents") or getattr(given, "truncate_dim", False) is None
+        asked = kept if follows else None
+        return open_model(given, budget, most, truncate_dim=asked, device=model_device(given, self._device))
 
     def _encoder(self) -> FastLaneModel:
         """The model that encodes documents to add. It must keep as many tokens of a document as before.

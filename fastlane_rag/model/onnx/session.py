@@ -59,7 +59,9 @@ class OnnxStates:
         # Weights made in inference mode have no count of changes, and cannot be changed outside it.
         self._parameters: list[Tensor] = [one for one in backbone.parameters() if not one.is_inference()]
         before = int(backbone.config.pad_token_id) + 1 if "roberta" in backbone.config.model_type else 0
-        self._longest = int(backbone.config.max_position_embeddings) - before
+        self._longest = (
+            int(getattr(backbone.config, "max_position_embeddings", 0)) - before
+        )  # 0: of no kind that has a graph
         self._weights = self._signature()
         _all.add(self)
 
