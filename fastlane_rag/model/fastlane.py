@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.folder import check_complete, check_model_folder, model_folder
 from fastlane_rag.model.hub import hub_model
+from fastlane_rag.model.images import encoded_images
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
 from fastlane_rag.model.quiet import without_bars
 from fastlane_rag.model.route import Route, Routes
@@ -301,6 +302,37 @@ class FastLaneModel:
         while rows:
             found.append(_scored_rows(rows.pop(), self._truncate_dim))
         return found[::-1]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether documents may be images, as for ColPali-like models."""
+        return bool(self.encoder.supports("image"))
+
+    def encode_images(self, images: Sequence[Any], *, batch_size: int | None = None) -> list[Tensor]:
+        """Token embeddings of images: a list of (L, dim) float32 tensors, L2-normalised, on :attr:`device`.
+
+        Args:
+            images: paths, bytes of image files, `data:image/...;base64,` texts, or images of Pillow.
+            batch_size: images encoded at once; None for 4, on CUDA 16.
+
+        Raises:
+            InvalidInputError: the model takes no images, or one of them cannot be read.
+            MissingExtraError: Pillow is not installed.
+        """
+        return [_scored_rows(row, self._truncate_dim) for row in self._encode_images(images, batch_size)]
+
+    def _encode_images(self, images: Sequence[Any], batch_size: int | None = None) -> Iterator[dict[str, Any]]:
+        if not self.takes_images:
+            raise InvalidInputError(
+                f"the model {self.name!r} takes {' and '.join(map(str, self.encoder.modalities))}, not images: open "
+                "one that takes them, such as a ColPali checkpoint"
+            )
+        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence):
+            raise InvalidInputError(f"images must be a list, not {type(images).__name__}; put a single one into [ ]")
+        size = batch_size or (4 if self.device.type == "cpu" else 16)
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return encoded_images(self.encoder, images, size)
 
     def encode_routed(
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
