@@ -135,7 +135,7 @@ def encoded_entries(
     images = [image_of(metadata) for _, _, metadata in entries]
     if any(image is not None for image in images):
         which = next(i for i, image in enumerate(images) if image is not None)
-        check_takes_images(model, f"the document {entries[which][0]!r}")
+        check_takes_images(model, f"the document {entries[which][0]!r} is an image ({IMAGE_KEY!r} in its metadata)")
     start = 0
     for is_image, group in groupby(images, lambda image: image is not None):
         some = list(group)
@@ -155,8 +155,8 @@ def check_takes_images(model: Any, what: str) -> None:
     """
     if not getattr(model, "takes_images", False):
         raise InvalidInputError(
-            f"{what} is an image (its metadata has the key {IMAGE_KEY!r}), and the model {model.name!r} takes no "
-            "images: make the index with one that does, such as a ColPali checkpoint, or leave the key out"
+            f"{what}: the model {model.name!r} takes no images; make the index with one that does, such as a ColPali "
+            "checkpoint"
         )
 
 

@@ -447,7 +447,7 @@ class FastLaneIndex(Searches):
             IndexLockedError: another writer holds the index.
             IndexReadOnlyError: the index was opened for reading.
         """
-        check_takes_images(self.model, "what is added")
+        check_takes_images(self.model, "add_images")
         given = image_metadatas(images, metadatas)
         words = [""] * len(given) if texts is None else check_texts(texts)
         if len(words) != len(given):

@@ -143,7 +143,7 @@ def test_a_model_of_texts_refuses_images_by_name(model: FastLaneModel, pages: li
             lambda: index.add([""], ["x"], [{IMAGE_KEY: str(pages[0])}]),
             lambda: index.ingest([Document("x", "", {IMAGE_KEY: str(pages[0])})]),
         ):
-            with pytest.raises(InvalidInputError, match="'fastlane-default' takes no images"):
+            with pytest.raises(InvalidInputError, match="the model 'fastlane-default' takes no images"):
                 call()
         assert len(index) == 0
         with pytest.raises(InvalidInputError, match="takes text, not images"):
