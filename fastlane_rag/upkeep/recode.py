@@ -88,9 +88,12 @@ def _trained(snapshot: Snapshot, dim: int, bits: int, newest: Codec, device: str
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
-    sample = _sample(snapshot, dim, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
+    count = min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids)
     like = newest if isinstance(newest, ResidualCodec) else None
-    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, device=device, between=pace)
+    # The sample has no name here, so that the training can free it.
+    return ResidualCodec.train(
+        _sample(snapshot, dim, count), bits, centroids=centroids, like=like, device=device, between=pace
+    )
 
 
 def _sample(snapshot: Snapshot, dim: int, count: int) -> NDArray[np.float16]:
