@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Long documents
 #
-# A text longer than the model's window is not cut: it is encoded in windows that overlap, each token once, and scored as
-# one document. So a whole PEP can be one document, and its last paragraph is found. Here are whole PEPs, put together
-# from the packaged passages, beside the same PEPs in passages.
+# A text longer than the model's window is not cut: it is encoded in windows that overlap, each token once, and scored
+# as one document. So a whole PEP can be one document, and its last paragraph is found. Here are whole PEPs, put
+# together from the packaged passages, beside the same PEPs in passages.
 
 # %%
 import os
@@ -39,8 +39,8 @@ print(len(index), "documents,", tokens, "token embeddings,", tokens // len(index
 assert tokens > len(index) * model.max_document_length
 
 # %% [markdown]
-# What stands at the end of a document is found as well as what stands at its beginning. Each question here is a sentence
-# of the last passage of a PEP.
+# What stands at the end of a document is found as well as what stands at its beginning. Each question here is a
+# sentence of the last passage of a PEP.
 
 # %%
 found = 0
@@ -76,8 +76,8 @@ print(told[-1].message)
 # %% [markdown]
 # ## Passages, or whole documents?
 #
-# A language model reads what is found, so passages are usually what it should get. A document of its own for each passage
-# finds the place; a filter keeps the search within one PEP.
+# A language model reads what is found, so passages are usually what it should get. A document of its own for each
+# passage finds the place; a filter keeps the search within one PEP.
 
 # %%
 passages = [one for pep in longest[:8] for one in peps[pep]]

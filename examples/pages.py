@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Pages of a PDF as images
 #
-# A document may be an image where the model takes images: ColPali and its like, through sentence-transformers. The pages
-# of a PDF are rendered and indexed as they look, and a map says where on the page a query's tokens matched.
+# A document may be an image where the model takes images: ColPali and its like, through sentence-transformers. The
+# pages of a PDF are rendered and indexed as they look, and a map says where on the page a query's tokens matched.
 #
 # **The model here is tiny and random.** No trained checkpoint comes with this package, and there is no network. Its
 # answers mean nothing: what it finds and where its maps are warm is chance. The notebook shows the mechanics; put the
@@ -33,8 +33,8 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A PDF, and its pages
 #
-# The text is that of PEP 572 and its neighbours, from the packaged sample (PEPs are in the public domain). Any other PDF
-# does as well.
+# The text is that of PEP 572 and its neighbours, from the packaged sample (PEPs are in the public domain). Any other
+# PDF does as well.
 
 # %%
 styles = getSampleStyleSheet()

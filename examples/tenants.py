@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Tenants: one index, and filters that hold
 #
-# Several customers, or teams, share one index, and each must see its own documents only. A filter decides before anything
-# is ranked, so a search gives its `k` documents however few of all are the tenant's.
+# Several customers, or teams, share one index, and each must see its own documents only. A filter decides before
+# anything is ranked, so a search gives its `k` documents however few of all are the tenant's.
 #
 # Here a tenant is a kind of PEP: the packaged sample, by the hundred of its number.
 
