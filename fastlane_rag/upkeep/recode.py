@@ -18,6 +18,7 @@ from fastlane_rag.storage.records import Reader
 from fastlane_rag.storage.snapshot import Part, Snapshot
 from fastlane_rag.storage.tables import PENDING
 from fastlane_rag.storage.transactions import Storage, View
+from fastlane_rag.upkeep.memory import give_back
 from fastlane_rag.upkeep.pace import Pace
 from fastlane_rag.upkeep.vectors import fit_map
 
@@ -71,8 +72,11 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
         newest = newest_codec(storage, view.reader)
     if bits is None or not snapshot.tokens:
         return False
+    give_back()
     codec = _trained(snapshot, storage.dim, bits, newest, storage.device, pace)
+    give_back()
     vector_map = fit_map(snapshot)
+    give_back()
     with pace.turn(storage), storage.changing:
         with storage.view() as view:
             gone = segments and not segments.keys() & view.reader.segments().keys()

@@ -82,6 +82,13 @@ class OnnxStates:
         except Exception as error:  # whatever the library raises, there is torch
             raise StatesError(f"onnxruntime failed: {_line(error)}") from error
 
+    def release(self, task: str) -> None:
+        """Close what a task holds, where no other task needs it; its next call opens it again."""
+        others = {self._precision(other) for other in ("query", "document") if other != task}
+        with self._lock:
+            kept = {key: one for key, one in self._sessions.items() if key[0] in others}
+            self._sessions = kept if self._precision(task) not in others else self._sessions
+
     def __call__(self, features: dict[str, Any], task: str | None) -> Tensor | None:
         """Token states (B, L, width) float32 of texts padded at their end, zero where padding is.
 
