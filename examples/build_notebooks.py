@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("qa_langchain", "qa_llama_index", "swap_retriever", "router", "agent_tool")
+NAMES = (
+    "qa_langchain",
+    "qa_llama_index",
+    "swap_retriever",
+    "router",
+    "agent_tool",
+    "tenants",
+    "long_documents",
+    "pages",
+)
 
 
 def build(name: str) -> None:

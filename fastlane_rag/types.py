@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 __all__ = [
     "DEFAULT_ROUTE_K",
+    "IMAGE_KEY",
     "DeviceStats",
     "Document",
     "Finding",
@@ -21,6 +22,9 @@ RouteK = int | Literal["auto", "all"]
 """How many query tokens gather: a number, "auto" (the router decides), or "all", which needs no refining."""
 
 DEFAULT_ROUTE_K: RouteK = 16
+
+IMAGE_KEY = "fastlane_image"
+"""The metadata key of a document that is an image: a path, or `data:image/...;base64,` and the bytes."""
 
 Lane = Literal["exhaustive", "approximate", "vector", "words"]
 """How candidates are gathered: by comparing with all documents, by a postings scan of near centroids (ANN), by the

@@ -29,6 +29,7 @@ EXTRAS = {
         ("onnx", "onnxruntime", "faiss"), "torch encodes in place of onnxruntime, several times slower on a CPU"
     ),
     "files": Extra(("pypdf", "markdownify", "semantic_text_splitter"), "fastlane index takes no folder"),
+    "images": Extra(("PIL",), "no images as documents"),
     "client": Extra(("httpx",), "no RemoteIndex"),
     "serve": Extra(("fastapi", "httptools", "httpx", "prometheus_client", "uvicorn"), "no fastlane serve"),
     "mcp": Extra(("mcp", "httpx"), "no fastlane mcp"),

@@ -116,7 +116,7 @@ class ResidualCodec:
         if bits not in _BEST_STEP:
             raise ValueError(f"bits must be 1, 2, 4 or 8, but are {bits}")
         sample = np.asarray(sample)
-        if sample.ndim != 2 or len(sample) == 0 or not np.isfinite(sample).all():
+        if sample.ndim != 2 or len(sample) == 0 or not _finite(sample):
             raise ValueError(
                 f"a codec is trained on finite (tokens, dim) rows, at least one, but the sample has the shape "
                 f"{sample.shape}" + (" and holds NaN or infinity" if sample.size else "")
@@ -128,8 +128,11 @@ class ResidualCodec:
         centroids = min(centroids, len(sample))
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(sample), generator=generator)[: SAMPLE_PER_CENTROID * centroids]
-        rows = torch.from_numpy(sample[order.numpy()]).float()
-        del sample  # so that it is not in memory beside the rows
+        rows = torch.empty(len(order), sample.shape[1])
+        for first in range(0, len(order), _LIFTED):
+            some = order[first : first + _LIFTED]
+            rows[first : first + len(some)] = torch.from_numpy(sample[some.numpy()])
+        del sample, order  # so that they are not in memory beside the rows
         # With every distinct row as a centroid, all residuals would be 0 and no steps could be learned: rows added
         # later would be stored as their nearest centroid.
         centroids = min(centroids, max(1, len({hashlib.sha256(row).digest() for row in rows.numpy()}) // 2))
@@ -246,6 +249,11 @@ class ResidualCodec:
         trained = self._centroids.shape[1]
         if dim != trained:
             raise ValueError(f"this codec was trained for {trained} dimensions, the tokens have {dim}")
+
+
+def _finite(rows: NDArray[np.floating]) -> bool:
+    """Whether there is no NaN or infinity, some rows at a time."""
+    return all(np.isfinite(rows[first : first + _LIFTED]).all() for first in range(0, len(rows), _LIFTED))
 
 
 def centroids_for(tokens: int) -> int:

@@ -160,7 +160,7 @@ def _states(index: FastLaneIndex, texts: Sequence[str]) -> list[tuple[NDArray[np
     for text in texts:
         row = model._encode([text], "query", 1, False)[0]
         mask = row["attention_mask"].bool().cpu()
-        features = model.encoder.preprocess([text], prompt=model.encoder.prompts.get("query"), task="query")
+        features = model.encoder.preprocess([text], prompt=model.encoder.prompt_of("query"), task="query")
         features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
         with torch.inference_mode():
             states = model.encoder.transformer(features)["token_embeddings"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "QueryEvidence", "explain", "query_evidence"]
 
 
 @dataclass(frozen=True)
@@ -88,48 +88,88 @@ def explain(
     Raises:
         ModelError: the model has no fast tokenizer, and no other tells where in a text its tokens are.
     """
+    import torch
+
+    from fastlane_rag.model.spans import token_spans
+    from fastlane_rag.scoring import token_maxima
+
+    made = query_evidence(model, query, route_k=route_k, weighted=weighted)
+    tokenizer = model.encoder.tokenizer
+    with torch.inference_mode():
+        ids, rows, kept = _document(model, text)
+        values, best = token_maxima(made.rows, rows, torch.tensor([0, len(rows)], device=rows.device))
+    places = token_spans(tokenizer, model.encoder.prompt_of("document"), text, ids)
+    names = tokenizer.convert_ids_to_tokens(ids)
+    matches = []
+    for i, (value, row) in enumerate(zip(values[0].tolist(), best[0].tolist(), strict=True)):
+        position = kept[row]
+        span = places[position]
+        matches.append(made.match(i, span, text[slice(*span)] if span else names[position], value))
+    return Explanation(query, text, tuple(matches))
+
+
+@dataclass(frozen=True)
+class QueryEvidence:
+    """What explanations say of a query's tokens, whatever the document is.
+
+    Attributes:
+        rows: (Lq, dim) float32 token embeddings.
+    """
+
+    rows: torch.Tensor
+    _tokens: list[str]
+    _spans: list[tuple[int, int] | None]
+    _scores: list[float]
+    _shares: list[float]
+    _weights: list[float]
+    _routed: set[int]
+
+    def match(
+        self,
+        i: int,
+        span: tuple[int, int] | None,
+        matched: str,
+        similarity: float,
+        patch: tuple[int, int] | None = None,
+    ) -> TokenMatch:
+        """The match of token `i`."""
+        return TokenMatch(
+            token=self._tokens[i],
+            query_span=self._spans[i],
+            score=self._scores[i],
+            share=self._shares[i],
+            weight=self._weights[i],
+            routed=i in self._routed,
+            span=span,
+            matched=matched,
+            similarity=similarity,
+            patch=patch,
+        )
+
+
+def query_evidence(
+    model: FastLaneModel, query: str, *, route_k: int | Literal["auto"] | None, weighted: bool
+) -> QueryEvidence:
+    """Encode a query for an explanation.
+
+    Raises:
+        ModelError: the model has no fast tokenizer.
+    """
+    from fastlane_rag.model.spans import token_spans
+
     tokenizer: Any = getattr(getattr(model, "encoder", None), "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"{model.name} cannot explain: it has no fast tokenizer of the transformers library, "
             "and no other says where in a text its tokens are"
         )
-    import torch
-
-    from fastlane_rag.model.spans import token_spans
-    from fastlane_rag.scoring import token_maxima
-
     (routed,) = model.encode_routed([query])
-    with torch.inference_mode():
-        ids, rows, kept = _document(model, text)
-        values, best = token_maxima(routed.embeddings, rows, torch.tensor([0, len(rows)], device=rows.device))
-    prompts = model.encoder.prompts
-    query_ids = tokenizer.convert_tokens_to_ids(routed.tokens)
-    query_places = token_spans(tokenizer, prompts.get("query") or "", query, query_ids)
-    places = token_spans(tokenizer, prompts.get("document") or "", text, ids)
-    names = tokenizer.convert_ids_to_tokens(ids)
+    ids = tokenizer.convert_tokens_to_ids(routed.tokens)
+    spans = token_spans(tokenizer, model.encoder.prompt_of("query"), query, ids)
     scores = routed.scores.tolist()
-    parts = shares(scores)
     weights = routed.weights.tolist() if weighted else [1.0] * len(scores)
     selected = set(routed.select(route_k).tolist())
-    matches = []
-    for i, (value, row) in enumerate(zip(values[0].tolist(), best[0].tolist(), strict=True)):
-        position = kept[row]
-        span = places[position]
-        matches.append(
-            TokenMatch(
-                token=routed.tokens[i],
-                query_span=query_places[i],
-                score=scores[i],
-                share=parts[i],
-                weight=weights[i],
-                routed=i in selected,
-                span=span,
-                matched=text[slice(*span)] if span else names[position],
-                similarity=value,
-            )
-        )
-    return Explanation(query, text, tuple(matches))
+    return QueryEvidence(routed.embeddings, routed.tokens, spans, scores, shares(scores), weights, selected)
 
 
 def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor, list[int]]:
@@ -139,7 +179,7 @@ def _document(model: FastLaneModel, text: str) -> tuple[list[int], torch.Tensor,
     (row,) = model._encode([text], "document", None, False)
     # If every token is skipped, keep the first one, as the model does.
     kept = torch.nonzero(row["attention_mask"])[:, 0].tolist() or [0]
-    embeddings = row["token_embeddings"][kept].float()
+    embeddings = row["token_embeddings"][kept, : model.truncate_dim].float()
     return row["input_ids"].tolist(), torch.nn.functional.normalize(embeddings, dim=-1), kept
 
 

@@ -18,9 +18,10 @@ class TokenMatch:
         weight: how much the token counts in the score; the mean over a query's tokens is 1.
         routed: whether the token gathered candidates.
         span: (start, end) in the document's text, in characters, of the matched word; None for a document token that is
-            not in the text.
-        matched: the matched word, or the document token where there is no span.
+            not in the text, and in an image.
+        matched: the matched word, the patch of an image, or the document token where there is neither.
         similarity: dot product of the two embeddings, from -1 to 1.
+        patch: (row, column) of the matched patch of an image, counted from 0; None for a text.
     """
 
     token: str
@@ -32,6 +33,7 @@ class TokenMatch:
     span: tuple[int, int] | None
     matched: str
     similarity: float
+    patch: tuple[int, int] | None = None
 
     @property
     def contribution(self) -> float:

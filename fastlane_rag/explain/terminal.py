@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastlane_rag.explain.matches import Span, TokenMatch
 from fastlane_rag.rendering.terminal import printable
 
@@ -15,16 +18,41 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["explanation_view"]
+__all__ = ["explanation_view", "image_view"]
 
 # Of longer texts, only the surroundings of the best spans are shown.
 _WHOLE = 1500
 _AROUND = 160
+# Patches of an image that are named.
+_WARMEST = 5
 
 
 def explanation_view(text: str, matches: Sequence[TokenMatch], spans: Sequence[Span]) -> RenderableType:
     """The text with its evidence highlighted, and what each query token matched."""
     from rich.console import Group
+    from rich.text import Text
+
+    return Group(_highlighted(text, spans), Text(), _table(matches))
+
+
+def image_view(
+    text: str,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    heat: NDArray[np.float32],
+    matches: Sequence[TokenMatch],
+) -> RenderableType:
+    """The text beside an image, its warmest patches, and what each query token matched."""
+    from rich.console import Group
+    from rich.text import Text
+
+    warmest = np.argsort(-np.nan_to_num(heat.ravel(), nan=-np.inf), kind="stable")[:_WARMEST]
+    places = "; ".join(f"{patch // grid[1]}, {patch % grid[1]} ({heat.ravel()[patch]:.3f})" for patch in warmest)
+    about = f"an image of {size[0]} x {size[1]} pixels in {grid[0]} rows and {grid[1]} columns of patches\nwarmest: "
+    return Group(Text(printable(text)), Text(about + places), Text(), _table(matches))
+
+
+def _table(matches: Sequence[TokenMatch]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
@@ -38,7 +66,7 @@ def explanation_view(text: str, matches: Sequence[TokenMatch], spans: Sequence[S
             f"{match.similarity:.3f}",
             Text(printable(match.matched)),
         )
-    return Group(_highlighted(text, spans), Text(), table)
+    return table
 
 
 def _highlighted(text: str, spans: Sequence[Span]) -> Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +15,29 @@ from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.lengths import chunks
 from fastlane_rag.search.engines.choice import is_cuda
+from fastlane_rag.storage.metadata import image_of
+from fastlane_rag.storage.tables import Entry
+from fastlane_rag.types import IMAGE_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastlane_rag.model import FastLaneModel
 
-__all__ = ["MANY", "budget_of", "encoded_documents", "model_device", "open_model"]
+__all__ = [
+    "MANY",
+    "budget_of",
+    "check_takes_images",
+    "encoded_documents",
+    "encoded_entries",
+    "model_device",
+    "open_model",
+]
 
 # Additions of this many texts show a progress bar on a terminal.
 MANY = 1000
+# Images encoded at once; each has a thousand tokens.
+_IMAGES = 4
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -32,6 +46,7 @@ def open_model(
     document_budget: float | None = None,
     max_document_tokens: int | None = None,
     *,
+    truncate_dim: int | None = None,
     device: str | None = None,
     dim: int | None = None,
 ) -> FastLaneModel:
@@ -41,6 +56,7 @@ def open_model(
         model: a name or folder; None for the bundled model; or an object that encodes, which stays as it is.
         document_budget: for what is loaded here.
         max_document_tokens: for every model, see `FastLaneModel.bounded`; None leaves the model's own.
+        truncate_dim: for every model, see `FastLaneModel.truncated`; None leaves the model's own.
         device: for what is loaded here.
         dim: of embeddings that are made elsewhere, by a model of which `model` is the name.
 
@@ -53,12 +69,24 @@ def open_model(
     if hasattr(model, "encode_documents"):
         _refuse_device(model, device)
         encoder: Any = model if hasattr(model, "encode_routed") else _wrapped(model)
-        opened: FastLaneModel = encoder if max_document_tokens is None else _bounded(encoder, max_document_tokens)
+        opened: FastLaneModel = encoder
+        asked = (("max_document_tokens", "bounded", max_document_tokens), ("truncate_dim", "truncated", truncate_dim))
+        for option, method, value in asked:
+            if value is not None and not hasattr(encoder, method):
+                raise InvalidInputError(
+                    f"{option}={value!r}: the {type(model).__name__} that was given as model has no method "
+                    f"`{method}`, so it cannot be told; set it where the model is made"
+                )
+            opened = opened if value is None else getattr(opened, method)(value)
     else:
         from fastlane_rag.model.shared import shared_model
 
         opened = shared_model(
-            model, device=device, document_budget=document_budget, max_document_tokens=max_document_tokens
+            model,
+            device=device,
+            document_budget=document_budget,
+            max_document_tokens=max_document_tokens,
+            truncate_dim=truncate_dim,
         )
     if dim not in (None, opened.dim):
         raise InvalidInputError(f"dim={dim}, but the embeddings of {opened.name!r} have {opened.dim} dimensions")
@@ -74,15 +102,6 @@ def _wrapped(model: Any) -> OutsideModel:
             "has dim, name, encode_documents(texts) and encode_queries(texts)"
         )
     return OutsideModel(model.dim, getattr(model, "name", type(model).__name__), model)
-
-
-def _bounded(model: Any, max_document_tokens: int) -> Any:
-    if not hasattr(model, "bounded"):
-        raise InvalidInputError(
-            f"max_document_tokens={max_document_tokens!r}: the {type(model).__name__} that was given as model has "
-            "no method `bounded`, so it cannot be told; bound it where it is made"
-        )
-    return model.bounded(max_document_tokens)
 
 
 def _refuse_device(model: Any, device: str | None) -> None:
@@ -102,6 +121,59 @@ def budget_of(model: Any) -> float | None:
     """Tokens that a model keeps of a document, None for all; also of objects that only encode."""
     budget = getattr(model, "document_budget", None)
     return None if budget is None else float(budget)
+
+
+def encoded_entries(
+    model: FastLaneModel, entries: Sequence[Entry], batch_size: int | None, show_progress: bool | None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the (L, dim) float32 token rows of each document, a text or an image.
+
+    Raises:
+        InvalidInputError: a document is an image, and the model takes none, or the image cannot be read.
+        ModelError: as `encoded_documents`.
+    """
+    images = [image_of(metadata) for _, _, metadata in entries]
+    if any(image is not None for image in images):
+        which = next(i for i, image in enumerate(images) if image is not None)
+        check_takes_images(model, f"the document {entries[which][0]!r} is an image ({IMAGE_KEY!r} in its metadata)")
+    start = 0
+    for is_image, group in groupby(images, lambda image: image is not None):
+        some = list(group)
+        texts = [text for _, text, _ in entries[start : start + len(some)]]
+        if is_image:
+            yield from _encoded_images(model, some, [one[0] for one in entries[start : start + len(some)]], batch_size)
+        else:
+            yield from encoded_documents(model, texts, batch_size, show_progress)
+        start += len(some)
+
+
+def check_takes_images(model: Any, what: str) -> None:
+    """Refuse an image where the model takes none.
+
+    Raises:
+        InvalidInputError: it takes none.
+    """
+    if not getattr(model, "takes_images", False):
+        raise InvalidInputError(
+            f"{what}: the model {model.name!r} takes no images; make the index with one that does, such as a ColPali "
+            "checkpoint"
+        )
+
+
+def _encoded_images(
+    model: FastLaneModel, images: Sequence[str | None], ids: Sequence[str], batch_size: int | None
+) -> Iterator[NDArray[np.float32]]:
+    from fastlane_rag.model.images import open_image
+
+    size = batch_size or _IMAGES
+    for start in range(0, len(images), size):
+        # Opened here, so that messages name the document.
+        opened = [
+            open_image(image, f"the image of document {id_!r}")
+            for image, id_ in zip(images[start : start + size], ids[start : start + size], strict=True)
+        ]
+        for i, tokens in enumerate(model.encode_images(opened, batch_size=size)):
+            yield _checked(tokens, model, start + i)
 
 
 def encoded_documents(

@@ -21,9 +21,10 @@ from fastlane_rag.errors import (
     InvalidInputError,
     ModelMismatchError,
 )
-from fastlane_rag.explain import Explanation, explain
+from fastlane_rag.explain import Explanation, explain, explain_image
 from fastlane_rag.index.checks import check_ids, check_queries, check_texts, checked_query, prepare, query_texts
-from fastlane_rag.index.encoding import budget_of, encoded_documents, model_device, open_model
+from fastlane_rag.index.encoding import budget_of, check_takes_images, encoded_entries, model_device, open_model
+from fastlane_rag.index.images import check_same_images, image_metadatas
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
@@ -44,7 +45,7 @@ from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
+from fastlane_rag.types import IMAGE_KEY, Document, IndexStats, Ingested, RouteK
 from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems
@@ -326,6 +327,7 @@ class FastLaneIndex(Searches):
             if self._model is None:
                 model = self._load_model()
                 if model.fingerprint != self._storage.meta["fingerprint"]:
+                    self._check_dimensions(model)
                     raise ModelMismatchError(
                         f"the index {self.path} was made with the model {self._storage.meta['model']!r}, whose "
                         f"embeddings differ from those of {model.name!r}; open it with "
@@ -335,13 +337,34 @@ class FastLaneIndex(Searches):
                 self._model = model
             return self._model
 
+    def _check_dimensions(self, model: FastLaneModel) -> None:
+        """Say so where a model is the index's own but for the dimensions it keeps.
+
+        Raises:
+            ModelMismatchError: it is.
+        """
+        made, given = self._storage.truncate_dim, getattr(model, "truncate_dim", None)
+        if made == given or not hasattr(model, "truncated"):
+            return
+        fits = made is None or made <= model.truncated(None).dim
+        if fits and model.truncated(made).fingerprint == self._storage.meta["fingerprint"]:
+            raise ModelMismatchError(
+                f"the index {self.path} was made with truncate_dim={made} ({self.dim} dimensions), the model "
+                f"{model.name!r} that was given has truncate_dim={given} ({model.dim}); open the index with "
+                f"model.truncated({made})"
+            )
+
     def _load_model(self) -> FastLaneModel:
         given, meta = self._given_model, self._storage.meta
         outside = OutsideModel.of(meta)
         if outside is not None and (given is None or isinstance(given, str)):
             return open_model(outside.name if given is None else given, dim=outside.dim)
         budget, most = self._storage.document_budget, self._max_document_tokens
-        return open_model(given, budget, most, device=model_device(given, self._device))
+        kept = self._storage.truncate_dim
+        # An object that encodes stays as it is, unless it is a whole model; `model` says where it differs.
+        follows = not hasattr(given, "encode_documents") or getattr(given, "truncate_dim", False) is None
+        asked = kept if follows else None
+        return open_model(given, budget, most, truncate_dim=asked, device=model_device(given, self._device))
 
     def _encoder(self) -> FastLaneModel:
         """The model that encodes documents to add. It must keep as many tokens of a document as before.
@@ -395,6 +418,46 @@ class FastLaneIndex(Searches):
                 self._upkeep.after_write(self._store(entries, batch_size, show_progress))
         return final
 
+    def add_images(
+        self,
+        images: Iterable[Any],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        batch_size: int | None = None,
+    ) -> list[str]:
+        """Add documents that are images, and replace those whose id is stored already. An error stores none of them.
+
+        An image is kept in its document's metadata, under "fastlane_image": a path as it was given, bytes and images of
+        Pillow as a `data:` text. Whatever adds a document with that key adds an image: `add`, `ingest` and both
+        frameworks' adapters. A document whose image and text are stored under its id already is not encoded again,
+        even if the file has changed since.
+
+        Args:
+            images: paths, bytes of image files, or images of Pillow.
+            ids: as in `add`.
+            metadatas: as in `add`.
+            texts: what is stored beside each image, for hits and for searches by words, such as what a page says; None
+                stores empty texts. The model does not see them.
+            batch_size: images encoded at once; None for 4.
+
+        Returns:
+            The id of each image, in input order.
+
+        Raises:
+            InvalidInputError: the model takes no images, an image cannot be read, or lengths differ.
+            MissingExtraError: Pillow is not installed.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+        """
+        check_takes_images(self.model, "add_images")
+        given = image_metadatas(images, metadatas)
+        words = [""] * len(given) if texts is None else check_texts(texts)
+        if len(words) != len(given):
+            raise InvalidInputError(f"{len(given)} images but {len(words)} texts")
+        return self.add(words, ids, given, batch_size=batch_size, show_progress=False)
+
     def add_embeddings(
         self,
         rows: Iterable[Any],
@@ -442,7 +505,7 @@ class FastLaneIndex(Searches):
         return store_documents(
             self._storage,
             entries,
-            lambda new: encoded_documents(self._encoder(), new, batch_size, show_progress) if new else iter(()),
+            lambda new: encoded_entries(self._encoder(), new, batch_size, show_progress) if new else iter(()),
         )
 
     def ingest(
@@ -534,7 +597,7 @@ class FastLaneIndex(Searches):
                 route_k = told.route_k or (told.policy or self.policy).route_k
                 evidence = self._evidence(query, route_k, weighted=told.weighted)
                 for hit in result.hits:
-                    remember(hit, evidence)
+                    remember(hit, partial(evidence, image=hit.metadata.get(IMAGE_KEY)))
         return results
 
     def _encoded(self, queries: Sequence[str] | Sequence[EncodedQuery]) -> list[EncodedQuery]:
@@ -555,7 +618,8 @@ class FastLaneIndex(Searches):
             weighted: as in `search`.
 
         Returns:
-            An explanation, whose `spans` say what to highlight in the text.
+            An explanation, whose `spans` say what to highlight in the text; of an image an `ImageExplanation`, whose
+            `heat_map` draws the query's tokens over it.
 
         Raises:
             InvalidInputError: no document has this id, or the query is no text.
@@ -566,15 +630,15 @@ class FastLaneIndex(Searches):
             documents = self.get([hit])
             if not documents:
                 raise InvalidInputError(f"the index holds no document with the id {hit!r}")
-            text = documents[0].text
+            text, metadata = documents[0].text, documents[0].metadata
         else:
-            text = hit.text
-        return self._evidence(query, route_k, weighted=weighted)(text)
+            text, metadata = hit.text, hit.metadata
+        return self._evidence(query, route_k, weighted=weighted)(text, image=metadata.get(IMAGE_KEY))
 
-    def _evidence(self, query: str, route_k: RouteK | None, *, weighted: bool) -> Callable[[str], Explanation]:
-        """What explains texts for a query. It keeps the model alive, and the index not."""
+    def _evidence(self, query: str, route_k: RouteK | None, *, weighted: bool) -> Callable[..., Explanation]:
+        """What explains texts, and images, for a query. It keeps the model alive, and the index not."""
         chosen = self.policy.route_k if route_k is None else route_k
-        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
+        return partial(_explained, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids, in this order; ids that are not stored are left out."""
@@ -646,6 +710,7 @@ class FastLaneIndex(Searches):
             raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
         new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
         with self._storage.change() as change:
+            check_same_images(change.images(list(new)), new)
             return change.set_metadata(new.items())
 
     @property
@@ -798,6 +863,12 @@ class FastLaneIndex(Searches):
             return f"FastLaneIndex({where}, {len(self)} documents)"
         except IndexClosedError:
             return f"FastLaneIndex({where}, closed)"
+
+
+def _explained(model: FastLaneModel, query: str, text: str, *, image: object = None, **options: Any) -> Explanation:
+    if isinstance(image, str) and getattr(model, "takes_images", False):
+        return explain_image(model, query, image, text, **options)
+    return explain(model, query, text, **options)
 
 
 _open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()

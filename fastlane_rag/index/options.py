@@ -39,6 +39,7 @@ class IndexKeywords(TypedDict, total=False):
     policy: SearchPolicy | None
     timeout: float
     max_document_tokens: int | None
+    truncate_dim: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ class IndexOptions:
         timeout: seconds that a write waits for writers in other objects and processes.
         max_document_tokens: tokens that are encoded of a document, the tokenizer's markers included; the rest cannot
             be found, and one warning a call counts it. None encodes every document to its end.
+        truncate_dim: dimensions that are kept of each token embedding, for models trained for it (Matryoshka), see
+            `FastLaneModel.truncated`. None keeps what the model gives.
 
     Raises:
         InvalidInputError: an option is not what it must be; the message names it and its value.
@@ -76,6 +79,7 @@ class IndexOptions:
     policy: SearchPolicy | None = None
     timeout: float = TIMEOUT_SECONDS
     max_document_tokens: int | None = None
+    truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
         keys = tuple(dict.fromkeys(map(catalogue_text, check_texts(self.filter_keys, "filter_keys"))))
@@ -113,11 +117,15 @@ class IndexOptions:
             ModelError: it cannot be opened.
         """
         device = None if self.dim is not None and is_cuda(self.device) else model_device(self.model, self.device)
-        return open_model(self.model, None, self.max_document_tokens, device=device, dim=self.dim)
+        return open_model(
+            self.model, None, self.max_document_tokens, truncate_dim=self.truncate_dim, device=device, dim=self.dim
+        )
 
     def meta(self, model: FastLaneModel) -> dict[str, str | int]:
         """What the catalogue says of a new index with this model; see STORE_FORMAT.md."""
+        kept = getattr(model, "truncate_dim", None)
         return {
+            **({"truncate_dim": kept} if kept else {}),
             "model": model.name,
             "fingerprint": model.fingerprint,
             "dim": model.dim,
@@ -137,6 +145,11 @@ class IndexOptions:
             raise ModelMismatchError(
                 f"the index {stats.path} holds embeddings of {stats.dim} dimensions, not of dim={self.dim}; give "
                 "another path"
+            )
+        if self.truncate_dim not in (None, stats.dim):
+            raise ModelMismatchError(
+                f"the index {stats.path} holds embeddings of {stats.dim} dimensions, not of truncate_dim="
+                f"{self.truncate_dim}; leave it out to go on with the index, or give another path"
             )
         wanted = {"codec": check_codec(self.codec), "max_document_tokens": self.max_document_tokens}
         made = {"codec": stats.codec, "max_document_tokens": stats.max_document_tokens}

@@ -25,7 +25,7 @@ def encoded_in_batches(
     """What ``encoder.encode`` gives for each text with ``output_value=None``, with less padding.
 
     Args:
-        encoder: its prompts know the task.
+        encoder: whose prompts count.
         texts: to encode.
         task: "query" or "document".
         size: texts of a batch.
@@ -34,7 +34,7 @@ def encoded_in_batches(
     rows: list[dict[str, Any]] = [{} for _ in texts]
     device = next(encoder.parameters()).device
     encoder.eval()
-    prompt = encoder.prompts.get(task)
+    prompt = encoder.prompt_of(task)
     with tqdm(total=len(texts), desc="Encoding", disable=not show_progress) as bar, torch.inference_mode():
         for start in range(0, len(texts), _TOKENISED):
             some = texts[start : start + _TOKENISED]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.base.modules import Dense, Router, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.util import load_file_path
 from torch import Tensor, nn
@@ -78,10 +78,17 @@ class RoutedEncoder(MultiVectorEncoder):
             ModelError: it is no ``Transformer``, so there are no token states to route by.
         """
         first: nn.Module = self[0]
+        if isinstance(first, Router):
+            raise ModelError(
+                f"the model begins with a Router to {', '.join(first.sub_modules)}: queries and documents go through "
+                "encoders of their own, and the routers here read the token states of one. A Router after a shared "
+                "Transformer opens. Give such a model as an object that encodes; docs/encoding.md shows it"
+            )
         if not isinstance(first, Transformer):
             raise ModelError(
                 f"the model's first module is a {type(first).__name__}; routing needs a sentence-transformers "
-                "Transformer there, whose token states the router reads"
+                "Transformer there, whose token states the router reads. Give such a model as an object that encodes; "
+                "docs/encoding.md shows it"
             )
         return cast(Transformer, first)
 
@@ -89,6 +96,17 @@ class RoutedEncoder(MultiVectorEncoder):
     def backbone(self) -> PreTrainedModel:
         """The transformers model inside :attr:`transformer`."""
         return self.transformer.auto_model
+
+    def prompt_of(self, task: str) -> str:
+        """What goes before each text of a task, as ``encode_query`` and ``encode_document`` put it.
+
+        Args:
+            task: "query" or "document". Documents take the first of the prompts "document", "passage" and "corpus" that
+                the model has; both tasks take the one of `default_prompt_name` where they have none.
+        """
+        names = ("query",) if task == "query" else ("document", "passage", "corpus")
+        name = next((name for name in names if name in self.prompts), self.default_prompt_name)
+        return (self.prompts.get(name) if name is not None else None) or ""
 
     @property
     def query_router(self) -> QueryRouter:
@@ -126,7 +144,7 @@ class RoutedEncoder(MultiVectorEncoder):
         return self.transformer(features)["token_embeddings"] if states is None else states
 
     def _fast_states(self, features: dict[str, Any], task: str | None) -> Tensor | None:
-        if self.states is None or self.training:
+        if self.states is None or self.training or features.get("modality", "text") != "text":
             return None
         try:
             return self.states(features, task)

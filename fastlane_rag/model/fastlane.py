@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
 from fastlane_rag.model.folder import check_complete, check_model_folder, model_folder
 from fastlane_rag.model.hub import hub_model
+from fastlane_rag.model.images import encoded_images
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
 from fastlane_rag.model.quiet import without_bars
 from fastlane_rag.model.route import Route, Routes
@@ -33,6 +34,7 @@ from fastlane_rag.model.spans import token_spans
 from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, token_count
 from fastlane_rag.progress import encoded
 from fastlane_rag.scoring.threads import follow_quota
+from fastlane_rag.types import whole_number
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
 _SHOWN = 40
@@ -58,6 +60,7 @@ class FastLaneModel:
         self.encoder.eval()
         self.name = name or self.encoder.model_card_data.base_model or type(encoder).__name__
         self._max_document_tokens: int | None = None
+        self._truncate_dim: int | None = None
         self._unbounded: FastLaneModel | None = None
 
     @classmethod
@@ -71,6 +74,7 @@ class FastLaneModel:
         trust_remote_code: bool = False,
         document_budget: float | None = None,
         max_document_tokens: int | None = None,
+        truncate_dim: int | None = None,
         **options: Any,
     ) -> FastLaneModel:
         """Open a model.
@@ -88,14 +92,16 @@ class FastLaneModel:
                 onnxruntime alone, "bfloat16" and "float16" for torch.
             trust_remote_code: run code that comes with a checkpoint. Off unless you trust its source.
             document_budget: tokens to keep per document (see :class:`DocumentRouter`); None leaves it as saved. Of
-                these options a loaded ``MultiVectorEncoder`` takes this one and the next, a ``FastLaneModel`` the next.
+                these options a loaded ``MultiVectorEncoder`` takes this one and those below, a ``FastLaneModel`` those
+                below.
             max_document_tokens: tokens to encode of a document, see :meth:`bounded`; None encodes all.
+            truncate_dim: dimensions to keep of a token embedding, see :meth:`truncated`; None keeps all.
             **options: passed to ``MultiVectorEncoder`` (``revision``, ``token``, ``prompts``, ...).
 
         Raises:
             ModelError: the model cannot be opened; the message says why.
-            InvalidInputError: options are given with a model that is loaded already, or `max_document_tokens` is no
-                whole number from 1.
+            InvalidInputError: options are given with a model that is loaded already, `max_document_tokens` is no whole
+                number from 1, or `truncate_dim` none up to the size of the model's embeddings.
         """
         check_choice(backend, dtype)
         if isinstance(model, FastLaneModel | MultiVectorEncoder):
@@ -103,7 +109,7 @@ class FastLaneModel:
             asked["dtype"] = None if dtype == "auto" or backend == "onnx" else dtype
             _refuse_options(model, asked, backend, document_budget)
         if isinstance(model, FastLaneModel):
-            return model if max_document_tokens is None else model.bounded(max_document_tokens)
+            return model._narrowed(max_document_tokens, truncate_dim)
         if not isinstance(model, MultiVectorEncoder | str | os.PathLike | None):
             raise InvalidInputError(
                 f"model must be a directory, a hub id, an encoder or None, not {type(model).__name__} {model!r}"
@@ -142,7 +148,7 @@ class FastLaneModel:
             opened._set_backend(folder, backend, dtype)
         if document_budget is not None:
             opened.encoder.document_router.budget = document_budget
-        return opened if max_document_tokens is None else opened.bounded(max_document_tokens)
+        return opened._narrowed(max_document_tokens, truncate_dim)
 
     def bounded(self, max_document_tokens: int | None) -> FastLaneModel:
         """The same model, its weights shared, that encodes at most so many tokens of a document; None: all.
@@ -152,10 +158,41 @@ class FastLaneModel:
         Raises:
             InvalidInputError: no whole number from 1.
         """
-        other = copy.copy(self)
+        other = self._twin()
         other._max_document_tokens = check_max_document_tokens(max_document_tokens)
+        return other
+
+    def truncated(self, truncate_dim: int | None) -> FastLaneModel:
+        """The same model, its weights shared, that keeps the first dimensions of each token embedding; None: all.
+
+        Rows are L2-normalised again. A model trained for it (Matryoshka) loses little; another one loses what its last
+        dimensions say. :meth:`save` writes the whole model.
+
+        Raises:
+            InvalidInputError: no whole number from 1 to the size of the model's embeddings.
+        """
+        full = int(self.encoder.get_embedding_dimension() or 0)
+        kept = None if truncate_dim is None else whole_number(truncate_dim)
+        if truncate_dim is not None and (kept is None or not 1 <= kept <= full):
+            raise InvalidInputError(
+                f"truncate_dim must be a whole number from 1 to {full}, the dimensions of a token embedding of "
+                f"{self.name!r}, not {truncate_dim!r}"
+            )
+        other = self._twin()
+        other._truncate_dim = None if kept == full else kept
+        for name in ("dim", "fingerprint"):
+            other.__dict__.pop(name, None)
+        return other
+
+    def _twin(self) -> FastLaneModel:
+        other = copy.copy(self)
         other._unbounded = self  # whoever else shares the weights finds it while they are in use
         return other
+
+    def _narrowed(self, max_document_tokens: int | None, truncate_dim: int | None) -> FastLaneModel:
+        """The model with what is given of these options."""
+        model = self if max_document_tokens is None else self.bounded(max_document_tokens)
+        return model if truncate_dim is None else model.truncated(truncate_dim)
 
     def _set_backend(self, folder: Path | None, backend: str, dtype: str) -> None:
         self.encoder.float()
@@ -183,7 +220,12 @@ class FastLaneModel:
     @cached_property
     def dim(self) -> int:
         """Width of a token embedding."""
-        return int(self.encoder.get_embedding_dimension() or 0)
+        return self._truncate_dim or int(self.encoder.get_embedding_dimension() or 0)
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Dimensions that are kept of a token embedding; None: all."""
+        return self._truncate_dim
 
     @cached_property
     def _vocabulary(self) -> list[str]:
@@ -215,7 +257,7 @@ class FastLaneModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything that decides an embedding: weights, lengths, prompts, vocabulary.
+        """SHA-256 (hex) of everything that decides an embedding: weights, lengths, prompts, words, dimensions kept.
 
         The routers are left out, because they choose among embeddings and change none: a retrained router still fits an
         existing index. The number format is left out as well.
@@ -225,12 +267,18 @@ class FastLaneModel:
             if isinstance(module, TokenRouter):
                 continue
             config = module.get_config_dict() if isinstance(module, Module) else {}
+            config |= {name: _by_text(value) for name, value in config.items() if isinstance(value, dict)}
             digest.update(json.dumps([type(module).__name__, config], sort_keys=True, default=str).encode())
             for key, value in sorted(module.state_dict().items()):
                 digest.update(f"{key}{tuple(value.shape)}".encode())
                 digest.update(value.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
         vocabulary = sorted(self.encoder.tokenizer.get_vocab().items())
         digest.update(json.dumps([self.encoder.prompts, vocabulary], sort_keys=True).encode())
+        prompts = [self.encoder.prompt_of(task) for task in ("query", "document")]
+        if prompts != [self.encoder.prompts.get(task) or "" for task in ("query", "document")]:
+            digest.update(json.dumps(prompts).encode())
+        if self._truncate_dim is not None:
+            digest.update(f"truncate_dim={self._truncate_dim}".encode())
         return digest.hexdigest()
 
     def encode_queries(
@@ -252,8 +300,39 @@ class FastLaneModel:
         # Taken from the end, so that of long documents both forms are never in memory together.
         found = []
         while rows:
-            found.append(_scored_rows(rows.pop()))
+            found.append(_scored_rows(rows.pop(), self._truncate_dim))
         return found[::-1]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether documents may be images, as for ColPali-like models."""
+        return bool(self.encoder.supports("image"))
+
+    def encode_images(self, images: Sequence[Any], *, batch_size: int | None = None) -> list[Tensor]:
+        """Token embeddings of images: a list of (L, dim) float32 tensors, L2-normalised, on :attr:`device`.
+
+        Args:
+            images: paths, bytes of image files, `data:image/...;base64,` texts, or images of Pillow.
+            batch_size: images encoded at once; None for 4, on CUDA 16.
+
+        Raises:
+            InvalidInputError: the model takes no images, or one of them cannot be read.
+            MissingExtraError: Pillow is not installed.
+        """
+        return [_scored_rows(row, self._truncate_dim) for row in self._encode_images(images, batch_size)]
+
+    def _encode_images(self, images: Sequence[Any], batch_size: int | None = None) -> Iterator[dict[str, Any]]:
+        if not self.takes_images:
+            raise InvalidInputError(
+                f"the model {self.name!r} takes {' and '.join(map(str, self.encoder.modalities))}, not images: open "
+                "one that takes them, such as a ColPali checkpoint"
+            )
+        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence):
+            raise InvalidInputError(f"images must be a list, not {type(images).__name__}; put a single one into [ ]")
+        size = batch_size or (4 if self.device.type == "cpu" else 16)
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return encoded_images(self.encoder, images, size)
 
     def encode_routed(
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
@@ -268,11 +347,12 @@ class FastLaneModel:
             ids = part(row["input_ids"])
             numbers = ids.tolist()
             tokens = [self._vocabulary[i] for i in numbers]
-            embeddings = _unit(row["token_embeddings"][scored])
+            full = _unit(row["token_embeddings"][scored])
+            embeddings = _unit(full[:, : self._truncate_dim]) if self._truncate_dim else full
             known = {name: part(row[name]) for name in _OF_ROUTER if name in row}
             if "routing_pooled" in row:
                 known["routing_pooled"] = row["routing_pooled"].clone()
-            later = LazyRouting(router, ids, embeddings, known)
+            later = LazyRouting(router, ids, full, known, self._truncate_dim)
             context = later.views if router.context is not None else None
             weights = later.weights if router.token_weights is not None else None
             waits = "routing_states" in known
@@ -291,7 +371,7 @@ class FastLaneModel:
             A list of one :class:`Route` a query, which notebooks and ``rich.print`` display.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        tokenizer, prompt = self.encoder.tokenizer, self.encoder.prompts.get("query") or ""
+        tokenizer, prompt = self.encoder.tokenizer, self.encoder.prompt_of("query")
         routes = Routes()
         trained = self.encoder.query_router.trained
         for text, query in zip(texts, self.encode_routed(texts), strict=True):
@@ -357,7 +437,7 @@ class FastLaneModel:
         self, texts: list[str], task: str, size: int, show_progress: bool | None
     ) -> list[dict[str, Any]]:
         """The encoder's rows of texts that fit in its window, or are cut there."""
-        if len(texts) <= size and task in self.encoder.prompts:
+        if len(texts) <= size:
             rows = self._one_pass(texts, task)
             encoded(len(texts))
             return rows
@@ -383,7 +463,7 @@ class FastLaneModel:
     def _features(self, texts: Sequence[str], task: str) -> dict[str, Any]:
         """The encoder's input for some texts, on its device."""
         device = self.device
-        features = self.encoder.preprocess(list(texts), prompt=self.encoder.prompts.get(task), task=task)
+        features = self.encoder.preprocess(list(texts), prompt=self.encoder.prompt_of(task), task=task)
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
@@ -446,6 +526,11 @@ def _checked(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
+def _by_text(value: dict[Any, Any]) -> dict[str, Any]:
+    """A mapping with keys that JSON takes; those of a Router are pairs."""
+    return {str(key): one for key, one in value.items()}
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) < _SHOWN else f"{text[:_SHOWN]}...")
 
@@ -467,10 +552,10 @@ def _scored(row: dict[str, Any]) -> Tensor | slice:
     return mask
 
 
-def _scored_rows(row: dict[str, Any]) -> Tensor:
+def _scored_rows(row: dict[str, Any], dim: int | None) -> Tensor:
     """The rows of the tokens that are scored, (Ld, dim) float32, L2-normalised; of a long text in bounded memory."""
     scored = _scored(row)
-    rows: Tensor = row["token_embeddings"]
+    rows: Tensor = row["token_embeddings"][:, :dim]
     if len(rows) <= _BLOCK or isinstance(scored, slice):
         return _unit(rows[scored])
     found = rows.new_empty((int(scored.sum()), rows.shape[1]), dtype=torch.float32)

@@ -173,10 +173,14 @@ class LazyRouting:
         ids: (Lq,) token ids.
         embeddings: (Lq, dim) token embeddings.
         known: the features that the router computed from the token states, or the states themselves.
+        dim: dimensions to keep of the views; None keeps all.
     """
 
-    def __init__(self, router: QueryRouter, ids: Tensor, embeddings: Tensor, known: dict[str, Tensor]) -> None:
+    def __init__(
+        self, router: QueryRouter, ids: Tensor, embeddings: Tensor, known: dict[str, Tensor], dim: int | None = None
+    ) -> None:
         self._router, self._ids, self._embeddings, self._known = router, ids, embeddings, known
+        self._dim = dim
         self._views: Tensor | None = None
 
     def scores(self) -> Tensor:
@@ -192,6 +196,8 @@ class LazyRouting:
             known = {**self._asked(), "input_ids": self._ids}
             features = {name: value[None].to(device) for name, value in known.items()}
             views = self._router.views(self._embeddings[None].to(device), features)[0]
+            if self._dim is not None:
+                views = torch.nn.functional.normalize(views[:, : self._dim], dim=-1)
             self._views = views.to(self._embeddings.device)
         return self._views
 

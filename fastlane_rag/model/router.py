@@ -151,8 +151,10 @@ class TokenRouter(Module):
 
     def on_model_ready(self, model: Any) -> None:
         """Read the special token ids from the tokenizer (sentence-transformers calls this once it is final)."""
-        ids = getattr(model.tokenizer, "all_special_ids", None) or []
-        self._special_ids = torch.tensor(sorted(set(ids)), dtype=torch.long)
+        ids = set(getattr(model.tokenizer, "all_special_ids", None) or [])
+        # The token that stands for a patch of an image is special to tokenizers. Its states are the image's content.
+        ids -= {getattr(model.processor, "image_token_id", None)}
+        self._special_ids = torch.tensor(sorted(ids), dtype=torch.long)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Add ``routing_scores`` to the features of a task this router serves."""

@@ -46,6 +46,7 @@ def shared_model(
     device: str | None = None,
     document_budget: float | None = None,
     max_document_tokens: int | None = None,
+    truncate_dim: int | None = None,
 ) -> FastLaneModel:
     """The process's model of this name, loaded on first use; a model that is loaded already stays as it is.
 
@@ -54,6 +55,7 @@ def shared_model(
         device: where to run; None takes CUDA or MPS when there is one, else the CPU.
         document_budget: tokens to keep of a document; models that differ in it are not shared.
         max_document_tokens: tokens to encode of a document, see `FastLaneModel.bounded`; the weights are shared.
+        truncate_dim: dimensions to keep of an embedding, see `FastLaneModel.truncated`; the weights are shared.
 
     Raises:
         ModelError: the model cannot be opened.
@@ -65,12 +67,14 @@ def shared_model(
         )
     options: dict[str, Any] = {"device": device, "document_budget": document_budget}
     if isinstance(model, FastLaneModel | MultiVectorEncoder):
-        return FastLaneModel.from_pretrained(model, **options, max_document_tokens=max_document_tokens)
+        return FastLaneModel.from_pretrained(
+            model, **options, max_document_tokens=max_document_tokens, truncate_dim=truncate_dim
+        )
     name = None if model is None else str(model)
     key = (_identity(name), _device(device), document_budget)
     place = _places.setdefault(key, _Place())
     found = place.model(lambda: FastLaneModel.from_pretrained(name, **options), keep=model is None)
-    return found if max_document_tokens is None else found.bounded(max_document_tokens)
+    return found._narrowed(max_document_tokens, truncate_dim)
 
 
 def _identity(model: str | None) -> object:

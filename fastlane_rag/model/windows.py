@@ -94,7 +94,7 @@ class LongText:
 
 def token_count(encoder: RoutedEncoder, text: str, task: str) -> int:
     """Tokens of a text with the markers and the prompt of a task, however long it is."""
-    return len(untruncated(encoder.tokenizer).encode((encoder.prompts.get(task) or "") + text))
+    return len(untruncated(encoder.tokenizer).encode(encoder.prompt_of(task) + text))
 
 
 def long_texts(encoder: RoutedEncoder, texts: Sequence[str], window: int, most: int | None) -> dict[int, LongText]:
@@ -112,10 +112,13 @@ def long_texts(encoder: RoutedEncoder, texts: Sequence[str], window: int, most: 
     limit = min(window or most or 0, most or window)
     if not limit:
         return {}
-    if not getattr(encoder.tokenizer, "is_fast", False) or "message" in encoder.transformer.modality_config:
+    first = encoder.transformer
+    # A processor that is no plain tokenizer puts more around a text than the tokenizer says.
+    plain = getattr(encoder.tokenizer, "is_fast", False) and first.processor is encoder.tokenizer
+    if not plain or "message" in first.modality_config:
         _warn_if_cut(encoder, texts, window)
         return {}
-    tokenizer, prompt = untruncated(encoder.tokenizer), encoder.prompts.get("document") or ""
+    tokenizer, prompt = untruncated(encoder.tokenizer), encoder.prompt_of("document")
     markers = len(tokenizer.encode(prompt))
     if 0 < window <= markers:
         return {}
@@ -131,7 +134,7 @@ def long_texts(encoder: RoutedEncoder, texts: Sequence[str], window: int, most: 
 
 
 def _warn_if_cut(encoder: RoutedEncoder, texts: Sequence[str], window: int) -> None:
-    """Tell what a model cuts that does not say where its tokens are, or puts texts into a chat: it has no windows."""
+    """Tell what a model cuts that has no windows: it puts texts into a chat, or does not say where its tokens are."""
     if window:
         lengths = [len(encoder.tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in texts]
         beyond = [length - window for length in lengths if length > window]

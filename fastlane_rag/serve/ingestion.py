@@ -7,6 +7,7 @@ from functools import partial
 
 from fastlane_rag.data import document_of, parse_passage
 from fastlane_rag.errors import DataError
+from fastlane_rag.index.images import check_no_paths
 from fastlane_rag.index.ingestion import CHUNK, CHUNK_CHARACTERS
 from fastlane_rag.serve.problems import Refused
 from fastlane_rag.serve.service import Served
@@ -66,7 +67,9 @@ def _documents(lines: Sequence[bytes], first: int) -> list[Document]:
         if not line.strip():
             continue
         try:
-            found.append(document_of(parse_passage(line)))
+            document = document_of(parse_passage(line))
+            check_no_paths([document.metadata])
+            found.append(document)
         except ValueError as error:
             raise DataError(f"line {number}: {error}; lines {first} and later are not stored") from error
     return found

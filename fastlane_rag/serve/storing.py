@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from fastlane_rag.errors import FastLaneError, InvalidInputError
+from fastlane_rag.index.images import check_no_paths
 from fastlane_rag.index.protocol import matching
 from fastlane_rag.remote.filters import filter_of
 from fastlane_rag.remote.messages import (
@@ -43,6 +44,7 @@ async def upsert(asked: UpsertRequest, served: Writable) -> Response:
         documents, index = asked.documents, served.index
         texts, ids = [one.text for one in documents], [one.id for one in documents]
         metadatas = [one.metadata for one in documents]
+        check_no_paths(metadatas)
         rows = [rows_of(one.embeddings) for one in documents if one.embeddings is not None]
         if not rows:
             return Ids(ids=index.add(texts, ids, metadatas, show_progress=False))

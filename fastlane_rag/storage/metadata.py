@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.types import IMAGE_KEY
 
 __all__ = [
     "catalogue_text",
     "check_text",
+    "image_of",
     "is_date",
     "json_value",
     "kind",
@@ -118,6 +120,14 @@ def check_text(where: str, value: Any) -> str:
             f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
         ) from error
     return value
+
+
+def image_of(metadata: str) -> str | None:
+    """The image that a document is, by its metadata as JSON: a path or a data text; None for a document of text."""
+    if f'"{IMAGE_KEY}"' not in metadata:
+        return None
+    found = json.loads(metadata).get(IMAGE_KEY)
+    return found if isinstance(found, str) else None
 
 
 def kind(value: Any) -> str:

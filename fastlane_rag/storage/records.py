@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from fastlane_rag.codecs.base import Codec, HalfCodec
 from fastlane_rag.errors import FilterError, IndexFormatError
 from fastlane_rag.storage.filters import Compiled, DocumentFilter, Filter, compile_filter
-from fastlane_rag.storage.metadata import metadata_from_json
+from fastlane_rag.storage.metadata import image_of, metadata_from_json
 from fastlane_rag.storage.schema import fill_tables, has_maps, upgrade
 from fastlane_rag.storage.tables import PENDING, Entry, Place, SegmentInfo
-from fastlane_rag.types import Document
+from fastlane_rag.types import IMAGE_KEY, Document
 
 if TYPE_CHECKING:
     from fastlane_rag.vectors.map import VectorMap
@@ -29,6 +29,8 @@ Condition = Compiled | None
 _DEEP = 60  # brackets of a condition that SQLite's parser may not hold: its stack has 100 places before 3.46
 _MOST = 2**63 - 1
 _CHUNK = 500  # values a statement: SQLite before 3.32 takes 999
+# The metadata of a document that may be an image, and else an empty one, which takes no time to read.
+_IMAGE = f"""CASE WHEN instr(metadata, '"{IMAGE_KEY}"') THEN metadata ELSE '' END"""
 _T = TypeVar("_T")
 
 
@@ -212,10 +214,15 @@ class Reader:
             yield self._document(*row)
 
     def unchanged(self, entries: Sequence[Entry]) -> set[str]:
-        """The ids of the entries whose text is already stored under the same id."""
-        texts = {id_: text for id_, text, _ in entries}
-        rows = self._for_ids("SELECT id, text FROM documents WHERE id IN ({})", list(texts))
-        return {id_ for id_, text in rows if texts[id_] == text}
+        """The ids of the entries whose text, and image if it is one, is already stored under the same id."""
+        given = {id_: (text, image_of(metadata)) for id_, text, metadata in entries}
+        rows = self._for_ids(f"SELECT id, text, {_IMAGE} FROM documents WHERE id IN ({{}})", list(given))
+        return {id_ for id_, text, metadata in rows if given[id_] == (text, image_of(metadata))}
+
+    def images(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """The image that each of these documents is, None for a text; ids that are not stored are left out."""
+        rows = self._for_ids(f"SELECT id, {_IMAGE} FROM documents WHERE id IN ({{}})", list(ids))
+        return {id_: image_of(metadata) for id_, metadata in rows}
 
     def placed(self, segments: Sequence[int]) -> list[tuple[int, int, int]]:
         """(doc, segment, row) of the documents in these segments, oldest first."""

@@ -244,6 +244,11 @@ class Storage:
         """Tokens that are encoded of a document; None for all, and in an index that does not say."""
         return int(self.meta["max_document_tokens"]) if self.meta.get("max_document_tokens") else None
 
+    @property
+    def truncate_dim(self) -> int | None:
+        """Dimensions that are kept of the model's embeddings; None for all."""
+        return int(self.meta["truncate_dim"]) if self.meta.get("truncate_dim") else None
+
     def stats(self) -> IndexStats:
         """What the index holds and takes."""
         with self.view() as view:

@@ -18,6 +18,7 @@ from fastlane_rag.storage.records import Reader
 from fastlane_rag.storage.snapshot import Part, Snapshot
 from fastlane_rag.storage.tables import PENDING
 from fastlane_rag.storage.transactions import Storage, View
+from fastlane_rag.upkeep.memory import give_back
 from fastlane_rag.upkeep.pace import Pace
 from fastlane_rag.upkeep.vectors import fit_map
 
@@ -71,8 +72,11 @@ def train_codec(storage: Storage, pace: Pace) -> bool:
         newest = newest_codec(storage, view.reader)
     if bits is None or not snapshot.tokens:
         return False
+    give_back()
     codec = _trained(snapshot, storage.dim, bits, newest, storage.device, pace)
+    give_back()
     vector_map = fit_map(snapshot)
+    give_back()
     with pace.turn(storage), storage.changing:
         with storage.view() as view:
             gone = segments and not segments.keys() & view.reader.segments().keys()
@@ -88,9 +92,12 @@ def _trained(snapshot: Snapshot, dim: int, bits: int, newest: Codec, device: str
     from fastlane_rag.codecs.residual import SAMPLE_PER_CENTROID, ResidualCodec, centroids_for
 
     centroids = centroids_for(snapshot.tokens)
-    sample = _sample(snapshot, dim, min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids))
+    count = min(snapshot.tokens, SAMPLE_PER_CENTROID * centroids)
     like = newest if isinstance(newest, ResidualCodec) else None
-    return ResidualCodec.train(sample, bits, centroids=centroids, like=like, device=device, between=pace)
+    # The sample has no name here, so that the training can free it.
+    return ResidualCodec.train(
+        _sample(snapshot, dim, count), bits, centroids=centroids, like=like, device=device, between=pace
+    )
 
 
 def _sample(snapshot: Snapshot, dim: int, count: int) -> NDArray[np.float16]:

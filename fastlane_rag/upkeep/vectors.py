@@ -36,6 +36,7 @@ def fit_map(snapshot: Snapshot) -> VectorMap:
         for position in positions.tolist()
     ]
     rows, offsets = np.concatenate(matrices), np.cumsum([0, *map(len, matrices)])
+    del matrices
     sample = rows[generator.permutation(len(rows))[:SAMPLE]]
     return fit(sample, rows, offsets)
 

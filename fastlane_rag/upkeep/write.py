@@ -19,8 +19,8 @@ from fastlane_rag.storage.transactions import Storage
 
 __all__ = ["store_documents"]
 
-Encode = Callable[[list[str]], Iterator[NDArray[np.floating]]]
-"""Encodes texts: yields the (L, dim) token rows of each, in order."""
+Encode = Callable[[Sequence[Entry]], Iterator[NDArray[np.floating]]]
+"""Encodes documents: yields the (L, dim) token rows of each, in order."""
 
 # A write whose rows take more becomes a segment of its own; the rows of a smaller one wait in the catalogue.
 SMALL_BYTES = 512 << 10
@@ -32,7 +32,7 @@ def store_documents(storage: Storage, entries: Sequence[Entry], encode: Encode, 
     Args:
         storage: the index to write to.
         entries: the documents; ids must not repeat.
-        encode: encodes texts. Texts already stored under the same id are not encoded again.
+        encode: encodes documents. Those whose text and image are stored under the same id are not encoded again.
         always: encode these as well.
     """
     with storage.turn():
@@ -43,7 +43,7 @@ def _store(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always
     with storage.view() as view:
         same = set() if always else view.reader.unchanged(entries)
     new = [entry for entry in entries if entry[0] not in same]
-    lengths, small, segment = _staged(storage, [text for _, text, _ in new], encode)
+    lengths, small, segment = _staged(storage, new, encode)
     # If the commit fails, no catalogue names the finished segment, and the next writer deletes it.
     with storage.change() as change:
         if segment is not None:
@@ -54,19 +54,19 @@ def _store(storage: Storage, entries: Sequence[Entry], encode: Encode, *, always
         # During encoding, another thread may have replaced or deleted documents whose text was unchanged.
         same = change.unchanged(kept)
         late = [entry for entry in kept if entry[0] not in same]
-        rows = [tokens.astype("<f2") for tokens in encode([text for _, text, _ in late])]
+        rows = [tokens.astype("<f2") for tokens in encode(late)]
         change.put(late, PENDING, change.add_pending(rows), [len(tokens) for tokens in rows])
         change.set_metadata((id_, metadata) for id_, _, metadata in kept if id_ in same)
     return sum(lengths) + sum(map(len, rows))
 
 
 def _staged(
-    storage: Storage, texts: list[str], encode: Encode
+    storage: Storage, entries: Sequence[Entry], encode: Encode
 ) -> tuple[list[int], list[NDArray[np.float16]], SegmentInfo | None]:
-    """Encode texts: their lengths, and their rows in memory (small) or in a finished, uncommitted segment (large)."""
+    """Encode documents: their lengths; their rows in memory (small), or in a finished, uncommitted segment (large)."""
     lengths: list[int] = []
     small: list[NDArray[np.float16]] = []
-    rest = encode(texts)
+    rest = encode(entries)
     size = 0
     for rows in rest:
         lengths.append(len(rows))
@@ -79,4 +79,4 @@ def _staged(
     with SegmentWriter(storage.store, HalfCodec(), storage.dim) as writer:
         for rows in chain(small, rest):
             writer.append(rows)
-        return writer.lengths, [], writer.finish(build_lexicon(map(count_document, texts)))
+        return writer.lengths, [], writer.finish(build_lexicon(count_document(text) for _, text, _ in entries))

@@ -31,7 +31,7 @@ from fastlane_rag.vectors.documents import DocumentVectors
 __all__ = ["VectorMap", "features", "maxima_of"]
 
 _FORMAT = "fastlane-vector-map", "1"
-_TOKENS = 1 << 16  # rows of documents whose MaxSim with the sample is computed at once
+_TOKENS = 1 << 14  # rows of documents whose MaxSim with the sample is computed at once
 _BYTE = 127
 
 
@@ -173,7 +173,12 @@ def bends(rows: Tensor, landmarks: Tensor, thresholds: Tensor) -> Tensor:
 def maxima_of(tokens: Tensor, rows: Tensor, offsets: NDArray[np.int64]) -> Tensor:
     """(S, N) MaxSim of each of S tokens, (S, dim) float32, with each of N documents."""
     each = torch.arange(len(tokens) + 1)
-    return maxsim(tokens, rows, query_offsets=each, document_offsets=torch.from_numpy(offsets))
+    found = torch.empty(len(tokens), len(offsets) - 1)
+    for first, last in _blocks(offsets):  # the kernels take a copy of the rows in float32
+        here = torch.from_numpy(offsets[first : last + 1] - offsets[first])
+        some = rows[int(offsets[first]) : int(offsets[last])]
+        found[:, first:last] = maxsim(tokens, some, query_offsets=each, document_offsets=here)
+    return found
 
 
 def _blocks(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
 def test_every_notebook_is_in_the_list():
     linked = set(re.findall(r"\]\((\w+)\.ipynb\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
     assert linked == set(NAMES)
-    assert len(NAMES) == 5
+    assert len(NAMES) == 8
 
 
 def cells_of_script(name: str) -> list[str]:

@@ -346,3 +346,18 @@ def test_onnxruntime_loads_with_the_first_model_only() -> None:
     code = "import sys, fastlane_rag.model; print([m for m in ('onnx', 'onnxruntime') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_what_queries_hold_is_given_back_and_opened_again(model: FastLaneModel) -> None:
+    """As `fastlane index` does, which encodes documents alone."""
+    own = FastLaneModel.from_pretrained(backend="onnx", device="cpu")
+    states = own.encoder.states
+    assert states is not None
+    before, _ = own.encode_queries(["what is it?"])[0], own.encode_documents(["it is a cat"])
+    states.release("query")
+    assert [precision for precision, _ in states._sessions] == ["int8"]
+    torch.testing.assert_close(own.encode_queries(["what is it?"])[0], before)
+    same = FastLaneModel.from_pretrained(backend="onnx", dtype="float32", device="cpu").encoder.states
+    assert same is not None
+    same.release("query")  # documents need it as well
+    assert same._sessions

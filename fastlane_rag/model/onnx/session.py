@@ -59,7 +59,9 @@ class OnnxStates:
         # Weights made in inference mode have no count of changes, and cannot be changed outside it.
         self._parameters: list[Tensor] = [one for one in backbone.parameters() if not one.is_inference()]
         before = int(backbone.config.pad_token_id) + 1 if "roberta" in backbone.config.model_type else 0
-        self._longest = int(backbone.config.max_position_embeddings) - before
+        self._longest = (
+            int(getattr(backbone.config, "max_position_embeddings", 0)) - before
+        )  # 0: of no kind that has a graph
         self._weights = self._signature()
         _all.add(self)
 
@@ -79,6 +81,13 @@ class OnnxStates:
             raise
         except Exception as error:  # whatever the library raises, there is torch
             raise StatesError(f"onnxruntime failed: {_line(error)}") from error
+
+    def release(self, task: str) -> None:
+        """Close what a task holds, where no other task needs it; its next call opens it again."""
+        others = {self._precision(other) for other in ("query", "document") if other != task}
+        with self._lock:
+            kept = {key: one for key, one in self._sessions.items() if key[0] in others}
+            self._sessions = kept if self._precision(task) not in others else self._sessions
 
     def __call__(self, features: dict[str, Any], task: str | None) -> Tensor | None:
         """Token states (B, L, width) float32 of texts padded at their end, zero where padding is.
