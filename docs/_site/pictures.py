@@ -57,7 +57,7 @@ def scored(found: Explanation, name: str) -> str:
             text(150, y, match.matched, weight=600 if match.routed else 400),
             bar(345, y, 150 * max(match.similarity, 0), colour),
             text(505, y, f"{match.similarity:.2f}", fill=FAINT),
-            text(560, y, f"× {match.weight:.2f}"),
+            text(560, y, f"\u00d7 {match.weight:.2f}"),
             text(640, y, f"= {match.contribution:.2f}"),
         ]
     y = 80 + 24 * len(found.tokens)

@@ -109,7 +109,7 @@ def test_every_public_class_is_in_the_reference() -> None:
         assert not classes - listed, name
 
 
-@pytest.mark.parametrize("page", (*PAGES, ROOT / "README.md"), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
 def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
     """Every line that starts with `fastlane` parses; nothing is run."""
     for line in re.findall(r"^ {4}(fastlane .*)$", page.read_text(), flags=re.MULTILINE):
@@ -129,7 +129,7 @@ def words(picture: str) -> list[tuple[str, str | None]]:
     """The texts of a drawing with their colours, without those that are figures."""
     texts = [one for one in ElementTree.fromstring(picture).iter() if one.tag.endswith("}text")]
     told = [("".join(one.itertext()), one.get("fill")) for one in texts]
-    return [(text, fill) for text, fill in told if not re.fullmatch(r"[×=]? ?[\d.]+", text)]
+    return [(text, fill) for text, fill in told if not re.fullmatch(r"[\u00d7=]? ?[\d.]+", text)]
 
 
 def test_links_on_the_site_lead_to_pages_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
