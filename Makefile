@@ -28,7 +28,7 @@ TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 PYTHONS := 3.12 3.13 3.14
 
 .PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks notebooks \
-	pytest lint format docs pictures gpu reproduce wheels release-check clean
+	pytest lint format docs pictures gpu reproduce wheels release-check clean-dist clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
@@ -199,9 +199,13 @@ wheels: $(READY)
 		$(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; \
 	done
 
-# Everything of a release but its publication: RELEASE_PYTHON names the interpreter of the empty environments.
-release-check: wheels
-	$(BIN)/python release/check.py dist $(RELEASE_PYTHON)
+# Everything of a release but its publication. PYTHON makes the empty environments. It needs 6 GB, given back at the end.
+release-check: clean-dist wheels
+	$(BIN)/python release/check.py dist $(PYTHON)
+
+# Wheels of an earlier version would be checked and published with the new ones.
+clean-dist:
+	rm -rf dist
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

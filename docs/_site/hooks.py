@@ -28,6 +28,9 @@ PUBLISHED = {
 
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]*`(?!\]\())", flags=re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+_FILE = re.compile(r"[\w/.-]+\.md")
+"""Words of a link that are the name of a file: on the site they are the title of the page."""
+
 _YAML = re.compile(r"\A---\n.*?\n---\n", flags=re.DOTALL)
 
 
@@ -54,6 +57,12 @@ def _led(text: str, source: str, uri: str) -> str:
         shown = PUBLISHED.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
         if shown is None:
             return words
+        if _FILE.fullmatch(words):
+            words = _title(ROOT / path)
         return f"{image}[{words}]({os.path.relpath(shown, PurePosixPath(uri).parent)}{anchor})"
 
     return _LINK.sub(lead, text)
+
+
+def _title(file: Path) -> str:
+    return re.search(r"^# (.+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1]

@@ -137,9 +137,11 @@ def test_links_on_the_site_lead_to_pages_of_the_site(monkeypatch: pytest.MonkeyP
     pytest.importorskip("mkdocs")
     hooks = module_of(SCRIPTS / "hooks.py")
     led = hooks._led(
-        "[a](docs/start.md#next), [b](fastlane_rag/types.py), ![c](docs/images/x.svg)", "README.md", "index.md"
+        "[docs/start.md](docs/start.md#next), [b](fastlane_rag/types.py), ![c](docs/images/x.svg)",
+        "README.md",
+        "index.md",
     )
-    assert led == "[a](start.md#next), b, ![c](images/x.svg)"
+    assert led == "[Start](start.md#next), b, ![c](images/x.svg)"
     assert hooks._led("[a](../../README.md)", "docs/reference/model.md", "reference/model.md") == "[a](../index.md)"
 
 
