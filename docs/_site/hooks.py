@@ -1,6 +1,6 @@
 """Pages of the site that are files of the repository, and links from one page to another.
 
-mkdocs calls `on_files` and `on_page_markdown`. A page stands once: README.md, ARCHITECTURE.md and the like stay where
+mkdocs calls the functions named `on_`. A page stands once: README.md, ARCHITECTURE.md and the like stay where
 readers of the repository look for them, and the site shows them under a name of its own.
 """
 
@@ -31,6 +31,7 @@ _LINK = re.compile(r"(!?)\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\((?![a-z]+:|#)([^
 _FILE = re.compile(r"[\w/.-]+\.md")
 """Words of a link that are the name of a file: on the site they are the title of the page."""
 
+_ELSEWHERE = re.compile(r"<script src=\"?https://unpkg\.com/iframe-worker/shim\"?></script>")
 _YAML = re.compile(r"\A---\n.*?\n---\n", flags=re.DOTALL)
 
 
@@ -48,6 +49,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     source = next((one for one, shown in PUBLISHED.items() if shown == uri), f"docs/{uri}")
     parts = _CODE.split(markdown)
     return "".join(part if i % 2 else _led(part, source, uri) for i, part in enumerate(parts))
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Take out the script that the offline search asks another site for. Search works in a folder without it."""
+    return _ELSEWHERE.sub("", output)
 
 
 def _led(text: str, source: str, uri: str) -> str:
