@@ -74,6 +74,15 @@ def test_every_python_block_runs(
             asyncio.run(awaited)
 
 
+def test_the_first_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The block that needs nothing but what it says; the two swaps around it stand in chains of their readers."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (one for one in blocks if "from fastlane_rag import" in one)
+    exec(compile(block, "README.md", "exec"), {})
+    assert "Cats purr" in capsys.readouterr().out
+
+
 def test_every_error_has_a_cause_and_a_cure() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
     told = re.findall(r"^### (\w+)\n\n\*\*Cause\.\*\* .+\n\n\*\*Cure\.\*\* .+$", text, flags=re.MULTILINE)
