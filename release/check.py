@@ -3,9 +3,9 @@
 python release/check.py DIST [PYTHON]      # make release-check builds DIST first
 
 PYTHON makes the environments; python3 by default. There are two, one after the other, each removed at its end: `floor`
-has the oldest versions that the wheels and constraints-floor.txt name, `newest` whatever the package index has. In
-each, outside the source tree, the README's first example and docs/start.md run, and the public names are compared with
-tests/packaging/public_api.txt.
+has the oldest frameworks that the wheels allow (constraints-floor.txt, and constraints.txt for the rest), `newest`
+whatever the package index has. In each, outside the source tree, the README's first example and docs/start.md run, and
+the public names are compared with tests/packaging/public_api.txt.
 """
 
 import argparse
@@ -29,7 +29,6 @@ BUNDLED = ("fastlane_rag/model/default/README.md", "fastlane_rag/data/PROVENANCE
 """What says where the bundled model and the sample come from."""
 
 EXTRAS = "[cpu,client]"
-TOLD = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?([^;]*)(?:;(.*))?$")
 
 
 def main() -> None:
@@ -96,7 +95,7 @@ def check_installed(name: str, folder: Path, wheels: list[Path], python: str) ->
     pip = [inside, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
     run(*pip, "install", "-q", "--upgrade", "pip>=25.3")
     constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(floor(wheels)) if name == "floor" else "")
+    constraints.write_text("\n".join(floor()) if name == "floor" else "")
     given = [f"{wheel}{EXTRAS}" if wheel.name.startswith("fastlane_rag-") else wheel for wheel in wheels]
     run(*pip, "install", "-q", "-c", constraints, *given, "langchain-classic", "pytest")
     run(*pip, "check")
@@ -118,24 +117,13 @@ def check_installed(name: str, folder: Path, wheels: list[Path], python: str) ->
     print(f"{name}: the README's example, the first five minutes and the public names are in order", flush=True)
 
 
-def floor(wheels: list[Path]) -> list[str]:
-    """The oldest version of each direct dependency, as constraints; constraints-floor.txt has the last word."""
-    oldest: dict[str, str] = {}
-    for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
-            (metadata,) = (one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
-            required = BytesParser().parsebytes(archive.read(metadata)).get_all("Requires-Dist", [])
-        for one in required:
-            found = TOLD.match(one)
-            if found is None or (
-                "extra ==" in (found[3] or "") and not re.search("'(cpu|client)'|\"(cpu|client)\"", found[3])
-            ):
-                continue
-            if least := re.search(r">=\s*([\d.]+)", found[2]):
-                oldest[found[1].lower().replace("_", "-")] = least[1]
-    text = (ROOT / "constraints-floor.txt").read_text()
-    oldest |= dict(re.findall(r"^([\w.-]+)==(\S+)$", text, flags=re.MULTILINE))
-    return [f"{name}=={version}" for name, version in oldest.items() if not name.endswith("fastlane-rag")]
+def floor() -> list[str]:
+    """The versions of constraints.txt, with the older ones of constraints-floor.txt in their place, as constraints."""
+    pins = {}
+    for file in ("constraints.txt", "constraints-floor.txt"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        pins |= dict(re.findall(r"^([\w.-]+)==(\S+)$", text, flags=re.MULTILINE))
+    return [f"{name}=={version}" for name, version in pins.items()]
 
 
 def readme_example() -> str:
