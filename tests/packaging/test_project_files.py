@@ -12,7 +12,14 @@ import fastlane_rag
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = ("integrations/langchain", "integrations/llama_index")
-PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "llms.txt", ROOT / "examples/README.md")
+PAGES = (
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *ROOT.glob("integrations/*/README.md"),
+    ROOT / "llms.txt",
+    ROOT / "examples/README.md",
+    ROOT / "fastlane_rag/model/default/README.md",
+)
 SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
@@ -69,6 +76,20 @@ def test_linked_files_exist(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
     links = re.findall(r"\]\((?![a-z]+:|#)([^)#]+)", text)
     assert not [link for link in links if not page.parent.joinpath(link).exists()]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = (re.sub(r"[`*]", "", one).strip().lower() for one in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE))
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_linked_anchors_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\((?![a-z]+:)([^)#]*\.md|)#([^)]+)\)", text)
+    assert not [one for one in links if one[1] not in anchors(page.parent / one[0] if one[0] else page)]
 
 
 def test_every_page_is_on_the_map() -> None:
