@@ -73,5 +73,9 @@ class RemoteError(FastLaneError):
     """A server cannot be reached, or refuses a request; the message has its address and says why."""
 
 
+class ShardUnavailableError(FastLaneError):
+    """No copy of a shard of a cluster answers; the message names the shard, its directory and what to do."""
+
+
 class MissingExtraError(FastLaneError, ImportError):
     """An optional library is not installed; the message names the extra to install."""
