@@ -761,7 +761,12 @@ class _LoopThread:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="fastlane-cluster", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(_awaited(call), self._loop).result()
+            work = asyncio.run_coroutine_threadsafe(_awaited(call), self._loop)
+        try:
+            return work.result()
+        except BaseException:  # Ctrl-C too ends what was asked
+            work.cancel()
+            raise
 
     def stop(self) -> None:
         """End the thread; calls after this raise."""

@@ -1,6 +1,7 @@
 """Fixtures of the cluster's tests: a real Ray cluster of several nodes on this machine."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,10 @@ pytest.importorskip("ray", reason="ray is not installed: pip install 'fastlane-r
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# Actors unpickle the queries of the stand-in encoder.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parents[1] / "index"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 # A dead node is noticed within seconds.
 os.environ.setdefault("RAY_health_check_period_ms", "500")
 os.environ.setdefault("RAY_health_check_failure_threshold", "3")

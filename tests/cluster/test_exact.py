@@ -69,3 +69,9 @@ def test_hits_are_those_of_one_index(one, cluster, options):
             assert [hit.relevance for hit in got.hits] == [hit.relevance for hit in want.hits]
             assert got.hits == want.hits
             assert got.missing == ()
+
+
+def test_hits_explain_themselves(one, cluster):
+    hit = cluster.search(QUESTIONS[0], k=1)[0]
+    assert hit.explain() == one.search(QUESTIONS[0], k=1)[0].explain()
+    assert cluster.explain(QUESTIONS[0], hit.id) == one.explain(QUESTIONS[0], hit.id)
