@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from fastlane_rag.cluster.manifest import EMPTY, Manifest, shard_of
-from fastlane_rag.errors import FastLaneError, FastLaneWarning, IndexNotFoundError
+from fastlane_rag.errors import FastLaneError, FastLaneWarning, IndexNotFoundError, ShardUnavailableError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.types import Document
 
@@ -50,7 +50,7 @@ class Shard:
 
         Raises:
             OutdatedError: the manifest has changed since this epoch.
-            IndexNotFoundError: the shard's directory is not there.
+            ShardUnavailableError: the shard's directory is not there.
         """
         return self._called(epoch, name, given, options)
 
@@ -77,7 +77,7 @@ class Shard:
             try:
                 self._opened = FastLaneIndex.open(self._directory, read_only=self._read_only)
             except IndexNotFoundError as error:
-                raise IndexNotFoundError(
+                raise ShardUnavailableError(
                     f"shard {self._number} is not at {self._directory}: mount its storage, or restore it from a backup "
                     f"({error})"
                 ) from error

@@ -181,7 +181,7 @@ class Shards:
         random.shuffle(replicas)
         start, ready = asyncio.get_running_loop().time(), [*replicas, writer]
         for copy in ready:
-            with suppress(RayError, TimeoutError):
+            with suppress(RayError, TimeoutError, ShardUnavailableError):
                 call: Any = copy.read.remote(self.manifest.epoch, name, *given, **options)
                 patience = min(self._read_seconds, _PATIENCE_SECONDS)
                 return await asyncio.wait_for(_answer(call), patience if len(ready) > 1 else self._read_seconds)
@@ -222,7 +222,7 @@ class Shards:
                 for call in asyncio.as_completed(calls):
                     try:
                         return await call
-                    except RayError as error:
+                    except (RayError, ShardUnavailableError) as error:
                         reason = " ".join(str(error).split())
         except TimeoutError:
             pass
