@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlane_rag.cluster.index import ClusterIndex
 from fastlane_rag.data import document_of, parse_passage
-from fastlane_rag.errors import DataError
+from fastlane_rag.errors import DataError, FastLaneError
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.storage.metadata import plain_metadata
 from fastlane_rag.types import Document, Ingested
@@ -22,6 +22,7 @@ __all__ = ["KINDS", "ingest_files"]
 
 LEDGER = "ingested.json"
 _BATCH = 256
+_BLOCK_BYTES = 4 << 20
 
 
 def ingest_files(
@@ -64,7 +65,10 @@ def ingest_files(
     """
     import ray.data
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A batch of documents is far smaller than Ray's blocks, which small object stores do not hold.
+    context.target_max_block_size = _BLOCK_BYTES
     found = _files(paths)
     ledger = _Ledger(Path(cluster.path, LEDGER))
     waiting = [path for path, size in found.items() if ledger.sizes.get(path) != size]
@@ -83,14 +87,24 @@ def ingest_files(
                         concurrency=workers,
                         num_cpus=cpus,
                         num_gpus=gpus,
-                        max_restarts=-1,
                     )
                 )
-                for row in counted.iter_rows():
+                for row in _raising(counted.iter_rows()):
                     done += Ingested(*(int(row[name]) for name in _COUNTS))
                     shown(int(row["documents"]))
             ledger.add({path: found[path] for path in group})
     return done
+
+
+def _raising(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of Ray Data. An error of this project that a worker raised is raised as it was there."""
+    try:
+        yield from rows
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, FastLaneError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise (cause or error) from None
 
 
 _COUNTS = ("documents", "added", "changed", "unchanged")
@@ -119,21 +133,25 @@ def _packed(document: Document) -> dict[str, Any]:
     return {"document": json.dumps(said)}
 
 
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        return _packed(document_of(parse_passage(line)))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
 def _parquet(row: Mapping[str, Any], id_key: str, text_key: str) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
     path = row["path"]
     with fsspec.open(path, "rb") as file:
-        for part in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=_BATCH):
+        table = pyarrow.parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
+        for part in table.iter_batches(batch_size=_BATCH):
             for record in part.to_pylist():
-                id_ = record.pop(id_key, None) if id_key in record else record.pop("id", None)
-                text = record.pop(text_key, None)
-                if id_ is None or not isinstance(text, str):
-                    raise DataError(
-                        f"{path} has a row without {id_key!r} or without text in {text_key!r}; its columns are "
-                        f"{', '.join(part.schema.names)}"
-                    )
-                yield _packed(Document(str(id_), text, {key: one for key, one in record.items() if one is not None}))
+                given = {"_id": record.pop(id_key, None) or record.pop("id", None), "text": record.pop(text_key, None)}
+                rest = {key: one for key, one in record.items() if one is not None}
+                yield _parsed(json.dumps(given | rest, default=str).encode(), f"{path}, columns {', '.join(columns)}")
 
 
 def _json_lines(row: Mapping[str, Any], id_key: str, text_key: str) -> Iterator[dict[str, Any]]:
@@ -141,7 +159,7 @@ def _json_lines(row: Mapping[str, Any], id_key: str, text_key: str) -> Iterator[
     with fsspec.open(path, "rb", compression="infer") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _packed(document_of(parse_passage(line, f"{path}, line {number}")))
+                yield _parsed(line, f"{path}, line {number}")
 
 
 def _text(row: Mapping[str, Any], id_key: str, text_key: str) -> Iterator[dict[str, Any]]:
@@ -188,7 +206,9 @@ def _files(paths: Iterable[str]) -> dict[str, int]:
         matching = sorted(system.glob(inner)) if any(mark in inner for mark in "*?[") else [inner]
         files = [one for one in matching if system.isfile(one)]
         if not files:
-            raise DataError(f"{pattern} matches no file; a folder is read as FOLDER/*.parquet, FOLDER/*.jsonl and so on")
+            raise DataError(
+                f"{pattern} matches no file; a folder is read as FOLDER/*.parquet, FOLDER/*.jsonl and so on"
+            )
         for one in files:
             address = one if "file" in system.protocol else system.unstrip_protocol(one)
             _reader(address)

@@ -98,7 +98,7 @@ def test_an_interrupted_move_loses_and_doubles_nothing_and_goes_on(nodes, tmp_pa
         async def interrupted(self, name, given, **options):
             if name == "move":
                 moves.append(name)
-                [(shard, (ids, to))] = given.items()
+                [(shard, (ids, _))] = given.items()
                 if len(moves) == 2:  # the writer dies between storing there and deleting here
                     documents = (await self.ask_some("get", {shard: (ids,)}))[shard]
                     rows = (await self.ask_some("embeddings", {shard: ([one.id for one in documents],)}))[shard]

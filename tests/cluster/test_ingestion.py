@@ -36,7 +36,7 @@ def test_files_of_each_kind_are_ingested_and_not_twice(nodes, model, passages, t
         again = ingest_files(index, paths, cpus=0.5)
         assert (again.documents, again.unchanged, len(index)) == (61, 61, 61)
         (tmp_path / "bad.jsonl").write_text('{"_id": "x"}\n')
-        with pytest.raises(DataError, match="bad.jsonl, line 1"):
+        with pytest.raises(DataError, match=r"bad\.jsonl, line 1"):
             ingest_files(index, [str(tmp_path / "bad.jsonl")], cpus=0.5)
         with pytest.raises(DataError, match="matches no file"):
             ingest_files(index, [str(tmp_path / "*.pdf")], cpus=0.5)
