@@ -13,11 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
-import ray
-
 from fastlane_rag.cluster.manifest import EMPTY, Manifest, shard_of
 from fastlane_rag.cluster.merging import ClusterResult, best_hits, doubled, merged, ranked
-from fastlane_rag.cluster.shards import NAMESPACE, Answers, Shards, present
+from fastlane_rag.cluster.shards import Answers, Shards, present
 from fastlane_rag.errors import (
     FastLaneError,
     IndexClosedError,
@@ -209,9 +207,7 @@ class ClusterIndex(Searches):
         return opened
 
     def _start(self, make: Iterable[int] = ()) -> None:
-        if not ray.is_initialized():
-            ray.init(namespace=NAMESPACE, log_to_driver=False)
-        self._whole(self._run(self._shards.start(_START_SECONDS, make=make)))
+        self._seen(self._run(self._shards.start(_START_SECONDS, make=make)), set())
 
     @property
     def path(self) -> Path:
@@ -669,7 +665,7 @@ class ClusterIndex(Searches):
 
     def stats(self) -> IndexStats:
         """As `FastLaneIndex.stats`, summed over the shards; `upkeep` is that of the first shard that is not done."""
-        found = self.shard_stats()
+        found = self._whole(self._run(self._shards.ask("stats")))
         total = {
             name: sum(getattr(one, name) for one in found.values())
             for name in ("documents", "tokens", "segments", "pending", "dead", "bytes", "commits")
@@ -678,8 +674,8 @@ class ClusterIndex(Searches):
         return replace(self._empty.stats(), path=self._path, upkeep=upkeep, **total)
 
     def shard_stats(self) -> dict[int, IndexStats]:
-        """The statistics of each shard."""
-        return self._whole(self._run(self._shards.ask("stats")))
+        """The statistics of each shard; with `partial=True` those of shards that are away are left out."""
+        return self._seen(self._run(self._shards.ask("stats")), set())
 
     def status(self, seconds: float = 5.0) -> dict[int, list[str]]:
         """Where the actors of each shard run, the one that writes first: an address, or why there is no answer."""
@@ -729,8 +725,8 @@ class ClusterIndex(Searches):
 
 
 def _reopened(path: str, options: dict[str, Any]) -> ClusterIndex:
-    """What unpickling calls."""
-    return ClusterIndex.open(path, **options)
+    """What unpickling calls. Its actors are looked up when it is first used: Ray holds a lock while it unpickles."""
+    return ClusterIndex(path, **options)
 
 
 def _grouped(items: Iterable[T], id_of: Callable[[T], str], shards: int) -> dict[int, list[T]]:

@@ -84,7 +84,7 @@ def ingest_files(
                         _Store,
                         fn_constructor_args=(cluster,),
                         batch_size=_BATCH,
-                        concurrency=workers,
+                        compute=ray.data.ActorPoolStrategy(size=workers),
                         num_cpus=cpus,
                         num_gpus=gpus,
                     )

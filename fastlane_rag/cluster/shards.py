@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -73,10 +74,14 @@ class Shards:
         return found
 
     def _started(self, shard: int) -> list[ActorHandle[Shard]]:
+        if not ray.is_initialized():
+            ray.init(namespace=NAMESPACE, log_to_driver=False)
         manifest, name = self.manifest, f"fastlane-{self.manifest.id}-{shard}"
         # A shard on the disk of one machine stays there: that machine offers this resource.
         pinned = {} if manifest.local is None else {f"fastlane-shard-{shard}": 0.001}
         bundle = {"CPU": manifest.cpus, **pinned}
+        # Ray warns that actors end with their group, which is what `stop` is for.
+        logging.getLogger("ray.actor").setLevel(logging.ERROR)
         try:
             group = get_placement_group(name)
         except ValueError:
