@@ -34,17 +34,9 @@ def application(args: dict[str, Any]) -> Application:
         ValidationError: a field is unknown, or not what it must be.
     """
     settings = ServeSettings.model_validate(args)
-
-    def made() -> FastAPI:
-        return _served(settings)
-
     # Each replica makes the application for itself: it holds connections, locks and threads.
-    @serve.deployment(name="http", ray_actor_options={"num_cpus": 1})
-    @serve.ingress(made)
-    class Http:
-        """A replica."""
-
-    return cast(Application, Http.bind())
+    replica = serve.ingress(lambda: _served(settings))()
+    return cast(Application, serve.deployment(replica, name="http").bind())
 
 
 def _served(settings: ServeSettings) -> FastAPI:
