@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -84,8 +85,9 @@ class Shard:
         return self._opened
 
     def ready(self) -> None:
-        """Open the index, if it is not open yet."""
+        """Open the index, and load what searches need, so that the first one is as quick as all others."""
         _ = self._index
+        importlib.import_module("fastlane_rag.search.plan")
 
     def place(self) -> str:
         """Ray's id of the machine that this copy runs on."""

@@ -184,14 +184,14 @@ class Shards:
         """Ask the copies in turn; where all are away, wait for the first that Ray brings back."""
         writer, *replicas = self.copies(shard)
         random.shuffle(replicas)
-        start, ready = asyncio.get_running_loop().time(), [*replicas, writer]
-        for copy in ready:
+        loop, copies = asyncio.get_running_loop(), [*replicas, writer]
+        end = loop.time() + self._read_seconds
+        for copy in copies[: len(replicas)]:
             with suppress(RayError, TimeoutError, ShardUnavailableError):
                 call: Any = copy.read.remote(self.manifest.epoch, name, *given, **options)
-                patience = min(self._read_seconds, _PATIENCE_SECONDS)
-                return await asyncio.wait_for(_answer(call), patience if len(ready) > 1 else self._read_seconds)
-        left = max(0.0, self._read_seconds - (asyncio.get_running_loop().time() - start))
-        return await self._waited(shard, ready, left, "read", name, *given, **options)
+                return await asyncio.wait_for(_answer(call), min(self._read_seconds, _PATIENCE_SECONDS))
+        left = max(1.0, end - loop.time())
+        return await self._waited(shard, copies[::-1], left, "read", name, *given, **options)
 
     async def _write(self, shard: int, name: str, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return await self._waited(shard, self.copies(shard)[:1], self._write_seconds, "write", name, *given, **options)

@@ -13,6 +13,8 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parents[1] / "index"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+# Ray lets other work of the machine go first, which may be all there is.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # A dead node is noticed within seconds.
 os.environ.setdefault("RAY_health_check_period_ms", "500")
 os.environ.setdefault("RAY_health_check_failure_threshold", "3")

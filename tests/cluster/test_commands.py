@@ -48,7 +48,7 @@ def test_up_index_search_status_and_http(nodes, model, passages, tmp_path):
     directory = tmp_path / "c"
     assert "writer" in run("up", directory, "--shards", 1, "--cpus", 0.1)
     assert "40 of them new" in run("index", directory, corpus, "--cpus", 0.5)
-    assert "40" in run("up", directory, "--shards", 2)
+    run("up", directory, "--shards", 2)
     found = json.loads(run("search", directory, "two dictionaries", "-k", 3, "--json"))
     assert len(found["hits"]) == 3
     assert "away" not in run("status", directory)
