@@ -51,7 +51,7 @@ $(READY): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25.3"
 	$(PIP) install -q -c $(CONSTRAINTS) --build-constraint constraints.txt --group dev \
-		-e ".[cpu,eval,files,images,train,serve,mcp]" -e integrations/langchain -e integrations/llama_index
+		-e ".[cpu,eval,files,images,train,serve,mcp,ray]" -e integrations/langchain -e integrations/llama_index
 	@touch $@
 
 demo: $(READY)

@@ -464,6 +464,38 @@ def growth(results: Path) -> str:
     return "\n\n".join([table(header, rows), *left_out, asked_for, of_file(report, path)])
 
 
+def cluster(results: Path) -> str:
+    """Searches of a cluster with several shards, on one machine."""
+    path = results / "cluster.json"
+    if not path.exists():
+        return NOT_MEASURED
+    report = json.loads(path.read_text())
+    rows = []
+    for name in ("one index", "1 shards", "2 shards", "4 shards"):
+        ways = report[name]
+        for way in ("routed", "hybrid", "words"):
+            one, four = ways[way]["1 clients"], ways[way]["4 clients"]
+            rows.append(
+                [
+                    name.replace("1 shards", "1 shard"),
+                    way,
+                    f"{one['p50_ms']:.1f} / {one['p95_ms']:.1f}",
+                    f"{one['queries_per_second']:.0f}",
+                    f"{four['p50_ms']:.1f} / {four['p95_ms']:.1f}",
+                    f"{four['queries_per_second']:.0f}",
+                ]
+            )
+    header = ["", "search", "1 client, ms p50 / p95", "queries a second", "4 clients, ms p50 / p95", "queries a second"]
+    moved = report["adding a third shard"]
+    said = (
+        f"{report['passages']:,} real passages in half precision, k=10, encoded before; {report['processor']}, "
+        f"{report['note'].split(';')[0]}, load {report['load_before']:.1f} before and {report['load_after']:.1f} after. "
+        f"Adding a third shard to two moved {moved['documents_moved']:,} documents ({moved['share']:.1%}) in "
+        f"{moved['seconds']:.0f} s, the start of its actor included."
+    )
+    return "\n\n".join([table(header, rows), said])
+
+
 def long_documents(results: Path) -> str:
     """Documents longer than the model's window: windows, cut, chunks."""
     path = results / "long_documents.json"
@@ -660,6 +692,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "peers": peers,
     "end-to-end": end_to_end,
     "growth": growth,
+    "cluster": cluster,
     "engine": engine,
     "busy": busy,
     "kernels": kernels,

@@ -77,5 +77,9 @@ class CandidateSourceError(FastLaneError):
     """A database that keeps the vectors of documents failed; the message has its words. The index itself is whole."""
 
 
+class ShardUnavailableError(FastLaneError):
+    """No copy of a shard of a cluster answers; the message names the shard, its directory and what to do."""
+
+
 class MissingExtraError(FastLaneError, ImportError):
     """An optional library is not installed; the message names the extra to install."""

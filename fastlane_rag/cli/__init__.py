@@ -3,7 +3,20 @@
 import click
 
 from fastlane_rag import __version__
-from fastlane_rag.cli import demo, doctor, evaluate, explain, index, inspection, mcp, reindex, search, serve, train
+from fastlane_rag.cli import (
+    cluster,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    index,
+    inspection,
+    mcp,
+    reindex,
+    search,
+    serve,
+    train,
+)
 from fastlane_rag.cli.base import Commands
 
 __all__ = ["main"]
@@ -22,6 +35,7 @@ for command in (
     search.search,
     serve.serve,
     mcp.mcp,
+    cluster.cluster,
     explain.explain,
     inspection.verify,
     inspection.stats,

@@ -32,6 +32,7 @@ EXTRAS = {
     "images": Extra(("PIL",), "no images as documents"),
     "client": Extra(("httpx",), "no RemoteIndex"),
     "serve": Extra(("fastapi", "httptools", "httpx", "prometheus_client", "uvicorn"), "no fastlane serve"),
+    "ray": Extra(("ray", "ray.serve", "ray.data", "fsspec", "pyarrow", "fastapi", "yaml"), "no fastlane cluster"),
     "mcp": Extra(("mcp", "httpx"), "no fastlane mcp"),
     "langchain": Extra(("langchain_fastlane",), "no LangChain"),
     "llama-index": Extra(("llama_index.retrievers.fastlane",), "no LlamaIndex"),

@@ -34,6 +34,11 @@ def search(
     """Print the passages of INDEX that answer QUERY best."""
     with opened_index(index, model, device) as opened, plain_warnings():
         result = opened.search_detailed(query, k, **options)
+    print_result(query, result, as_json=as_json)
+
+
+def print_result(query: str, result: "SearchResult", *, as_json: bool) -> None:
+    """Print what a search found: for people, or as one JSON object."""
     if as_json:
         click.echo(json_text(_as_json(query, result), indent=2))
         return

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.search.bm25 import WordStatistics
     from fastlane_rag.storage.filters import Filter
 
 __all__ = ["FastLaneIndex"]
@@ -180,7 +181,7 @@ class FastLaneIndex(Searches):
         index = cls.open(path, model=told.model, device=told.device, policy=told.policy, timeout=told.timeout)
         try:
             told.check_made(index.stats())
-            index._encoder()
+            index.document_model()
         except BaseException:
             index.close()
             raise
@@ -366,7 +367,7 @@ class FastLaneIndex(Searches):
         asked = kept if follows else None
         return open_model(given, budget, most, truncate_dim=asked, device=model_device(given, self._device))
 
-    def _encoder(self) -> FastLaneModel:
+    def document_model(self) -> FastLaneModel:
         """The model that encodes documents to add. It must keep as many tokens of a document as before.
 
         Raises:
@@ -505,7 +506,7 @@ class FastLaneIndex(Searches):
         return store_documents(
             self._storage,
             entries,
-            lambda new: encoded_entries(self._encoder(), new, batch_size, show_progress) if new else iter(()),
+            lambda new: encoded_entries(self.document_model(), new, batch_size, show_progress) if new else iter(()),
         )
 
     def ingest(
@@ -558,6 +559,7 @@ class FastLaneIndex(Searches):
         k: int = 10,
         *,
         texts: Sequence[str] | None = None,
+        whole: WordStatistics | None = None,
         **options: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
         """As `search_batch`, with what each search took.
@@ -567,6 +569,9 @@ class FastLaneIndex(Searches):
                 can explain themselves.
             k: as in `search`.
             texts: of queries that come encoded; a hybrid search and the lane of words need them.
+            whole: statistics of the words of a collection that this index is a part of (`word_statistics` of all parts,
+                added up). BM25 is then that of the collection, and a hybrid search gives its candidates as `pool`
+                instead of hits. None where this index is the whole collection.
             **options: as in `search`.
 
         Raises:
@@ -589,7 +594,9 @@ class FastLaneIndex(Searches):
             encoded = [PlainQuery.without_tokens() for _ in queries] if by_words else self._encoded(queries)
             span.encoded()
             with self._storage.view() as view:
-                results = answer(view, self._states.of(view.snapshot), encoded, told, words, engine=self._engine)
+                results = answer(
+                    view, self._states.of(view.snapshot), encoded, told, words, engine=self._engine, whole=whole
+                )
             span.found(results)
         warn_of_hints(results)
         for query, result in zip(queries, results, strict=True):
@@ -639,6 +646,25 @@ class FastLaneIndex(Searches):
         """What explains texts, and images, for a query. It keeps the model alive, and the index not."""
         chosen = self.policy.route_k if route_k is None else route_k
         return partial(_explained, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
+
+    def word_statistics(self, queries: Iterable[str]) -> WordStatistics:
+        """What this index adds to the statistics of a larger collection, for BM25 with the words of some queries."""
+        asked = check_texts(queries, "queries")
+        with self._storage.view() as view:
+            return self._states.of(view.snapshot).lexical(view.reader).statistics(asked)
+
+    def embeddings(self, ids: Iterable[str]) -> list[NDArray[np.float32]]:
+        """The token embeddings of documents as they are stored: an (L, dim) float32 array each, decoded where in code.
+
+        Raises:
+            InvalidInputError: an id is not stored.
+        """
+        wanted = check_ids(ids)
+        with self._storage.view() as view:
+            places = view.reader.places_of(wanted)
+            if missing := [id_ for id_ in wanted if id_ not in places]:
+                raise InvalidInputError(f"the index holds no document with the id {missing[0]!r}")
+            return [rows.astype("f4") for rows in view.snapshot.rows_at(places[id_] for id_ in wanted)]
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents with these ids, in this order; ids that are not stored are left out."""

@@ -1,11 +1,39 @@
 """Fusion: one score for each candidate of a hybrid search, from SumMaxSim and from words."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_ranks", "relative"]
+from fastlane_rag.search.options import SearchOptions
+from fastlane_rag.search.policy import SearchPolicy
+from fastlane_rag.search.result import relevance
+
+__all__ = ["by_ranks", "fused", "relative"]
 
 Scores = NDArray[np.float32]
+
+
+def fused(
+    scores: Scores, words: Scores, tokens: int, options: SearchOptions, policy: SearchPolicy
+) -> tuple[Scores, Callable[[float], float]]:
+    """One score for each candidate as a hybrid search asks for it, and what gives the relevance of a score.
+
+    Args:
+        scores: (C,) SumMaxSim of all candidates that there are.
+        words: (C,) their BM25.
+        tokens: query tokens that `scores` is of.
+        options: `hybrid` and `fusion`.
+        policy: the weights that they leave open.
+    """
+    hybrid = options.hybrid
+    if options.fusion == "rrf":
+        constant = policy.rrf_constant
+        ranked = by_ranks(scores, words, constant, policy.rrf_weight if hybrid is True else hybrid)
+        return ranked, lambda score: min(score * (constant + 1), 1.0)
+    share, weight = (1.0, policy.words_weight) if hybrid is True else (1 - hybrid, hybrid)
+    return relative(scores, words, tokens, share, weight), partial(relevance, tokens=tokens)
 
 
 def relative(scores: Scores, words: Scores, tokens: int, share: float, weight: float) -> Scores:

@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.search.bm25 import WordStatistics
 from fastlane_rag.search.engines.base import Engine, Scan, Scanned
 from fastlane_rag.search.engines.host import HostEngine
-from fastlane_rag.search.fusion import by_ranks, relative
+from fastlane_rag.search.fusion import fused
 from fastlane_rag.search.lanes.approximate import approximate
 from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.gather import can_gather
@@ -36,7 +37,7 @@ from fastlane_rag.search.lanes.vector import by_vector
 from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import STAGES, Hit, SearchResult, relevance, with_relevance
+from fastlane_rag.search.result import STAGES, Hit, Pool, SearchResult, relevance, with_relevance
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.types import Document, Lane, RouteK
 
@@ -54,6 +55,7 @@ def answer(
     options: SearchOptions,
     texts: Sequence[str] | None = None,
     engine: Engine | None = None,
+    whole: WordStatistics | None = None,
 ) -> list[SearchResult]:
     """Search for several queries at one commit.
 
@@ -64,6 +66,8 @@ def answer(
         options: of the search.
         texts: of the queries; a hybrid search and the lane of words need them.
         engine: compares queries with all documents; None for the host's.
+        whole: statistics of the words of the collection that the index is a part of; None where it is all of it. With
+            them a hybrid search gives its candidates (`SearchResult.pool`), because fusion compares all there are.
 
     Raises:
         InvalidInputError: the approximate lane was asked for, and cannot run here.
@@ -75,7 +79,7 @@ def answer(
         )
     clock = _Clock()
     allowed = state.allowed(view.reader, options.filter)
-    plan = _Plan(view, state, options, options.policy or state.policy, allowed, clock, engine or HostEngine())
+    plan = _Plan(view, state, options, options.policy or state.policy, allowed, clock, engine or HostEngine(), whole)
     size, filtering = plan.batch_size, clock.lap() / max(1, len(queries))
     asked = [plan.ask(query, None if texts is None else texts[n], filtering) for n, query in enumerate(queries)]
     batches = (asked[first : first + size] for first in range(0, len(asked), size))
@@ -136,6 +140,7 @@ class _Plan:
     allowed: Mask | None
     clock: _Clock
     engine: Engine
+    whole: WordStatistics | None
 
     @property
     def k(self) -> int:
@@ -326,7 +331,7 @@ class _Plan:
         if query.text is None:
             return None, np.zeros(0, np.int64)
         self.clock.lap()
-        words = self.state.lexical(self.view.reader).scores(query.text, self.allowed)
+        words = self.state.lexical(self.view.reader).scores(query.text, self.allowed, self.whole)
         some = np.where(words > 0, words, np.float32(-np.inf))
         most = best(some, max(self.policy.words_factor * self.k, self.policy.words_least))
         query.spend("words", self.clock.lap())
@@ -336,7 +341,7 @@ class _Plan:
         """Answer one query by BM25, with the documents that have a word of it."""
         self.clock.lap()
         lane = self.state.lexical(self.view.reader)
-        words, limit = lane.scores_and_limit(query.text or "", self.allowed)
+        words, limit = lane.scores_and_limit(query.text or "", self.allowed, self.whole)
         chosen = best(np.where(words > 0, words, np.float32(-np.inf)), self.k)
         query.spend("words", self.clock.lap())
         hits = self._fetch(chosen, words[chosen], lambda score: min(score / limit, 1.0))
@@ -348,8 +353,8 @@ class _Plan:
         scores: NDArray[np.float32],
         tokens: int,
         words: NDArray[np.float32] | None,
-    ) -> list[Hit]:
-        """The best of some candidates.
+    ) -> list[Hit] | Pool:
+        """The best of some candidates; all of them where others must join before fusion.
 
         Args:
             numbers: (C,) the candidates.
@@ -357,14 +362,12 @@ class _Plan:
             tokens: of how many.
             words: (N,) what the words of every document score, in a hybrid search.
         """
+        if words is not None and self.whole is not None:
+            ids = self.view.reader.ids_at(self.view.snapshot.places(numbers))
+            return Pool(ids, scores, words[numbers], tokens)
         relevant: Callable[[float], float] = partial(relevance, tokens=tokens)
-        hybrid, constant = self.options.hybrid, self.policy.rrf_constant
-        if words is not None and self.options.fusion == "rrf":
-            scores = by_ranks(scores, words[numbers], constant, self.policy.rrf_weight if hybrid is True else hybrid)
-            relevant = lambda score: min(score * (constant + 1), 1.0)  # noqa: E731
-        elif words is not None:
-            share, weight = (1.0, self.policy.words_weight) if hybrid is True else (1 - hybrid, hybrid)
-            scores = relative(scores, words[numbers], tokens, share, weight)
+        if words is not None:
+            scores, relevant = fused(scores, words[numbers], tokens, self.options, self.policy)
         chosen = best(scores, self.k)
         return self._fetch(numbers[chosen], scores[chosen], relevant)
 
@@ -394,7 +397,7 @@ class _Plan:
 
     def _result(
         self,
-        hits: list[Hit],
+        hits: list[Hit] | Pool,
         query: _Query,
         candidates: int,
         gathered: int,
@@ -407,7 +410,8 @@ class _Plan:
         selected = query.selected.tolist()
         query.spend("fetch", self.clock.lap())
         cost = candidates, gathered, refined, full
-        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds, hint)
+        pool, hits = (hits, []) if isinstance(hits, Pool) else (None, hits)
+        return SearchResult(hits, query.routed, selected, *cost, lane, by_words, query.milliseconds, hint, pool)
 
 
 def _hit(document: Document, score: float, relevant: float) -> Hit:

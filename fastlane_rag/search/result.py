@@ -11,10 +11,13 @@ from fastlane_rag.lengths import warn_caller
 from fastlane_rag.types import Lane
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fastlane_rag.explain import Explanation
     from fastlane_rag.search.query import EncodedQuery
 
-__all__ = ["STAGES", "Hit", "SearchResult", "relevance", "remember", "warn_of_hints", "with_relevance"]
+__all__ = ["STAGES", "Hit", "Pool", "SearchResult", "relevance", "remember", "warn_of_hints", "with_relevance"]
 
 STAGES = ("filter", "route", "gather", "words", "refine", "fetch")
 """The stages of a search, in the order they run; `words` is BM25, which only a hybrid search needs."""
@@ -102,6 +105,23 @@ def remember(hit: Hit, explain: Callable[[str], Explanation]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """The candidates of a hybrid search before fusion, from an index that is a part of a larger collection.
+
+    Attributes:
+        ids: of the C candidates.
+        scores: (C,) float32 SumMaxSim.
+        words: (C,) float32 BM25.
+        tokens: query tokens that `scores` is of.
+    """
+
+    ids: list[str]
+    scores: NDArray[np.float32]
+    words: NDArray[np.float32]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """One query's hits, and what they cost: comparisons of a query token with a document token, and milliseconds.
 
@@ -119,6 +139,7 @@ class SearchResult:
         milliseconds: wall-clock time of each of `STAGES`; 0 where a stage did not run. Encoding the query is not
             included. Queries of one call that share a stage each get an equal part of its time.
         hint: why the filter matched nothing, where its keys or the types of its values tell; empty otherwise.
+        pool: the candidates instead of hits, of a hybrid search in a part of a collection; None otherwise.
     """
 
     hits: list[Hit]
@@ -132,6 +153,7 @@ class SearchResult:
     by_words: int = 0
     milliseconds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0), compare=False)
     hint: str = ""
+    pool: Pool | None = field(default=None, compare=False, repr=False)
 
     @property
     def comparisons(self) -> int:

@@ -208,6 +208,11 @@ class Reader:
         found = {row[0]: self._document(*row) for row in self._for_ids(query, ids)}
         return [found[id_] for id_ in ids if id_ in found]
 
+    def places_of(self, ids: Sequence[str]) -> dict[str, Place]:
+        """Where the token rows of these documents are, without the missing ones."""
+        query = "SELECT id, segment, row FROM documents WHERE id IN ({})"
+        return {id_: (segment, row) for id_, segment, row in self._for_ids(query, ids)}
+
     def documents(self) -> Iterator[Document]:
         """Every document, in the order of insertion."""
         for row in self.connection.execute("SELECT id, metadata, text, checksum FROM documents ORDER BY doc"):

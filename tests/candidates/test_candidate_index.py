@@ -1,5 +1,8 @@
 """The vector lane in another database: what it finds, and that the two stores agree whatever happens between them."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from candidate_table import Table
@@ -161,3 +164,14 @@ def test_a_database_that_cannot_be_reached_is_named(postgres):
 
     with pytest.raises(CandidateSourceError, match="PostgreSQL"):
         PgVector("postgresql://127.0.0.1:1/none?connect_timeout=2")
+
+
+def test_the_page_about_it_runs(postgres, filled, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "candidates.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    block = block.replace('"postgresql://user@localhost/app"', repr(postgres))
+    block = block.replace('FastLaneIndex.open("docs.index")', "opened")
+    namespace = {"opened": filled}
+    exec(block, namespace)
+    assert namespace["index"].search("cats purr", 1)[0].id == "cats"
+    namespace["source"].close()

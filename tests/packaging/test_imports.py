@@ -79,7 +79,9 @@ MAY_IMPORT = {
     "training": {"evaluation", "index", "model", "scoring", "data"},
     "remote": {"index", "search", "storage", "explain", "rerank", "model"},
     "serve": {"remote", "index", "search", "rerank", "data", "rendering"},
+    "cluster": {"serve", "index", "search", "storage", "explain", "model", "data"},
     "cli": {
+        "cluster",
         "serve",
         "remote",
         "evaluation",

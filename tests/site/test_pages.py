@@ -26,10 +26,13 @@ PAGES = sorted((*DOCS.glob("*.md"), *DOCS.glob("reference/*.md")))
 MARKS = {"gpu.md": pytest.mark.gpu, "training.md": pytest.mark.slow}
 """Pages whose code needs a device, or a minute."""
 
+ELSEWHERE = {"swapping.md", "candidates.md", "cluster.md", "images.md"}
+"""Pages whose code tests of their subject run."""
+
 WITH_CODE = [
     pytest.param(page, marks=MARKS.get(page.name, ()), id=page.relative_to(DOCS).as_posix())
     for page in PAGES
-    if "```python\n" in page.read_text(encoding="utf-8") and page.name != "swapping.md"  # tests/integrations runs it
+    if "```python\n" in page.read_text(encoding="utf-8") and page.name not in ELSEWHERE
 ]
 
 
