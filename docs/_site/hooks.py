@@ -56,6 +56,11 @@ def on_post_page(output: str, **_: Any) -> str:
     return _ELSEWHERE.sub("", output)
 
 
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for 404.html, which is no page."""
+    return _ELSEWHERE.sub("", output_content)
+
+
 def _led(text: str, source: str, uri: str) -> str:
     def lead(found: re.Match[str]) -> str:
         image, words, target, anchor = found[1], found[2], found[3], found[4] or ""
