@@ -36,7 +36,7 @@ def application(args: dict[str, Any]) -> Application:
     settings = ServeSettings.model_validate(args)
     # Each replica makes the application for itself: it holds connections, locks and threads.
     replica = serve.ingress(lambda: _served(settings))()
-    return cast(Application, serve.deployment(replica, name="http").bind())
+    return cast(Application, serve.deployment(name="http")(replica).bind())
 
 
 def _served(settings: ServeSettings) -> FastAPI:
