@@ -114,8 +114,8 @@ _BREAKS = (
     "A query waits for the slowest shard. Of 100 shards one is slower than its p99 in 63 queries of 100, and the plan "
     "takes the p95: expect more.",
     "Every query asks every shard, so cores grow with passages times queries. The caller spends milliseconds on each "
-    "shard: with 100 of them it asks and merges for longer than a shard searches. Fewer, larger shards are the way out, "
-    "or callers that each ask a part of them; neither was measured.",
+    "shard: with 100 of them it asks and merges for longer than a shard searches. Fewer, larger shards are "
+    "the way out, or callers that each ask a part of them; neither was measured.",
     "What is not in memory is read from the disk: a disk of 100 microseconds a read makes a cold query some hundred "
     "milliseconds slower. The share that must stay in memory was not measured.",
     "Copies of a shard share a directory, whose SQLite database is shared on one machine alone. Where that machine "
