@@ -489,7 +489,7 @@ def cluster(results: Path) -> str:
     moved = report["adding a third shard"]
     said = (
         f"{report['passages']:,} real passages in half precision, k=10, encoded before; {report['processor']}, "
-        f"{report['note'].split(';')[0]}, load {report['load_before']:.1f} before and {report['load_after']:.1f} after. "
+        f"{report['note'].split(';')[0]}, load {report['load_before']:.1f} to {report['load_after']:.1f}. "
         f"Adding a third shard to two moved {moved['documents_moved']:,} documents ({moved['share']:.1%}) in "
         f"{moved['seconds']:.0f} s, the start of its actor included."
     )

@@ -29,7 +29,11 @@ class Assumptions:
     encode_query_ms: float = _about(
         5.65, "milliseconds to encode a query: measured, docs/encoding.md, onnxruntime float32"
     )
-    hop_ms: float = _about(3, "milliseconds for Ray to ask the shards and bring the answers: cluster.json, rounded")
+    hop_ms: float = _about(2, "milliseconds of a call of a shard: (4.6 - .4) / 2 calls by words, cluster.json, rounded")
+    shard_hop_ms: float = _about(
+        1.3,
+        "more for each shard asked: (12.5 - 4.6) / 3 shards / 2 calls, cluster.json, two cores, load 9 to 15",
+    )
     passages_per_shard: float = _about(10_000_000, "passages of a shard: chosen; ten times what was measured")
     copies: float = _about(2, "actors of each shard: chosen")
     queries_per_second: float = _about(100, "queries a second: chosen")
@@ -98,7 +102,7 @@ def plan(passages: int, given: Assumptions) -> Plan:
         nodes_by_memory=needed[1],
         nodes_by_disk=needed[2],
         shard_ms=shard_ms,
-        query_ms=given.encode_query_ms + given.hop_ms + slowest,
+        query_ms=given.encode_query_ms + given.hop_ms + given.shard_hop_ms * (shards - 1) + slowest,
         encoding_core_hours=passages * given.tokens_per_passage * given.encoding_us / 3.6e9,
         build_core_hours=passages / 1e6 * given.build_seconds / 3600,
         dollars_per_month=max(needed) * given.node_dollars * 730,
@@ -109,8 +113,9 @@ _BREAKS = (
     "A shard of 10,000,000 passages was never built: the milliseconds are extrapolated by one decade.",
     "A query waits for the slowest shard. Of 100 shards one is slower than its p99 in 63 queries of 100, and the plan "
     "takes the p95: expect more.",
-    "Every query asks every shard, so cores grow with passages times queries. Past a few hundred shards the caller "
-    "merges and asks for longer than a shard searches.",
+    "Every query asks every shard, so cores grow with passages times queries. The caller spends milliseconds on each "
+    "shard: with 100 of them it asks and merges for longer than a shard searches. Fewer, larger shards are "
+    "the way out, or callers that each ask a part of them; neither was measured.",
     "What is not in memory is read from the disk: a disk of 100 microseconds a read makes a cold query some hundred "
     "milliseconds slower. The share that must stay in memory was not measured.",
     "Copies of a shard share a directory, whose SQLite database is shared on one machine alone. Where that machine "

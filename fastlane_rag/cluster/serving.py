@@ -7,7 +7,7 @@ are the fields of `ServeSettings`, with the directories of clusters or of single
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
@@ -36,7 +36,7 @@ def application(args: dict[str, Any]) -> Application:
     settings = ServeSettings.model_validate(args)
     # Each replica makes the application for itself: it holds connections, locks and threads.
     replica = serve.ingress(lambda: _served(settings))()
-    return cast(Application, serve.deployment(replica, name="http").bind())
+    return serve.deployment(name="http")(replica).bind()
 
 
 def _served(settings: ServeSettings) -> FastAPI:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,6 @@ from ray.actor import ActorHandle
 from fastlane_rag.cluster.manifest import EMPTY, Manifest, shard_of
 from fastlane_rag.errors import FastLaneError, FastLaneWarning, IndexNotFoundError, ShardUnavailableError
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.types import Document
 
 __all__ = ["READS", "OutdatedError", "Shard"]
 
@@ -111,20 +110,15 @@ class Shard:
         return [id_ for id_ in self._index if shard_of(id_, shards) != self._number]
 
     def move(self, ids: list[str], to: ActorHandle[Shard]) -> None:
-        """Give documents to another shard, then delete them here. What stops in between is done by the next call."""
+        """Give documents to another shard, then delete them here. What stops in between is done by the next call.
+
+        A document that is there already is newer, and stays.
+        """
         documents = self._index.get(ids)
         leaving = [one.id for one in documents]
         rows = self._index.embeddings(leaving)
         ray.get(to.write.remote(self._manifest.epoch, "adopt", documents, rows))
         self._index.delete(leaving)
-
-    def adopt(self, documents: list[Document], rows: Iterable[Any]) -> None:
-        """Add documents that come from another shard; one that is here already is newer, and stays."""
-        here = {one.id for one in self._index.get(one.id for one in documents)}
-        new = [(one, own) for one, own in zip(documents, rows, strict=True) if one.id not in here]
-        if new:
-            ids, texts, metadatas = zip(*((one.id, one.text, one.metadata) for one, _ in new), strict=True)
-            self._index.add_embeddings([own for _, own in new], ids, texts, metadatas)
 
     def close(self) -> None:
         """Close the index."""
@@ -133,4 +127,4 @@ class Shard:
             self._opened = None
 
 
-_OWN = {"ready", "place", "make", "search", "leaving", "move", "adopt", "close"}
+_OWN = {"ready", "place", "make", "search", "leaving", "move", "close"}

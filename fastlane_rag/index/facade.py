@@ -501,6 +501,27 @@ class FastLaneIndex(Searches):
                 self._upkeep.after_write(store_documents(self._storage, entries, lambda _: own, always=True))
         return final
 
+    def adopt(self, documents: Sequence[Document], rows: Iterable[NDArray[np.floating]]) -> None:
+        """Add documents of another index with the rows that its `embeddings` gave; an id that is stored here stays.
+
+        Rows that were in code are not of length 1 any more, and are taken as they are.
+
+        Raises:
+            InvalidInputError: rows have another size than those of this index.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+        """
+        own = {one.id: row for one, row in zip(documents, rows, strict=True)}
+        if wrong := [row.shape for row in own.values() if row.shape[1:] != (self.dim,)]:
+            raise InvalidInputError(f"rows must have the shape (tokens, {self.dim}), not {wrong[0]}")
+        with self._storage.turn():
+            with self._storage.view() as view:
+                new = [one for one in documents if not view.reader.has(one.id)]
+            if new:
+                _, entries = prepare(*zip(*((one.text, one.id, one.metadata) for one in new), strict=True))
+                given = iter([own[id_] for id_, *_ in entries])
+                self._upkeep.after_write(store_documents(self._storage, entries, lambda _: given, always=True))
+
     def _store(self, entries: Sequence[Entry], batch_size: int | None, show_progress: bool | None) -> int:
         """Store documents. Returns how many token rows they brought."""
         return store_documents(

@@ -1,11 +1,10 @@
 """Fixtures of the cluster's tests: a real Ray cluster of several nodes on this machine."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("ray", reason="ray is not installed: pip install 'fastlane-rag[ray]'")
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -19,17 +18,23 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_health_check_period_ms", "500")
 os.environ.setdefault("RAY_health_check_failure_threshold", "3")
 
-import ray
-from ray.cluster_utils import Cluster
-
 MEMORY = 80 << 20
-CPUS = 0.1
-"""Of a node, for each actor: nodes here are processes of one machine."""
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests of this folder where ray is not installed."""
+    if find_spec("ray") is None:
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.skip(reason="ray is not installed: pip install 'fastlane-rag[ray]'"))
 
 
 @pytest.fixture(scope="session")
 def nodes():
     """A cluster of a head without processors and three nodes; a test that kills one adds another."""
+    import ray
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False},

@@ -182,3 +182,26 @@ def test_a_wrong_size_is_refused(dim):
 def test_dim_must_be_that_of_a_model_that_is_given():
     with pytest.raises(InvalidInputError, match="dim=128, but the embeddings of 'words' have 16"):
         FastLaneIndex.create(dim=128, model=WordModel())
+
+
+def test_rows_in_code_move_to_another_index_as_they_are() -> None:
+    """Decoded rows are not of length 1; `adopt` takes them, and leaves documents alone that are there."""
+    random = np.random.default_rng(0)
+    centers = random.standard_normal((50, 16))
+    rows = centers[random.integers(0, 50, (2500, 60))] + 0.5 * random.standard_normal((2500, 60, 16))
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    ids = [str(n) for n in range(2500)]
+    with FastLaneIndex.create(dim=16, codec="residual1") as one, FastLaneIndex.create(dim=16, codec="fp16") as other:
+        one.add_embeddings(rows, ids)
+        one.optimize()
+        some = ids[:20]
+        given = one.embeddings(some)
+        assert abs(np.linalg.norm(np.concatenate(given), axis=1) - 1).max() > 0.02
+        other.add_embeddings([rows[0]], ["0"])
+        other.adopt(one.get(some), given)
+        assert sorted(other) == sorted(some)
+        kept, moved = other.embeddings(["0", "7"])
+        assert np.allclose(kept, rows[0], atol=1e-3)
+        assert np.allclose(moved, given[7], atol=1e-3)
+        with pytest.raises(InvalidInputError, match="no document with the id 'absent'"):
+            one.embeddings(["absent"])
