@@ -33,6 +33,8 @@ EXTRAS = {
     "client": Extra(("httpx",), "no RemoteIndex"),
     "serve": Extra(("fastapi", "httptools", "httpx", "prometheus_client", "uvicorn"), "no fastlane serve"),
     "ray": Extra(("ray", "ray.serve", "ray.data", "fsspec", "pyarrow", "fastapi", "yaml"), "no fastlane cluster"),
+    "pgvector": Extra(("psycopg", "psycopg_pool"), "no candidates from PostgreSQL"),
+    "qdrant": Extra(("qdrant_client",), "no candidates from Qdrant"),
     "mcp": Extra(("mcp", "httpx"), "no fastlane mcp"),
     "langchain": Extra(("langchain_fastlane",), "no LangChain"),
     "llama-index": Extra(("llama_index.retrievers.fastlane",), "no LlamaIndex"),

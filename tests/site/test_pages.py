@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -70,8 +71,8 @@ def test_every_python_block_runs(
     if "http://localhost:8000" in text:
         text = text.replace("http://localhost:8000", request.getfixturevalue("server"))
         namespace["api_key"] = None
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        code = compile(block, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for block in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+        code = compile(textwrap.dedent(block), page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         awaited = eval(code, namespace)  # which runs statements, too
         if inspect.iscoroutine(awaited):
             asyncio.run(awaited)
