@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -64,15 +63,18 @@ def server(model: Any) -> Iterator[str]:
 def test_every_python_block_runs(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Block after block in one namespace, in an empty directory; a page that asks a server asks one that runs."""
+    """Block after block in one namespace, in an empty directory; a page that asks a server asks one that runs.
+
+    Blocks inside lists are pieces: tests of their subject run them.
+    """
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, Any] = {}
     if "http://localhost:8000" in text:
         text = text.replace("http://localhost:8000", request.getfixturevalue("server"))
         namespace["api_key"] = None
-    for block in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
-        code = compile(textwrap.dedent(block), page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        code = compile(block, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         awaited = eval(code, namespace)  # which runs statements, too
         if inspect.iscoroutine(awaited):
             asyncio.run(awaited)
