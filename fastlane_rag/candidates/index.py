@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -119,7 +118,7 @@ class CandidateIndex(Searches):
         """
         with self._lock:
             known = self._source.versions() if check else self._known
-            commit, wanted, blocks = self._wanted()
+            commit, wanted = self._wanted()
             gone = [id_ for id_ in known if id_ not in wanted]
             new = {id_ for id_, version in wanted.items() if known.get(id_) != version}
             if not self.read_only:
@@ -128,7 +127,7 @@ class CandidateIndex(Searches):
                     self._source.delete(some)
                     for id_ in some:
                         del known[id_]
-                for ids, vectors in blocks(new):
+                for ids, vectors in self._vectors(new) if new else ():
                     versions = [wanted[id_] for id_ in ids]
                     self._source.upsert(ids, vectors, versions)
                     known.update(zip(ids, versions, strict=True))
@@ -137,33 +136,26 @@ class CandidateIndex(Searches):
             self._commit = commit
             return (0, 0) if self.read_only else (len(new), len(gone))
 
-    def _wanted(self) -> tuple[int, dict[str, str], Any]:
-        """The commit, the version of each document's vector, and what yields the vectors of some of them.
+    def _wanted(self) -> tuple[int, dict[str, str]]:
+        """The commit, and the version of each document's vector.
 
         Where documents have vectors of two maps, those of the map with most documents count.
         """
         commit = self._index.commit
-        counts: Counter[str] = Counter()
+        found: dict[str, dict[str, str]] = {}
         for block in self._index.document_vectors():
-            counts[block.map] += len(block.ids)
-        self._map = counts.most_common(1)[0][0] if counts else ""
+            versions = (f"{block.map}:{zlib.crc32(vector):08x}" for vector in block.vectors)
+            found.setdefault(block.map, {}).update(zip(block.ids, versions, strict=True))
+        self._map = max(found, key=lambda name: len(found[name]), default="")
+        return commit, found.get(self._map, {})
 
-        def chosen() -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-            return ((one.ids, one.vectors) for one in self._index.document_vectors() if one.map == self._map)
-
-        wanted = {
-            id_: f"{self._map}:{zlib.crc32(vector):08x}"
-            for ids, vectors in chosen()
-            for id_, vector in zip(ids, vectors, strict=True)
-        }
-
-        def blocks(of: set[str]) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-            for ids, vectors in chosen():
-                here = [n for n, id_ in enumerate(ids) if id_ in of]
+    def _vectors(self, ids: set[str]) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """The vectors of some documents, a few at a time."""
+        for block in self._index.document_vectors():
+            if block.map == self._map:
+                here = [n for n, id_ in enumerate(block.ids) if id_ in ids]
                 for some in _batches(here):
-                    yield [ids[n] for n in some], vectors[some]
-
-        return commit, wanted, blocks
+                    yield [block.ids[n] for n in some], block.vectors[some]
 
     def search_batch_detailed(
         self,
@@ -330,7 +322,7 @@ class CandidateIndex(Searches):
         wrong = self._index.verify()
         with self._lock:
             held = self._source.versions()
-            _, wanted, _ = self._wanted()
+            _, wanted = self._wanted()
         lacking = [id_ for id_ in wanted if id_ not in held]
         stale = [id_ for id_ in wanted if id_ in held and held[id_] != wanted[id_]]
         over = [id_ for id_ in held if id_ not in wanted]

@@ -29,7 +29,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
 from fastlane_rag.index.searches import Searches
-from fastlane_rag.index.vectors import VectorBlock, blocks_of, query_vectors
+from fastlane_rag.index.vectors import VectorBlock, blocks_of
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
@@ -784,7 +784,8 @@ class FastLaneIndex(Searches):
             (m,) float32 by the name of each map that documents' vectors come from (`VectorBlock.map`).
         """
         with self._storage.view() as view:
-            return query_vectors(view, rows)
+            known = self._states.of(view.snapshot).vectors(view.reader)
+            return {name: vector for name, (vector, _) in known.queries(rows).items()}
 
     def optimize(self) -> None:
         """Merge segments, train the codec and bring segments into it, as far as that is due; return when it is done.

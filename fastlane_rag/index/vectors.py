@@ -1,4 +1,4 @@
-"""The vectors of an index's documents and queries, for whoever keeps them elsewhere."""
+"""The vectors of an index's documents, for whoever keeps them elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import torch
-
     from fastlane_rag.storage.transactions import View
 
-__all__ = ["VectorBlock", "blocks_of", "query_vectors"]
+__all__ = ["VectorBlock", "blocks_of"]
 
 _BLOCK = 4096
 
@@ -45,11 +43,4 @@ def blocks_of(view: View) -> Iterator[VectorBlock]:
         for first in range(0, len(numbers), _BLOCK):
             some = slice(first, first + _BLOCK)
             ids = view.reader.ids_at(snapshot.places(numbers[some]))
-            rows = positions[some]
-            yield VectorBlock(ids, vectors.levels[rows] * vectors.scales[rows, None], vectors.name)
-
-
-def query_vectors(view: View, rows: torch.Tensor) -> dict[str, NDArray[np.float32]]:
-    """The vector (m,) of a query's token rows (L, dim), by the name of each map that the commit has."""
-    maps = [view.reader.vector_map(name) for name in view.reader.codecs()]
-    return {known.name: known.query(rows)[0] for known in maps if known is not None}
+            yield VectorBlock(ids, vectors.decoded(positions[some]), vectors.name)

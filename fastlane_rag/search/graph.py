@@ -45,7 +45,7 @@ class Graph:
         except ImportError as error:
             raise MissingExtraError("a graph of vectors needs faiss: pip install 'fastlane-rag[cpu]'") from error
         self._faiss: Any = faiss
-        some = _decoded(vectors, slice(0, _BLOCK))
+        some = vectors.decoded(slice(0, _BLOCK))
         self._spread = np.sqrt(np.sqrt(np.square(some).mean(0))).clip(1e-6)
         faiss.omp_set_num_threads(get_threads())
         kind: Any = faiss.ScalarQuantizer.QT_8bit
@@ -53,7 +53,7 @@ class Graph:
         self._index.hnsw.efConstruction = EFFORT
         self._index.train(some / self._spread)
         for first in range(0, len(vectors), _BLOCK):
-            self._index.add(_decoded(vectors, slice(first, first + _BLOCK)) / self._spread)
+            self._index.add(vectors.decoded(slice(first, first + _BLOCK)) / self._spread)
 
     def nearest(self, query: NDArray[np.float32], allowed: Mask | None, count: int) -> NDArray[np.int64]:
         """Positions, ascending, of about the `count` greatest products with a vector (m,); fewer where it finds fewer.
@@ -96,8 +96,3 @@ class Graphs:
         with self._lock:
             names = set(segments)
             self._known = {name: graph for name, graph in self._known.items() if name in names}
-
-
-def _decoded(vectors: DocumentVectors, here: slice) -> NDArray[np.float32]:
-    decoded: NDArray[np.float32] = vectors.levels[here] * vectors.scales[here, None]
-    return decoded

@@ -80,6 +80,10 @@ class Vectors:
         self.any = bool(self._parts)
         self.missing = missing if missing.any() else None
 
+    def queries(self, rows: torch.Tensor) -> Queries:
+        """The vector (m,) of a query's token rows (L, dim) and its constant, by the name of each map."""
+        return {name: known.query(rows) for name, known in self._maps.items()}
+
     def nearest(
         self,
         rows: torch.Tensor,
@@ -100,7 +104,7 @@ class Vectors:
             policy: says how many dimensions and documents.
             multiply: computes products, as `products` does.
         """
-        queries = {name: known.query(rows) for name, known in self._maps.items()}
+        queries = self.queries(rows)
         whole = policy.vector_whole * count
         found, scanned = [], []
         for one in self._parts:

@@ -20,3 +20,8 @@ class DocumentVectors:
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def decoded(self, here: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, m) float32: the vectors of some documents, by their positions."""
+        found: NDArray[np.float32] = self.levels[here] * self.scales[here, None]
+        return found

@@ -173,5 +173,5 @@ def test_the_page_about_it_runs(postgres, filled, tmp_path, monkeypatch):
     block = block.replace('FastLaneIndex.open("docs.index")', "opened")
     namespace = {"opened": filled}
     exec(block, namespace)
-    assert namespace["index"].search("cats purr", 1)[0].id == "cats"
+    assert namespace["index"].search("Cats purr.", 1)[0].id == "cats"
     namespace["source"].close()
