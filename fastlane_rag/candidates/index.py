@@ -6,14 +6,14 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
+from fastlane_rag.index.checks import check_queries
+from fastlane_rag.index.encoding import encoded_queries
+from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
-from fastlane_rag.search.result import remember
 
 if TYPE_CHECKING:
     import os
@@ -171,26 +171,19 @@ class CandidateIndex(Searches):
             CandidateSourceError: the database failed.
         """
         told = SearchOptions.of(k=k, **options)
-        given = list(queries)
+        given = check_queries(queries)
         elsewhere = told.lane in (None, "vector") and not told.hybrid and told.refine
         if not elsewhere or not given or not told.k:
-            return self._index.search_batch_detailed(cast("Iterable[str]", given), k, texts=texts, **options)
+            return self._index.search_batch_detailed(given, k, texts=texts, **options)
         if self._commit != self._index.commit:  # another object wrote
             self.sync()
         if not self._map or len(self._without) > _MOST_WITHOUT:
-            return self._index.search_batch_detailed(cast("Iterable[str]", given), k, texts=texts, **options)
-        plain = not all(hasattr(query, "embeddings") for query in given)
-        encoded = self.model.encode_routed(cast("list[str]", given)) if plain else cast("list[EncodedQuery]", given)
+            return self._index.search_batch_detailed(given, k, texts=texts, **options)
+        encoded = encoded_queries(lambda: self.model, given, self.dim)
         passing = None if told.filter is None else self._index.ids(told.filter)
         results = [self._answer(query, told, passing, options) for query in encoded]
-        if plain:
-            for text, result in zip(cast("list[str]", given), results, strict=True):
-                for hit in result.hits:
-                    remember(hit, partial(self._explained, text, hit, told))
+        give_evidence(lambda: self.model, given, results, told, self._index.policy)
         return results
-
-    def _explained(self, query: str, hit: Hit, told: SearchOptions, text: str) -> Explanation:
-        return self._index.explain(query, replace(hit, text=text), route_k=told.route_k, weighted=told.weighted)
 
     def _answer(
         self, query: EncodedQuery, told: SearchOptions, passing: list[str] | None, options: SearchKeywords
@@ -334,14 +327,6 @@ class CandidateIndex(Searches):
     def close(self) -> None:
         """Close the index; the database's connection is its owner's."""
         self._index.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __contains__(self, id_: object) -> bool:
         return id_ in self._index

@@ -6,11 +6,10 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from fastlane_rag.cluster.manifest import EMPTY, Manifest, shard_of
@@ -23,22 +22,23 @@ from fastlane_rag.errors import (
     InvalidInputError,
     ShardUnavailableError,
 )
-from fastlane_rag.explain import Explanation, explain
+from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_queries, check_texts, checked_query, prepare, query_texts
-from fastlane_rag.index.encoding import encoded_documents
+from fastlane_rag.index.checks import check_ids, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.encoding import encoded_entries, encoded_queries
+from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords
-from fastlane_rag.index.outside import PlainQuery, checked_rows
+from fastlane_rag.index.outside import PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.lengths import one_warning, warn_caller
 from fastlane_rag.search.bm25 import WordStatistics
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
+from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
 from fastlane_rag.search.tracing import search_span
-from fastlane_rag.storage.metadata import metadata_from_json, plain_metadata
+from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 
@@ -266,11 +266,7 @@ class ClusterIndex(Searches):
         metadatas: Iterable[Mapping[str, Any] | None] | None = None,
     ) -> list[str]:
         """As `FastLaneIndex.add_embeddings`."""
-        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(rows)]
-        final, entries = prepare([""] * len(given) if texts is None else texts, ids, metadatas)
-        if len(final) != len(given):
-            raise InvalidInputError(f"{len(given)} rows but {len(final)} texts")
-        latest = dict(zip(final, given, strict=True))
+        final, entries, latest = prepare_rows(rows, self.dim, ids, texts, metadatas)
         self._run(self._shards.current(partial(self._put, entries, latest, ())))
         return final
 
@@ -288,12 +284,15 @@ class ClusterIndex(Searches):
             return ingest(documents, self.get, store, lambda tokens: None, total=total, show_progress=show_progress)
 
     def _store(self, entries: Sequence[Entry], batch_size: int | None, show_progress: bool | None) -> int:
-        """Store documents; those whose text is stored are not encoded again. Returns how many rows were written."""
-        stored = {one.id: one.text for one in self.get([id_ for id_, *_ in entries])}
-        new = [entry for entry in entries if stored.get(entry[0]) != entry[1]]
-        same = [entry for entry in entries if stored.get(entry[0]) == entry[1]]
-        texts = [text for _, text, _ in new]
-        encoded = encoded_documents(self._empty.document_model(), texts, batch_size, show_progress) if new else ()
+        """Store documents; those whose text and image are stored are not encoded again. Returns how many rows came."""
+        found = self.get([id_ for id_, *_ in entries])
+        stored = {one.id: (one.text, image_of(metadata_json(one.metadata, one.id))) for one in found}
+        new: list[Entry] = []
+        same: list[Entry] = []
+        for id_, text, metadata in entries:
+            kept = stored.get(id_) == (text, image_of(metadata))
+            (same if kept else new).append((id_, text, metadata))
+        encoded = encoded_entries(self._empty.document_model(), new, batch_size, show_progress) if new else ()
         rows = {id_: own.astype("f2") for (id_, *_), own in zip(new, encoded, strict=True)}
         self._run(self._shards.current(partial(self._put, new, rows, same)))
         return sum(map(len, rows.values()))
@@ -383,10 +382,7 @@ class ClusterIndex(Searches):
         words = query_texts(queries, texts) if told.hybrid or by_words else None
         if by_words:
             return [PlainQuery.without_tokens() for _ in queries], words
-        if not all(hasattr(query, "embeddings") for query in queries):
-            routed = self.model.encode_routed(check_texts(cast("list[str]", queries), "queries"))
-            queries = cast("list[EncodedQuery]", routed)
-        return [checked_query(query, self.dim) for query in cast("list[EncodedQuery]", queries)], words
+        return encoded_queries(lambda: self.model, queries, self.dim), words
 
     async def _searched(
         self, queries: Sequence[EncodedQuery], words: list[str] | None, told: SearchOptions
@@ -460,31 +456,14 @@ class ClusterIndex(Searches):
                 f"the answer is partial: the documents of shard {', '.join(map(str, missing))} of "
                 f"{self.manifest.shards} were not searched"
             )
-        for query, result in zip(queries, results, strict=True):
-            if isinstance(query, str) and told.lane != "words":
-                route_k = told.route_k or (told.policy or self._policy).route_k
-                evidence = self._evidence(query, route_k, weighted=told.weighted)
-                for hit in result.hits:
-                    remember(hit, evidence)
+        give_evidence(lambda: self.model, queries, results, told, self._policy)
         return list(results)
 
     def explain(
         self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
     ) -> Explanation:
         """As `FastLaneIndex.explain`."""
-        [query] = check_texts([query], "query")
-        if isinstance(hit, str):
-            documents = self.get([hit])
-            if not documents:
-                raise InvalidInputError(f"the cluster holds no document with the id {hit!r}")
-            text = documents[0].text
-        else:
-            text = hit.text
-        return self._evidence(query, route_k, weighted=weighted)(text)
-
-    def _evidence(self, query: str, route_k: RouteK | None, *, weighted: bool) -> Callable[[str], Explanation]:
-        chosen = self._policy.route_k if route_k is None else route_k
-        return partial(explain, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
+        return explained(self.model, self.get, query, hit, route_k, self._policy, weighted=weighted)
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """As `FastLaneIndex.get`."""
@@ -701,21 +680,6 @@ class ClusterIndex(Searches):
 
     def __contains__(self, id_: object) -> bool:
         return isinstance(id_, str) and bool(self.get([id_]))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.ids())
-
-    def __bool__(self) -> bool:
-        # As of one index: an empty one is still an index.
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self._path), self._given)

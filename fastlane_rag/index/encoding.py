@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.index.checks import check_texts, checked_query
 from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.lengths import chunks
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.search.query import EncodedQuery
 
 __all__ = [
     "MANY",
@@ -30,6 +32,7 @@ __all__ = [
     "check_takes_images",
     "encoded_documents",
     "encoded_entries",
+    "encoded_queries",
     "model_device",
     "open_model",
 ]
@@ -174,6 +177,24 @@ def _encoded_images(
         ]
         for i, tokens in enumerate(model.encode_images(opened, batch_size=size)):
             yield _checked(tokens, model, start + i)
+
+
+def encoded_queries(
+    model: Callable[[], FastLaneModel], queries: Sequence[str] | Sequence[EncodedQuery], dim: int
+) -> list[EncodedQuery]:
+    """Queries that are texts encoded, and all on the CPU, where the index is.
+
+    Args:
+        model: gives the model, where it is needed.
+        queries: all texts, or all encoded.
+        dim: of the index.
+
+    Raises:
+        InvalidInputError: one is no text, has other dimensions than the index, or values that are not finite.
+    """
+    if not all(hasattr(query, "embeddings") for query in queries):
+        queries = model().encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
+    return [checked_query(query, dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
 
 def encoded_documents(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import (
@@ -21,13 +21,21 @@ from fastlane_rag.errors import (
     InvalidInputError,
     ModelMismatchError,
 )
-from fastlane_rag.explain import Explanation, explain, explain_image
-from fastlane_rag.index.checks import check_ids, check_queries, check_texts, checked_query, prepare, query_texts
-from fastlane_rag.index.encoding import budget_of, check_takes_images, encoded_entries, model_device, open_model
+from fastlane_rag.explain import Explanation
+from fastlane_rag.index.checks import check_ids, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.encoding import (
+    budget_of,
+    check_takes_images,
+    encoded_entries,
+    encoded_queries,
+    model_device,
+    open_model,
+)
+from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.images import check_same_images, image_metadatas
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
-from fastlane_rag.index.outside import OutsideModel, PlainQuery, checked_rows
+from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
@@ -35,7 +43,7 @@ from fastlane_rag.search.engines.choice import check_device, device_engine, is_c
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
+from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
 from fastlane_rag.search.state import SearchStates
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.creation import holds_index
@@ -45,7 +53,7 @@ from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
-from fastlane_rag.types import IMAGE_KEY, Document, IndexStats, Ingested, RouteK
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems
@@ -490,11 +498,7 @@ class FastLaneIndex(Searches):
             >>> index.search_embeddings([[0, 0, 0.8, 0.6]], k=1)[0].id
             'b'
         """
-        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(rows)]
-        final, entries = prepare([""] * len(given) if texts is None else texts, ids, metadatas)
-        if len(final) != len(given):
-            raise InvalidInputError(f"{len(given)} rows but {len(final)} texts")
-        latest = dict(zip(final, given, strict=True))
+        final, entries, latest = prepare_rows(rows, self.dim, ids, texts, metadatas)
         with self._storage.turn():
             if entries:
                 own = iter([latest[id_] for id_, *_ in entries])
@@ -612,7 +616,11 @@ class FastLaneIndex(Searches):
                 "tokens gather, so leave route_k out"
             )
         with search_span(told, len(queries)) as span:
-            encoded = [PlainQuery.without_tokens() for _ in queries] if by_words else self._encoded(queries)
+            encoded = (
+                [PlainQuery.without_tokens() for _ in queries]
+                if by_words
+                else encoded_queries(lambda: self.model, queries, self.dim)
+            )
             span.encoded()
             with self._storage.view() as view:
                 results = answer(
@@ -620,19 +628,8 @@ class FastLaneIndex(Searches):
                 )
             span.found(results)
         warn_of_hints(results)
-        for query, result in zip(queries, results, strict=True):
-            if isinstance(query, str) and not by_words:
-                route_k = told.route_k or (told.policy or self.policy).route_k
-                evidence = self._evidence(query, route_k, weighted=told.weighted)
-                for hit in result.hits:
-                    remember(hit, partial(evidence, image=hit.metadata.get(IMAGE_KEY)))
+        give_evidence(lambda: self.model, queries, results, told, self.policy)
         return results
-
-    def _encoded(self, queries: Sequence[str] | Sequence[EncodedQuery]) -> list[EncodedQuery]:
-        """The queries, encoded and on the CPU, where the index is."""
-        if not all(hasattr(query, "embeddings") for query in queries):
-            queries = self.model.encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
-        return [checked_query(query, self.dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
     def explain(
         self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
@@ -653,20 +650,7 @@ class FastLaneIndex(Searches):
             InvalidInputError: no document has this id, or the query is no text.
             ModelError: the model cannot say where its tokens are.
         """
-        [query] = check_texts([query], "query")
-        if isinstance(hit, str):
-            documents = self.get([hit])
-            if not documents:
-                raise InvalidInputError(f"the index holds no document with the id {hit!r}")
-            text, metadata = documents[0].text, documents[0].metadata
-        else:
-            text, metadata = hit.text, hit.metadata
-        return self._evidence(query, route_k, weighted=weighted)(text, image=metadata.get(IMAGE_KEY))
-
-    def _evidence(self, query: str, route_k: RouteK | None, *, weighted: bool) -> Callable[..., Explanation]:
-        """What explains texts, and images, for a query. It keeps the model alive, and the index not."""
-        chosen = self.policy.route_k if route_k is None else route_k
-        return partial(_explained, self.model, query, route_k=None if chosen == "all" else chosen, weighted=weighted)
+        return explained(self.model, self.get, query, hit, route_k, self.policy, weighted=weighted)
 
     def word_statistics(self, queries: Iterable[str]) -> WordStatistics:
         """What this index adds to the statistics of a larger collection, for BM25 with the words of some queries."""
@@ -881,16 +865,6 @@ class FastLaneIndex(Searches):
         with self._storage.view() as view:
             return view.reader.has(id_)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.ids())
-
-    def __bool__(self) -> bool:
-        # An empty index is still an index: `index or default` must not throw it away.
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -911,12 +885,6 @@ class FastLaneIndex(Searches):
             return f"FastLaneIndex({where}, {len(self)} documents)"
         except IndexClosedError:
             return f"FastLaneIndex({where}, closed)"
-
-
-def _explained(model: FastLaneModel, query: str, text: str, *, image: object = None, **options: Any) -> Explanation:
-    if isinstance(image, str) and getattr(model, "takes_images", False):
-        return explain_image(model, query, image, text, **options)
-    return explain(model, query, text, **options)
 
 
 _open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.checks import prepare
 from fastlane_rag.storage.metadata import kind
+from fastlane_rag.storage.tables import Entry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Encoder", "OutsideModel", "PlainQuery", "checked_rows"]
+__all__ = ["Encoder", "OutsideModel", "PlainQuery", "checked_rows", "prepare_rows"]
 
 UNNAMED = "another model"
 # How far the length of a row may be from 1: bfloat16 rounds by up to 2**-9 a number.
@@ -178,6 +180,28 @@ class PlainQuery:
     def to_cpu(self) -> PlainQuery:
         """The query itself."""
         return self
+
+
+def prepare_rows(
+    rows: Iterable[Any],
+    dim: int,
+    ids: Iterable[str | None] | None,
+    texts: Iterable[str] | None,
+    metadatas: Iterable[Mapping[str, Any] | None] | None,
+) -> tuple[list[str], list[Entry], dict[str, NDArray[np.float32]]]:
+    """Check the arguments of `add_embeddings`.
+
+    Returns:
+        What `prepare` returns, and the rows of each id: of a repeated one the last.
+
+    Raises:
+        InvalidInputError: what is wrong, and at which position.
+    """
+    given = [checked_rows(one, dim, f"rows[{i}]") for i, one in enumerate(rows)]
+    final, entries = prepare([""] * len(given) if texts is None else texts, ids, metadatas)
+    if len(final) != len(given):
+        raise InvalidInputError(f"{len(given)} rows but {len(final)} texts")
+    return final, entries, dict(zip(final, given, strict=True))
 
 
 def checked_rows(rows: Any, dim: int, what: str) -> NDArray[np.float32]:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 if TYPE_CHECKING:
     from fastlane_rag.search.options import SearchKeywords
     from fastlane_rag.search.query import EncodedQuery
     from fastlane_rag.search.result import Hit, SearchResult
+    from fastlane_rag.storage.filters import Filter
 
 __all__ = ["Searches"]
 
 
 class Searches(ABC):
-    """An index that is searched by `search_batch_detailed`."""
+    """An index that is searched by `search_batch_detailed`, and stands for its ids."""
 
     @property
     @abstractmethod
     def dim(self) -> int:
         """Size of a token embedding."""
+
+    @abstractmethod
+    def ids(self, filter: Filter | None = None) -> list[str]:
+        """The ids of all documents, or of those that pass a filter."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the index."""
 
     @abstractmethod
     def search_batch_detailed(
@@ -80,6 +90,21 @@ class Searches(ABC):
     def search_detailed(self, query: str, k: int = 10, **options: Unpack[SearchKeywords]) -> SearchResult:
         """As `search`, with what it took: the routed tokens, the lane, comparisons, milliseconds of each stage."""
         return self.search_batch_detailed([query], k, **options)[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids())
+
+    def __bool__(self) -> bool:
+        # An empty index is still an index: `index or default` must not throw it away.
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _plain(self, rows: Any, text: str | None) -> tuple[list[EncodedQuery], list[str] | None]:
         """A query of embeddings that were made elsewhere, and its text."""

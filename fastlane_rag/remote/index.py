@@ -374,21 +374,6 @@ class RemoteIndex(Searches):
     def __contains__(self, id_: object) -> bool:
         return isinstance(id_, str) and bool(self.get([id_]))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.ids())
-
-    def __bool__(self) -> bool:
-        # As of an index here: an empty one is still an index.
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     async def __aenter__(self) -> Self:
         return self
 

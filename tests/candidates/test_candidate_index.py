@@ -10,7 +10,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.candidates import CandidateIndex
-from fastlane_rag.errors import CandidateSourceError
+from fastlane_rag.errors import CandidateSourceError, InvalidInputError
 
 
 @pytest.fixture
@@ -175,3 +175,12 @@ def test_the_page_about_it_runs(postgres, filled, tmp_path, monkeypatch):
     exec(block, namespace)
     assert namespace["index"].search("Cats purr.", 1)[0].id == "cats"
     namespace["source"].close()
+
+
+def test_it_is_an_index_in_a_loop_and_a_block(filled, source):
+    with CandidateIndex(filled, source) as index:
+        assert list(index) == filled.ids()
+        index.delete(filter={})
+        assert index  # empty, and still an index
+        with pytest.raises(InvalidInputError, match="queries must be a list"):
+            index.search_batch("cats")

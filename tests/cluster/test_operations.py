@@ -30,6 +30,13 @@ def cluster(nodes, tmp_path):
         index.stop()
 
 
+def test_an_image_is_no_text(cluster):
+    """It was encoded as its text, which is empty, without a word."""
+    with pytest.raises(InvalidInputError, match="takes no images"):
+        cluster.add([""], ["page"], [{"fastlane_image": "page.png"}])
+    assert "page" not in cluster
+
+
 def test_writes_and_reads_are_those_of_an_index(cluster):
     with FastLaneIndex.create(model=WordModel(), codec="fp16") as one:
         one.add(list(TEXTS.values()), list(TEXTS), [{"n": n} for n in range(40)])
