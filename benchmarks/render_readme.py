@@ -16,7 +16,7 @@ from tables import TABLES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/cluster.md", "docs/figures.md", "docs/tuning.md", "docs/peers.md")
+DOCUMENTS = ("README.md", "docs/cluster.md", "docs/encoding.md", "docs/figures.md", "docs/tuning.md", "docs/peers.md")
 BLOCK = re.compile(r"<!-- figures:(\S+) -->\n.*?<!-- /figures:\1 -->", flags=re.DOTALL)
 COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,40})\b")
 JUDGED = ("fastlane_rag/search", "fastlane_rag/scoring", "fastlane_rag/model")

@@ -19,7 +19,7 @@ def render_readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 DOCUMENTS = ("README.md", "docs/figures.md")
-RENDERED = ("README.md", "docs/cluster.md", "docs/figures.md", "docs/tuning.md", "docs/peers.md")
+RENDERED = ("README.md", "docs/cluster.md", "docs/encoding.md", "docs/figures.md", "docs/tuning.md", "docs/peers.md")
 
 
 @pytest.mark.parametrize("name", RENDERED)
