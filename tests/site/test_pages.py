@@ -36,7 +36,7 @@ ELSEWHERE = {"swapping.md", "candidates.md"}
 WITH_CODE = [
     pytest.param(page, marks=MARKS.get(page.name, ()), id=page.relative_to(DOCS).as_posix())
     for page in PAGES
-    if "```python\n" in page.read_text(encoding="utf-8") and page.name not in ELSEWHERE
+    if "```python\n" in page.read_text(encoding="utf-8") and page.relative_to(DOCS).as_posix() not in ELSEWHERE
 ]
 
 
@@ -160,10 +160,11 @@ def test_the_navigation_lists_every_page_once() -> None:
 
 
 def test_every_public_class_is_in_the_reference() -> None:
-    """What fastlane_rag and the adapters export has its place on a page of the reference."""
+    """What fastlane_rag, its candidates and the adapters export has its place on a page of the reference."""
     text = "\n".join(page.read_text() for page in DOCS.glob("reference/*.md"))
     listed = set(re.findall(r"^::: [\w.]+\.(\w+)$", text, flags=re.MULTILINE))
-    for name in ("fastlane_rag", "langchain_fastlane", "llama_index.retrievers.fastlane"):
+    candidates = ("fastlane_rag.candidates", "fastlane_rag.candidates.pgvector", "fastlane_rag.candidates.qdrant")
+    for name in ("fastlane_rag", *candidates, "langchain_fastlane", "llama_index.retrievers.fastlane"):
         module = importlib.import_module(name)
         classes = {one for one in module.__all__ if inspect.isclass(getattr(module, one))}
         assert not classes - listed, name
