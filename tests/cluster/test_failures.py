@@ -54,13 +54,13 @@ def test_a_node_killed_under_load_is_answered_for_by_replicas(nodes, tmp_path):
         time.sleep(1)
         killed = time.monotonic()
         nodes.remove_node(node_of(nodes, where[0][0]), allow_graceful=False)  # where shard 0 writes
-        time.sleep(8)
+        # A node is given up after some seconds; a busy machine answers little in the meantime.
+        wait_until(lambda: errors or sum(when > killed + 3 for when, _ in answers) > 10)
         over.set()
         for thread in threads:
             thread.join()
         assert errors == []
         assert all(found == expected for _, found in answers)
-        assert sum(when > killed + 3 for when, _ in answers) > 10
         nodes.add_node(num_cpus=2, object_store_memory=80 << 20)
         index.add(["a new animal"], ["after"])  # waits until Ray has brought the writer back
         assert index.search("a new animal", k=1)[0].id == "after"
