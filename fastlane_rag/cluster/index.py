@@ -24,7 +24,7 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.ingestion import ingest
@@ -532,7 +532,7 @@ class ClusterIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        names, values = check_texts(ids, "ids"), list(metadatas)
+        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
         if len(names) != len(values):
             raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
         new = {id_: {} if one is None else plain_metadata(one) for id_, one in zip(names, values, strict=True)}

@@ -10,7 +10,7 @@ from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
 
-__all__ = ["check_ids", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
+__all__ = ["check_ids", "check_list", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
 
 
 def prepare(
@@ -28,10 +28,10 @@ def prepare(
         InvalidInputError: what is wrong, and at which position.
     """
     texts = check_texts(texts)
-    given: list[str | None] = [None] * len(texts) if ids is None else _sequence("ids", ids)
+    given: list[str | None] = [None] * len(texts) if ids is None else check_list("ids", ids)
     if len(given) != len(texts):
         raise InvalidInputError(f"{len(texts)} texts but {len(given)} ids")
-    dicts: list[Any] = [None] * len(texts) if metadatas is None else _sequence("metadatas", metadatas)
+    dicts: list[Any] = [None] * len(texts) if metadatas is None else check_list("metadatas", metadatas)
     if len(dicts) != len(texts):
         raise InvalidInputError(f"{len(texts)} texts but {len(dicts)} metadatas")
     final = [uuid.uuid4().hex if id_ is None else check_text(f"ids[{i}]", id_) for i, id_ in enumerate(given)]
@@ -47,7 +47,7 @@ def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     Raises:
         InvalidInputError: a single str instead of a list, or an item that is no text.
     """
-    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(_sequence(name, texts))]
+    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(check_list(name, texts))]
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
@@ -56,7 +56,7 @@ def check_ids(ids: Iterable[str]) -> list[str]:
     Raises:
         InvalidInputError: a single str instead of a list, or an item that is no text.
     """
-    return list(dict.fromkeys(check_text(f"ids[{i}]", id_) for i, id_ in enumerate(_sequence("ids", ids))))
+    return list(dict.fromkeys(check_text(f"ids[{i}]", id_) for i, id_ in enumerate(check_list("ids", ids))))
 
 
 def checked_query(query: EncodedQuery, dim: int) -> EncodedQuery:
@@ -79,7 +79,7 @@ def check_queries(queries: Iterable[str] | Iterable[EncodedQuery]) -> list[str] 
     Raises:
         InvalidInputError: a single text instead of several.
     """
-    return cast("list[str] | list[EncodedQuery]", _sequence("queries", queries))
+    return cast("list[str] | list[EncodedQuery]", check_list("queries", queries))
 
 
 def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None) -> list[str]:
@@ -100,7 +100,12 @@ def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence
     return found
 
 
-def _sequence(name: str, values: Any) -> list[Any]:
+def check_list(name: str, values: Any) -> list[Any]:
+    """The values of any iterable as a list.
+
+    Raises:
+        InvalidInputError: a single value instead of several.
+    """
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
     return list(values) if not isinstance(values, Sequence) else [*values]

@@ -22,7 +22,7 @@ from fastlane_rag.errors import (
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation
-from fastlane_rag.index.checks import check_ids, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
 from fastlane_rag.index.encoding import (
     budget_of,
     check_takes_images,
@@ -40,7 +40,7 @@ from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
@@ -285,6 +285,7 @@ class FastLaneIndex(Searches):
         """
         most = check_max_document_tokens(max_document_tokens)
         check_device(device)
+        check_policy(policy)
         storage = Storage.open(index_path(path), read_only=read_only, timeout=check_seconds(timeout))
         index = cls(
             storage,
@@ -736,7 +737,7 @@ class FastLaneIndex(Searches):
         Raises:
             InvalidInputError: lengths differ, or something is not JSON; nothing is changed then.
         """
-        names, values = check_texts(ids, "ids"), list(metadatas)
+        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
         if len(names) != len(values):
             raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
         new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.checks import check_list
 from fastlane_rag.storage.metadata import image_of, kind
 from fastlane_rag.types import IMAGE_KEY
 
@@ -31,7 +32,7 @@ def image_metadatas(
     if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
         raise InvalidInputError(f"images must be a list, not {kind(images)}; put a single image into [ ]")
     sources = [_source(image, f"images[{i}]") for i, image in enumerate(images)]
-    given: list[Any] = [None] * len(sources) if metadatas is None else list(metadatas)
+    given: list[Any] = [None] * len(sources) if metadatas is None else check_list("metadatas", metadatas)
     if len(given) != len(sources):
         raise InvalidInputError(f"{len(sources)} images but {len(given)} metadatas")
     for i, one in enumerate(given):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 from fastlane_rag.codecs.policy import check_codec
@@ -16,7 +17,7 @@ from fastlane_rag.index.checks import check_texts
 from fastlane_rag.index.encoding import budget_of, model_device, open_model
 from fastlane_rag.lengths import check_max_document_tokens
 from fastlane_rag.search.engines.choice import check_device, is_cuda
-from fastlane_rag.search.options import SearchOptions, check_keywords
+from fastlane_rag.search.options import SearchOptions, check_keywords, check_policy
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import catalogue_text
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from fastlane_rag.types import IndexStats
 
 __all__ = ["IndexKeywords", "IndexOptions", "check_seconds"]
+
+# Locks wait no longer than their clocks can count, and a hundred years are for ever.
+_LONGEST_SECONDS = 100 * 365 * 86400
 
 
 class IndexKeywords(TypedDict, total=False):
@@ -88,6 +92,7 @@ class IndexOptions:
         object.__setattr__(self, "max_document_tokens", check_max_document_tokens(self.max_document_tokens))
         check_codec(self.codec)
         check_device(self.device)
+        check_policy(self.policy)
 
     @classmethod
     def of(cls, **keywords: Any) -> Self:
@@ -172,6 +177,6 @@ def check_seconds(timeout: float) -> float:
     Raises:
         InvalidInputError: anything else.
     """
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0:
+    if not isinstance(timeout, Real) or isinstance(timeout, bool) or not timeout >= 0:
         raise InvalidInputError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
-    return float(timeout)
+    return float(min(timeout, _LONGEST_SECONDS))

@@ -18,7 +18,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.lengths import check_max_document_tokens, warn_of_documents, warn_of_queries
+from fastlane_rag.lengths import check_batch_size, check_max_document_tokens, warn_of_documents, warn_of_queries
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
@@ -329,9 +329,7 @@ class FastLaneModel:
             )
         if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence):
             raise InvalidInputError(f"images must be a list, not {type(images).__name__}; put a single one into [ ]")
-        size = batch_size or (4 if self.device.type == "cpu" else 16)
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        size = check_batch_size(batch_size) or (4 if self.device.type == "cpu" else 16)
         return encoded_images(self.encoder, images, size)
 
     def encode_routed(
@@ -397,9 +395,7 @@ class FastLaneModel:
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None
     ) -> list[dict[str, Any]]:
         texts = _checked(texts)
-        size = batch_size or (32 if self.device.type == "cpu" else 128)
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        size = check_batch_size(batch_size) or (32 if self.device.type == "cpu" else 128)
         if not texts:
             return []
         rows: dict[int, dict[str, Any]] = {}
@@ -468,7 +464,7 @@ class FastLaneModel:
 
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
         texts = _checked(texts)
-        size = batch_size or 32
+        size = check_batch_size(batch_size) or 32
         long = self._long_texts(texts) if task == "document" else {}
         order = sorted((i for i in range(len(texts)) if i not in long), key=lambda i: -len(texts[i]))
         out = np.zeros((len(texts), int(self.encoder.transformer.get_embedding_dimension())), dtype=np.float32)

@@ -293,8 +293,10 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        plain = [None if one is None else plain_metadata(one) for one in metadatas]
-        asked = UpdateMetadata(ids=_ids(ids), metadatas=plain)
+        from fastlane_rag.index.checks import check_list, check_texts
+
+        plain = [None if one is None else plain_metadata(one) for one in check_list("metadatas", metadatas)]
+        asked = UpdateMetadata(ids=check_texts(ids, "ids"), metadatas=plain)
         return self._transport.ask(Call("POST", "/documents/metadata", Updated, asked, writes=True)).updated
 
     def optimize(self) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "check_count",
     "check_flag",
     "check_keywords",
+    "check_policy",
     "check_share",
     "parse_filter",
     "parse_route_k",
@@ -88,7 +89,7 @@ def check_flag(value: Any, name: str) -> bool:
     Raises:
         InvalidInputError: anything else.
     """
-    if value in (True, False):
+    if isinstance(value, Real | np.bool_) and value in (True, False):
         return bool(value)
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
 
@@ -168,7 +169,12 @@ def _check_knob(value: Any, name: str) -> int | None:
     return number
 
 
-def _check_policy(value: Any, name: str) -> SearchPolicy | None:
+def check_policy(value: Any, name: str = "policy") -> SearchPolicy | None:
+    """The constants of planning, or None.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
     if value is None or isinstance(value, SearchPolicy):
         return value
     raise InvalidInputError(f"{name} must be a SearchPolicy or None, not {value!r}")
@@ -298,7 +304,7 @@ class SearchOptions:
     score_threshold: float | None = field(
         default=None, metadata=about("Leave out hits of lower relevance, 0 to 1.", check_share, _parse_real)
     )
-    policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", _check_policy))
+    policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", check_policy))
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -189,6 +189,9 @@ def test_update_metadata_does_not_encode(index, word_model):
         index.update_metadata(["sea", "wood"], [{}])
     with pytest.raises(InvalidInputError, match="not JSON"):
         index.update_metadata(["sea"], [{"x": object()}])
+    for wrong in (None, 5, {"x": 1}, "x"):
+        with pytest.raises(InvalidInputError, match="metadatas must be a list"):
+            index.update_metadata(["sea"], wrong)
     assert index.get(["sea"])[0].metadata == {"salty": True}
 
 

@@ -64,7 +64,8 @@ def test_what_is_stored_comes_back(remote, index):
     assert (len(remote), "odd" in remote, "none" in remote, 3 in remote) == (6, True, False, False)
     assert list(remote) == index.ids() == remote.ids()
     assert remote.add([]) == []
-    assert remote.update_metadata(["odd"], [{"n": 1}]) == 1
+    assert remote.update_metadata(["odd", "odd"], [{"n": 2}, {"n": 1}]) == 1
+    assert remote.get(["odd"])[0].metadata == {"n": 1}
     assert remote.delete(["odd", "none"]) == 1
     assert remote.delete(filter={"legs": 4}) == 2
     assert remote.ids({"legs": {"$lt": 4}}) == ["bird", "fish"]
