@@ -535,7 +535,10 @@ class ClusterIndex(Searches):
         names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
         if len(names) != len(values):
             raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
-        new = {id_: {} if one is None else plain_metadata(one) for id_, one in zip(names, values, strict=True)}
+        new = {
+            id_: {} if one is None else plain_metadata(one, f"the metadata of {id_!r}")
+            for id_, one in zip(names, values, strict=True)
+        }
         return self._run(self._shards.current(partial(self._set_metadata, new)))
 
     async def _set_metadata(self, new: Mapping[str, Any]) -> int:

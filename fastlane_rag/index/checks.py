@@ -10,7 +10,7 @@ from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
 
-__all__ = ["check_ids", "check_list", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
+__all__ = ["check_hit", "check_ids", "check_list", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
 
 
 def prepare(
@@ -98,6 +98,16 @@ def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence
     if len(found) != len(queries):
         raise InvalidInputError(f"{len(queries)} queries but {len(found)} texts")
     return found
+
+
+def check_hit(hit: Any) -> None:
+    """Refuse what is neither the id of a document nor a hit with text and metadata.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if not isinstance(hit, str) and not (isinstance(getattr(hit, "text", None), str) and hasattr(hit, "metadata")):
+        raise InvalidInputError(f"hit must be a hit of a search, or the id of a document, not {kind(hit)}")
 
 
 def check_list(name: str, values: Any) -> list[Any]:

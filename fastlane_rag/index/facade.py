@@ -34,13 +34,13 @@ from fastlane_rag.index.encoding import (
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.images import check_same_images, image_metadatas
 from fastlane_rag.index.ingestion import ingest
-from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
+from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints

@@ -30,10 +30,16 @@ __all__ = [
     "check_flag",
     "check_keywords",
     "check_policy",
+    "check_seconds",
     "check_share",
+    "check_weight",
     "parse_filter",
     "parse_route_k",
 ]
+
+
+# Locks wait no longer than their clocks can count, and a hundred years are for ever.
+_LONGEST_SECONDS = 100 * 365 * 86400
 
 
 class RankingKeywords(TypedDict, total=False):
@@ -143,11 +149,21 @@ def check_share(value: Any, name: str) -> float | None:
     Raises:
         InvalidInputError: anything else.
     """
-    if value is None:
-        return None
+    number = _real(value)
+    if value is not None and (number is None or not 0 <= number <= 1):
+        raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, not {value!r}")
+    return number
+
+
+def check_weight(value: Any, name: str) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
     number = _real(value)
     if number is None or not 0 <= number <= 1:
-        raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, not {value!r}")
+        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
     return number
 
 
@@ -178,6 +194,17 @@ def check_policy(value: Any, name: str = "policy") -> SearchPolicy | None:
     if value is None or isinstance(value, SearchPolicy):
         return value
     raise InvalidInputError(f"{name} must be a SearchPolicy or None, not {value!r}")
+
+
+def check_seconds(value: Any, name: str = "timeout") -> float:
+    """A time in seconds, 0 or more.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
+        raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    return float(min(value, _LONGEST_SECONDS))
 
 
 def _real(value: Any) -> float | None:
