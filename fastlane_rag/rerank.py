@@ -140,6 +140,6 @@ def _pack(documents: Sequence[torch.Tensor | npt.NDArray[np.floating]]) -> tuple
     """The rows of all documents, and where each begins. An object that encodes may give arrays."""
     import torch
 
-    documents = [torch.as_tensor(document) for document in documents]
-    lengths = torch.tensor([len(document) for document in documents])
-    return torch.cat(documents), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    rows = [torch.as_tensor(document) for document in documents]
+    lengths = torch.tensor([len(one) for one in rows])
+    return torch.cat(rows), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

@@ -88,8 +88,9 @@ def mirror(
     """
     passages = [one for file, pages in found.pages.items() for one in passages_of(file, found.folder, pages, split)]
     done = index.ingest(passages, batch_size=batch_size, total=len(passages), show_progress=show_progress)
+    of_sources: dict[str, Any]
     if found.whole:
-        within = [{"source": {"$like": f"{_literal(source)}/%"}} for source in _sources(found, found.closed)]
+        within: list[Any] = [{"source": {"$like": f"{_literal(source)}/%"}} for source in _sources(found, found.closed)]
         of_sources = {"$not": {"$or": [{"source": {"$in": _sources(found, found.unread)}}, *within]}}
     else:
         of_sources = {"source": {"$in": _sources(found, found.pages)}}

@@ -10,7 +10,16 @@ from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
 
-__all__ = ["check_hit", "check_ids", "check_list", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
+__all__ = [
+    "check_hit",
+    "check_ids",
+    "check_list",
+    "check_queries",
+    "check_texts",
+    "checked_query",
+    "prepare",
+    "query_texts",
+]
 
 
 def prepare(

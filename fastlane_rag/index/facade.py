@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import (
+    FastLaneError,
     IndexClosedError,
     IndexExistsError,
     IndexNotFoundError,
@@ -886,6 +887,8 @@ class FastLaneIndex(Searches):
             return f"FastLaneIndex({where}, {len(self)} documents)"
         except IndexClosedError:
             return f"FastLaneIndex({where}, closed)"
+        except FastLaneError:  # replaced or damaged: what uses it tells
+            return f"FastLaneIndex({where}, cannot be read)"
 
 
 _open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()

@@ -101,7 +101,7 @@ class RemoteIndex(Searches):
         retries: int = 4,
     ) -> None:
         if not isinstance(url, str):
-            raise InvalidInputError(f"url must be the address of a server, such as 'http://localhost:8000', not {url!r}")
+            raise InvalidInputError(f"url must be the address of a server, like 'http://localhost:8000', not {url!r}")
         if not isinstance(name, str | None):
             raise InvalidInputError(f"name must be that of an index on the server, a text, or None, not {name!r}")
         seconds = (check_seconds(timeout), check_seconds(write_timeout, "write_timeout"))

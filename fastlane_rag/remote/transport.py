@@ -63,7 +63,7 @@ class Transport:
 
     def __init__(self, url: str, api_key: str | None, timeout: float, write_timeout: float, retries: int) -> None:
         try:
-            import httpx
+            import httpx  # noqa: F401 -- to say at once that it is missing
         except ImportError as error:
             raise MissingExtraError("RemoteIndex needs httpx: pip install 'fastlane-rag[client]'") from error
         if not _is_address(url):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -39,7 +40,7 @@ __all__ = [
 
 
 # Locks wait no longer than their clocks can count, and a hundred years are for ever.
-_LONGEST_SECONDS = 100 * 365 * 86400
+_LONGEST_SECONDS = 100 * 365 * 86400.0
 
 
 class RankingKeywords(TypedDict, total=False):
@@ -202,14 +203,20 @@ def check_seconds(value: Any, name: str = "timeout") -> float:
     Raises:
         InvalidInputError: anything else.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
+    number = _real(value)
+    if number is None or not number >= 0:
         raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
-    return float(min(value, _LONGEST_SECONDS))
+    return min(number, _LONGEST_SECONDS)
 
 
 def _real(value: Any) -> float | None:
     """The value as a float, numpy's numbers included; None for anything else."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf if cast("int", value) > 0 else -math.inf
 
 
 def parse_route_k(text: str) -> RouteK:

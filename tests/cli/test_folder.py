@@ -195,7 +195,9 @@ def test_what_lies_in_a_folder_that_cannot_be_read_now_stays(folder: Path, out: 
         folder.chmod(0o755)
     assert f"cannot read the folder {folder / 'deep'}: Permission denied" in result.stderr
     assert "Error: 1 folder(s) cannot be read, nothing was indexed" in result.stderr
-    assert "2 file(s) read, 1 left out: 3 passages, 0 of them new, 0 changed, 3 stored already, 1 gone" in skipped.stdout
+    assert "2 file(s) read, 1 left out: 3 passages, 0 of them new, 0 changed, 3 stored already, 1 gone" in (
+        skipped.stdout
+    )
     assert "2 file(s) read, 2 left out: 3 passages" in listed.stdout, listed.output
     assert f"cannot read {folder / 'deep' / 'garden.md'}: Permission denied" in listed.stderr
     assert closed.exit_code == 1

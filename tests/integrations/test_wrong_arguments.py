@@ -118,11 +118,11 @@ def test_a_wrong_weight_of_variety_is_refused(index, wrong):
 
 
 def test_no_keyword_is_swallowed(index):
-    with pytest.raises(UnknownOptionError, match="'k' .* it takes similarity_top_k"):
+    with pytest.raises(UnknownOptionError, match=r"'k' .* it takes similarity_top_k"):
         NodeRetriever(index, k=1)
     with pytest.raises(UnknownOptionError, match="did you mean 'similarity_top_k'"):
         NodeRetriever(index, simlarity_top_k=1)
-    with pytest.raises(UnknownOptionError, match="'k' .* similarity_top_k"):
+    with pytest.raises(UnknownOptionError, match=r"'k' .* similarity_top_k"):
         NodeStore(index).query(VectorStoreQuery(query_str="cats"), k=1)
 
 

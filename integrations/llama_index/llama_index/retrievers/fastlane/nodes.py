@@ -121,12 +121,12 @@ def _plain(node: BaseNode) -> BaseNode:
     """The node with metadata as the index stores them. Pydantic alone would turn NaN into None and bytes into text."""
     metadata = plain_metadata(node.metadata, f"the metadata of node {node.node_id!r}")
     relationships = {}
-    for kind, related in node.relationships.items():
+    for name, related in node.relationships.items():
         plain = [
             one.model_copy(update={"metadata": plain_metadata(one.metadata, f"the metadata of node {one.node_id!r}")})
             for one in (related if isinstance(related, list) else [related])
         ]
-        relationships[kind] = plain if isinstance(related, list) else plain[0]
+        relationships[name] = plain if isinstance(related, list) else plain[0]
     return node.model_copy(update={"metadata": metadata, "relationships": relationships})
 
 

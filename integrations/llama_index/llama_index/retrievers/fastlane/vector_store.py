@@ -30,7 +30,15 @@ from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, call_filter, check_count, check_flag, check_keywords, check_weight
+from fastlane_rag.search.options import (
+    SearchKeywords,
+    SearchOptions,
+    call_filter,
+    check_count,
+    check_flag,
+    check_keywords,
+    check_weight,
+)
 from fastlane_rag.storage.filters import Filter, all_of
 from fastlane_rag.storage.folder import index_path
 
@@ -259,9 +267,8 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         elif query.mode == VectorStoreQueryMode.HYBRID:
             options["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
         elif query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
-            raise ValueError(
-                f"FastLane has the query modes default, mmr, hybrid and text_search, not {getattr(query.mode, 'value', query.mode)}"
-            )
+            mode = getattr(query.mode, "value", query.mode)
+            raise ValueError(f"FastLane has the query modes default, mmr, hybrid and text_search, not {mode}")
         asked = call_filter(to_filter(query.filters), options.get("filter"), override=override_filter)
         options["filter"] = all_of(asked, *_named(query))
         varied = query.mode == VectorStoreQueryMode.MMR
