@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.lengths import warn_caller
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
@@ -83,12 +84,15 @@ def checked_query(query: EncodedQuery, dim: int) -> EncodedQuery:
 
 
 def check_queries(queries: Iterable[str] | Iterable[EncodedQuery]) -> list[str] | list[EncodedQuery]:
-    """The queries as a list, from any iterable.
+    """The queries as a list, from any iterable. An empty query is warned of.
 
     Raises:
         InvalidInputError: a single text instead of several.
     """
-    return cast("list[str] | list[EncodedQuery]", check_list("queries", queries))
+    found = check_list("queries", queries)
+    if any(isinstance(query, str) and not query.strip() for query in found):
+        warn_caller("a query is empty: the documents that are found for it are as good as any others")
+    return cast("list[str] | list[EncodedQuery]", found)
 
 
 def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None) -> list[str]:

@@ -191,9 +191,14 @@ def encoded_queries(
 
     Raises:
         InvalidInputError: one is no text, has other dimensions than the index, or values that are not finite.
+        ModelError: the model gave more or fewer than there are.
     """
     if not all(hasattr(query, "embeddings") for query in queries):
-        queries = model().encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
+        texts = check_texts(cast("Sequence[str]", queries), "queries")
+        encoder = model()
+        queries = encoder.encode_routed(texts)
+        if len(queries) != len(texts):
+            raise ModelError(f"{encoder.name} gave {len(queries)} embeddings for {len(texts)} queries")
     return [checked_query(query, dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
 

@@ -126,9 +126,9 @@ class FastLaneModel:
             else:
                 name = str(model)
                 found = model_folder(Path(name))
-                path = str(found) if found.is_dir() else hub_model(name, options)
-            device = None if device is None else str(device)
-            local = Path(path).is_dir()
+                path = str(found) if os.path.isdir(found) else hub_model(name, options)
+            device = _device_name(device)
+            local = os.path.isdir(path)
             try:
                 if local:
                     check_model_folder(Path(path))
@@ -511,6 +511,20 @@ def native_bfloat16(device: torch.device) -> bool:
     return any(
         bool(getattr(torch.cpu, name, bool)()) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
+
+
+def _device_name(device: Any) -> str | None:
+    """The device as sentence-transformers takes it.
+
+    Raises:
+        InvalidInputError: torch knows no such device.
+    """
+    if device is None:
+        return None
+    try:
+        return str(torch.device(device))
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInputError(f"device must be 'cpu', 'cuda', 'cuda:1', 'mps' or None, not {device!r}") from error
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

@@ -61,7 +61,8 @@ def model_folder(folder: Path) -> Path:
     """Where in a folder the model is: in its "model" where the folder itself has none, as training leaves it."""
     within = folder / "model"
     listed = ("modules.json", "config.json", "artifact.metadata")
-    if any((folder / name).exists() for name in listed) or not any((within / name).exists() for name in listed):
+    has, has_within = ([os.path.exists(place / name) for name in listed] for place in (folder, within))
+    if any(has) or not any(has_within):
         return folder
     return within
 

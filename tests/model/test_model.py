@@ -118,6 +118,14 @@ def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
         model.encode_documents(["fine", 7])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("device", ["tpu", "", "CPU", ["cpu"]])
+def test_a_device_that_torch_does_not_know_is_named(device: object) -> None:
+    """The message speaks of the device, not of the model."""
+    with pytest.raises(InvalidInputError, match="device must be 'cpu', 'cuda', .*not ") as told:
+        FastLaneModel.from_pretrained(device=device)  # type: ignore[arg-type]
+    assert str(told.value).endswith(repr(device))
+
+
 @pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, "2"])
 def test_a_senseless_batch_size_is_refused(model: FastLaneModel, batch_size: object) -> None:
     """The message shows the value."""
