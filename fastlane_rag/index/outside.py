@@ -111,7 +111,7 @@ class OutsideModel:
 
     def _listed(self, given: Any, method: str) -> Iterable[Any]:
         if not isinstance(given, Iterable):
-            raise ModelError(f"{method} of {self.name!r} must give a list with an array for each text, not {kind(given)}")
+            raise ModelError(f"{method} of {self.name!r} must give an array for each text in a list, not {kind(given)}")
         return given
 
     def _asked(self, instead: str) -> Encoder:

@@ -22,7 +22,7 @@ from fastlane_rag.lengths import check_batch_size, check_max_document_tokens, wa
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.folder import check_complete, check_model_folder, model_folder
+from fastlane_rag.model.folder import check_complete, check_model_folder, is_folder, model_folder
 from fastlane_rag.model.hub import hub_model
 from fastlane_rag.model.images import encoded_images
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
@@ -126,9 +126,9 @@ class FastLaneModel:
             else:
                 name = str(model)
                 found = model_folder(Path(name))
-                path = str(found) if os.path.isdir(found) else hub_model(name, options)
+                path = str(found) if is_folder(found) else hub_model(name, options)
             device = _device_name(device)
-            local = os.path.isdir(path)
+            local = is_folder(Path(path))
             try:
                 if local:
                     check_model_folder(Path(path))

@@ -18,6 +18,7 @@ from sentence_transformers import MultiVectorEncoder
 
 from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.model.fastlane import FastLaneModel
+from fastlane_rag.model.folder import is_folder
 
 __all__ = ["shared_model"]
 
@@ -87,7 +88,7 @@ def _identity(model: str | None) -> object:
     Raises:
         ModelError: the folder cannot be read, or holds more files than any model has.
     """
-    if model is None or not os.path.isdir(model):
+    if model is None or not is_folder(Path(model)):
         return model
     try:
         files = sorted(islice((file for file in Path(model).rglob("*") if file.is_file()), _MOST_FILES + 1))

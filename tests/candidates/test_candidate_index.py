@@ -181,7 +181,7 @@ def test_what_is_no_index_or_no_database_is_refused(filled):
     for index in (None, "docs.index"):
         with pytest.raises(InvalidInputError, match="index must be an open FastLaneIndex, not"):
             CandidateIndex(index, None)
-    with pytest.raises(InvalidInputError, match="source must be a database .* has no upsert, delete, versions"):
+    with pytest.raises(InvalidInputError, match=r"source must be a database .* has no upsert, delete, versions"):
         CandidateIndex(filled, "postgresql://localhost/app")
 
 

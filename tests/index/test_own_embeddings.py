@@ -134,7 +134,7 @@ def test_a_model_that_gives_more_or_fewer_than_it_was_asked_for_is_named(given):
 
     with FastLaneIndex.create(model=Miscounts()) as index:
         index.add(["a", "b"])
-        with pytest.raises(ModelError, match="encode_queries of 'miscounts' must|miscounts gave . embeddings for 2"):
+        with pytest.raises(ModelError, match=r"encode_queries of 'miscounts' must|miscounts gave . embeddings for 2"):
             index.search_batch(["a", "b"])
 
 

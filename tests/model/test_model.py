@@ -121,7 +121,7 @@ def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
 @pytest.mark.parametrize("device", ["tpu", "", "CPU", ["cpu"]])
 def test_a_device_that_torch_does_not_know_is_named(device: object) -> None:
     """The message speaks of the device, not of the model."""
-    with pytest.raises(InvalidInputError, match="device must be 'cpu', 'cuda', .*not ") as told:
+    with pytest.raises(InvalidInputError, match="device must be 'cpu'") as told:
         FastLaneModel.from_pretrained(device=device)  # type: ignore[arg-type]
     assert str(told.value).endswith(repr(device))
 

@@ -313,7 +313,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
 
 def _factor(value: Any) -> float:
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         raise InvalidInputError(f"mmr_prefetch_factor must be a number from 0, not {value!r}")
     return float(value)
 
