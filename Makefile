@@ -22,6 +22,8 @@ FLOOR := $(VENV)-floor
 NEWEST := $(VENV)-newest
 FRAMEWORKS := langchain-core llama-index-core
 INTEGRATIONS := --group integrations -e ".[cpu]" -e integrations/langchain -e integrations/llama_index
+# One process a processor, four at most (a process takes about 3 GB), each with whole files of tests.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 TEST_INTEGRATIONS := python -m pytest -p no:cacheprovider tests/integrations
 
 # Other versions of Python that test-all runs the quick tests on, where this machine has them (or pyenv does).
@@ -60,10 +62,10 @@ demo: $(READY)
 test: lint pytest
 
 pytest: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: lint
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(PARALLEL) -m ""
 	$(MAKE) test-pythons
 	$(MAKE) test-kernels
 	$(MAKE) test-notebooks

@@ -1,4 +1,4 @@
-"""Latency, opening time, memory and bytes of an index as its corpus grows.
+"""Latency, recall of the exhaustive ten, opening time, memory and bytes of an index as its corpus grows.
 
 python benchmarks/growth.py ../shared/data/arxiv_title --cache ~/.cache/fastlane-rag --sizes 1000 10000 100000 1000000 \
     --tokens all 32 --json benchmarks/results/growth.json
@@ -49,7 +49,7 @@ def measure(corpus: Grown, folder: Path, arguments: argparse.Namespace) -> dict[
         searched = [runner.run("search", corpus, index, arguments.threads, timeout) for _ in range(arguments.repeats)]
     finally:
         shutil.rmtree(index, ignore_errors=True)
-    last = searched[-1]["memory"]
+    last, exact = searched[-1]["memory"], searched[-1]["results"][-1]["answers"]
     return {
         "build_seconds": round(built["build_seconds"], 2),
         "build_peak_memory_bytes": built["memory"]["peak"],
@@ -65,10 +65,19 @@ def measure(corpus: Grown, folder: Path, arguments: argparse.Namespace) -> dict[
         },
         "load_average_before": [built["load_average_before"], *(one["load_average_before"] for one in searched)],
         "settings": [
-            {"knobs": of_rounds[0]["knobs"], **percentiles([one["seconds"] for one in of_rounds])}
+            {
+                "knobs": of_rounds[0]["knobs"],
+                **percentiles([one["seconds"] for one in of_rounds]),
+                "recall@10_of_exhaustive": round(overlap(of_rounds[-1]["answers"], exact), 4),
+            }
             for of_rounds in zip(*(one["results"] for one in searched), strict=True)
         ],
     }
+
+
+def overlap(answers: list[list[str]], exact: list[list[str]]) -> float:
+    """Mean share of the documents of the exhaustive ranking over the same codes that the answers hold."""
+    return statistics.fmean(len(set(some) & set(best)) / len(best) for some, best in zip(answers, exact, strict=True))
 
 
 def grow(source: Corpus, work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:

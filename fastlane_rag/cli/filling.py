@@ -36,9 +36,12 @@ def filling(out: Path, **options: "Unpack[IndexKeywords]") -> Iterator["FastLane
 
 def _release_queries(index: "FastLaneIndex") -> None:
     """Give back the memory of the encoder of queries, a tenth of all: nothing is asked while an index is filled."""
+    from fastlane_rag.upkeep.memory import give_back
+
     states = getattr(getattr(index.model, "encoder", None), "states", None)
     if states is not None:
         states.release("query")
+        give_back()
 
 
 def counts(done: "Ingested") -> str:

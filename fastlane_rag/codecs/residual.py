@@ -128,7 +128,9 @@ class ResidualCodec:
         centroids = min(centroids, len(sample))
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(sample), generator=generator)[: SAMPLE_PER_CENTROID * centroids]
-        rows = torch.empty(len(order), sample.shape[1])
+        # In half precision as they come: the same numbers in half the memory.
+        dtype = torch.float16 if sample.dtype == np.float16 else torch.float32
+        rows = torch.empty(len(order), sample.shape[1], dtype=dtype)
         for first in range(0, len(order), _LIFTED):
             some = order[first : first + _LIFTED]
             rows[first : first + len(some)] = torch.from_numpy(sample[some.numpy()])
@@ -283,14 +285,16 @@ def _k_means(rows: torch.Tensor, count: int, device: str | None, between: Callab
         from fastlane_rag.codecs.means import device_means
 
         try:
-            return device_means(rows, count, _ITERATIONS, device)
+            return device_means(rows.float(), count, _ITERATIONS, device)
         except Exception as error:  # a write must not fail because a device did
             _logger.warning("%s could not train the codec, so the CPU does: %s", device, error)
-    centroids = rows[:count].clone()
+    centroids = rows[:count].to(torch.float32, copy=True)
     for _ in range(_ITERATIONS):
         nearest = _nearest(rows, _searchable(centroids), between)
         members = torch.bincount(nearest, minlength=count)[:, None]
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
+        sums = torch.zeros_like(centroids)
+        for block in _blocks(len(rows)):
+            sums.index_add_(0, nearest[block], rows[block].float())
         # A centroid without members keeps its place.
         centroids = torch.where(members > 0, sums / members.clamp(min=1), centroids)
     return centroids
@@ -323,7 +327,10 @@ def _spread(rows: torch.Tensor, centroids: torch.Tensor, between: Callable[[], N
     import torch
 
     nearest = _nearest(rows, _searchable(centroids), between)
-    sums = [(rows[block] - centroids[nearest[block]]).square().sum(0).double() for block in _blocks(len(rows))]
+    sums = []
+    for block in _blocks(len(rows)):
+        apart = centroids[nearest[block]].sub_(rows[block])
+        sums.append(apart.square_().sum(0).double())
     return (torch.stack(sums).sum(0) / len(rows)).sqrt().float()
 
 

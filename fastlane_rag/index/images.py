@@ -11,10 +11,11 @@ from typing import Any
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.checks import check_list
+from fastlane_rag.index.encoding import check_takes_images
 from fastlane_rag.storage.metadata import image_of, kind
 from fastlane_rag.types import IMAGE_KEY
 
-__all__ = ["check_no_paths", "check_same_images", "image_metadatas"]
+__all__ = ["check_same_images", "check_sent_image", "image_metadatas", "listed_images", "sent_image"]
 
 _NO_LIST = (str, bytes, os.PathLike, Mapping)
 
@@ -29,20 +30,34 @@ def image_metadatas(
     Raises:
         InvalidInputError: lengths differ, an item is no image, or metadata has the key already.
     """
-    if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
-        raise InvalidInputError(f"images must be a list, not {kind(images)}; put a single image into [ ]")
-    sources = [_source(image, f"images[{i}]") for i, image in enumerate(images)]
-    given: list[Any] = [None] * len(sources) if metadatas is None else check_list("metadatas", metadatas)
-    if len(given) != len(sources):
-        raise InvalidInputError(f"{len(sources)} images but {len(given)} metadatas")
+    listed, given = listed_images(images, metadatas)
+    sources = [_source(image, f"images[{i}]") for i, image in enumerate(listed)]
     for i, one in enumerate(given):
-        if one is not None and not isinstance(one, Mapping):
-            raise InvalidInputError(f"metadatas[{i}] must be a dict or None, not {kind(one)}")
-        if one and one.get(IMAGE_KEY, sources[i]) != sources[i]:
+        if one.get(IMAGE_KEY, sources[i]) != sources[i]:
             raise InvalidInputError(
                 f"metadatas[{i}] has the key {IMAGE_KEY!r} for another image than images[{i}]; leave the key out"
             )
-    return [{**(one or {}), IMAGE_KEY: source} for one, source in zip(given, sources, strict=True)]
+    return [{**one, IMAGE_KEY: source} for one, source in zip(given, sources, strict=True)]
+
+
+def listed_images(
+    images: Iterable[Any], metadatas: Iterable[Mapping[str, Any] | None] | None
+) -> tuple[list[Any], list[Mapping[str, Any]]]:
+    """The images, and one dict an image.
+
+    Raises:
+        InvalidInputError: a single image instead of a list, lengths differ, or metadata is no dict.
+    """
+    if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
+        raise InvalidInputError(f"images must be a list, not {kind(images)}; put a single image into [ ]")
+    listed = list(images)
+    given: list[Any] = [None] * len(listed) if metadatas is None else check_list("metadatas", metadatas)
+    if len(given) != len(listed):
+        raise InvalidInputError(f"{len(listed)} images but {len(given)} metadatas")
+    for i, one in enumerate(given):
+        if one is not None and not isinstance(one, Mapping):
+            raise InvalidInputError(f"metadatas[{i}] must be a dict or None, not {kind(one)}")
+    return listed, [one or {} for one in given]
 
 
 def _source(image: Any, where: str) -> str:
@@ -84,16 +99,43 @@ def check_same_images(stored: Mapping[str, str | None], metadata: Mapping[str, s
             )
 
 
-def check_no_paths(metadatas: Iterable[Any]) -> None:
-    """Refuse images by path, where they come from another machine: it would read files of this one.
+def sent_image(image: str, where: str) -> bytes | str:
+    """An image that came in base64, as bytes; a `data:` text as it is.
 
     Raises:
-        InvalidInputError: there is one.
+        InvalidInputError: it is neither, such as a path, which would be one of this machine.
     """
-    for i, metadata in enumerate(metadatas):
-        image = metadata.get(IMAGE_KEY) if isinstance(metadata, Mapping) else None
-        if isinstance(image, str) and not image.startswith("data:"):
-            raise InvalidInputError(
-                f"document {i} is the image {kind(image)}, a path on the server: send the image itself, as "
-                "data:image/png;base64,..."
-            )
+    if image.startswith("data:"):
+        return image
+    try:
+        return base64.b64decode(image, validate=True)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{where} is {kind(image)}, and must be the base64 of an image file, or data:image/png;base64,...: {error}"
+        ) from error
+
+
+def check_sent_image(model: Any, image: Any, where: str, most_pixels: int) -> None:
+    """Refuse what another machine sent as an image and is a path, which would be one of this machine, or too large.
+
+    Args:
+        model: of the index.
+        image: bytes or a text; what else stands under `IMAGE_KEY` is no image, and passed over.
+        where: it is, for messages.
+        most_pixels: it may have; a small file may hold very many.
+
+    Raises:
+        InvalidInputError: it is refused, or the model takes no images.
+        MissingExtraError: Pillow is not installed.
+    """
+    if not isinstance(image, str | bytes):
+        return
+    if isinstance(image, str) and not image.startswith("data:"):
+        raise InvalidInputError(
+            f"{where} is the image {kind(image)}, a path on the server: send the image itself, as "
+            "data:image/png;base64,..."
+        )
+    check_takes_images(model, where)
+    from fastlane_rag.model.images import check_pixels
+
+    check_pixels(image, most_pixels, where)

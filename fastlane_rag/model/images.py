@@ -7,8 +7,9 @@ import binascii
 import io
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
     from fastlane_rag.model.encoder import RoutedEncoder
 
-__all__ = ["DATA", "encoded_images", "open_image", "patch_grid", "patch_positions"]
+__all__ = ["DATA", "check_pixels", "encoded_images", "open_image", "patch_grid", "patch_positions"]
 
 DATA = "data:image/"
 """How an image that is stored as bytes begins: `data:image/png;base64,...`."""
 
 _SHOWN = 60
+_COMMON = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 
 
 def open_image(source: Any, what: str = "the image") -> Image:
@@ -38,12 +40,34 @@ def open_image(source: Any, what: str = "the image") -> Image:
         InvalidInputError: it is none of these, cannot be read, or is so large that it may be an attack.
         MissingExtraError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(f"images need Pillow, which is not installed ({error}): {_INSTALL}") from error
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
+    if isinstance(source, _pillow().Image):
+        return cast("Image", source).convert("RGB")
+    with _opened(source, what) as opened:
+        return opened.convert("RGB")
+
+
+def check_pixels(source: str | bytes, most: int, what: str) -> None:
+    """Refuse an image of too many pixels, or of a rare format, by its first bytes: it comes from a stranger.
+
+    Args:
+        source: bytes of a file, or a `data:image/...;base64,` text.
+        most: pixels.
+        what: it is, for messages.
+
+    Raises:
+        InvalidInputError: it has more, or is no image of a common format.
+        MissingExtraError: Pillow is not installed.
+    """
+    with _opened(source, what, _COMMON) as opened:
+        width, height = opened.size
+    if width * height > most:
+        raise InvalidInputError(f"{what} has {width} x {height} pixels, more than {most}; make it smaller")
+
+
+@contextmanager
+def _opened(source: Any, what: str, formats: Sequence[str] | None = None) -> Iterator[Image]:
+    """An image whose size is known, and whose pixels are read within."""
+    pillow = _pillow()
     file = _bytes_of(source, what) if isinstance(source, str | bytes) else source
     if not isinstance(file, bytes | str | os.PathLike):
         raise InvalidInputError(f"{what} must be a path, bytes or an image of Pillow, not {type(source).__name__}")
@@ -51,10 +75,19 @@ def open_image(source: Any, what: str = "the image") -> Image:
         raise InvalidInputError(f"{what}: there is no file {os.fspath(file)!r}")
     shown = f"of {len(file)} bytes" if isinstance(file, bytes) else repr(os.fspath(file))
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else Path(file)) as opened:
-            return opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with pillow.open(io.BytesIO(file) if isinstance(file, bytes) else Path(file), formats=formats) as opened:
+            yield opened
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise InvalidInputError(f"{what} {shown} cannot be read as an image: {error}") from error
+
+
+def _pillow() -> Any:
+    """Pillow's module of images."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(f"images need Pillow, which is not installed ({error}): {_INSTALL}") from error
+    return Image
 
 
 def _bytes_of(source: str | bytes, what: str) -> str | bytes:

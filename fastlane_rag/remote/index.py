@@ -17,6 +17,7 @@ from fastlane_rag.explain import Explanation
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.remote.encoded import AskedQuery, matrix, query_message
 from fastlane_rag.remote.filters import filter_message
+from fastlane_rag.remote.images import sending_images
 from fastlane_rag.remote.messages import (
     MOST_LISTED,
     Deleted,
@@ -58,16 +59,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteIndex"]
 
+_TELL = Call("GET", "", StatsMessage)
 _OF_DETAIL = tuple(one.name for one in fields(SearchResult) if one.name in SearchDetail.model_fields)
 
 
 class RemoteIndex(Searches):
     """An index that `fastlane serve` serves, used as if it were here: the methods are those of `FastLaneIndex`.
 
-    Searches, `add`, `delete`, `get`, `find` and `ids` also come as coroutines, named with an a in front, which do not
-    block the event loop. Requests that a busy or restarting server refuses are repeated. Errors are of the same classes
-    as those of an index here; `RemoteError` says that the server cannot be reached or refuses the key. Safe to share
-    between threads and event loops.
+    Searches, `add`, `add_images`, `delete`, `get`, `find` and `ids` also come as coroutines, named with an a in front,
+    which do not block the event loop. Requests that a busy or restarting server refuses are repeated. Errors are of
+    the same classes as those of an index here; `RemoteError` says that the server cannot be reached or refuses the key.
+    Safe to share between threads and event loops.
 
     Filters must be dicts, whose values may be dates, because functions cannot be sent.
 
@@ -172,6 +174,44 @@ class RemoteIndex(Searches):
         final, call = _adding([""] * len(given) if texts is None else texts, ids, metadatas, given)
         if final:
             self._transport.ask(call)
+        return final
+
+    def add_images(
+        self,
+        images: Iterable[Any],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        batch_size: int | None = None,
+    ) -> list[str]:
+        """As `FastLaneIndex.add_images`, in one request; the server chooses how many images it encodes at once.
+
+        Files are read here and sent, so that the stored images are `data:` texts. Pillow is needed on the server, and
+        here for its own images alone.
+
+        Raises:
+            InvalidInputError: the server's model takes no images, an image cannot be read there or has too many pixels,
+                lengths differ, or the images have more bytes than the server takes at once.
+        """
+        final, call = sending_images(self._told(), images, ids, metadatas, texts)
+        if final:
+            self._transport.ask(call)
+        return final
+
+    async def aadd_images(
+        self,
+        images: Iterable[Any],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+    ) -> list[str]:
+        """As `add_images`."""
+        told = await self._transport.aask(_TELL)
+        final, call = await asyncio.to_thread(sending_images, told, images, ids, metadatas, texts)
+        if final:
+            await self._transport.aask(call)
         return final
 
     def ingest(
@@ -347,7 +387,7 @@ class RemoteIndex(Searches):
         await self._transport.aclose()
 
     def _told(self) -> StatsMessage:
-        return self._transport.ask(Call("GET", "", StatsMessage))
+        return self._transport.ask(_TELL)
 
     def _results(self, asked: _Asked, answer: SearchResponse | SearchBatchResponse) -> list[SearchResult]:
         answers = [answer] if isinstance(answer, SearchResponse) else answer.results

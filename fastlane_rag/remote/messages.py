@@ -45,6 +45,7 @@ __all__ = [
     "Message",
     "ModelInfo",
     "NewDocument",
+    "NewImage",
     "Packed",
     "Problem",
     "Problems",
@@ -59,6 +60,7 @@ __all__ = [
     "StatsMessage",
     "UpdateMetadata",
     "Updated",
+    "UpsertImages",
     "UpsertRequest",
     "options_message",
     "rows_of",
@@ -308,6 +310,21 @@ class UpsertRequest(Message):
     documents: list[NewDocument]
 
 
+class NewImage(Message):
+    """An image to store as a document. Without an id it gets one."""
+
+    image: str = Field(description="The base64 of an image file, or data:image/png;base64,... and the like.")
+    id: str | None = None
+    text: str = Field(default="", description="For hits and searches by words; the model does not see it.")
+    metadata: dict[str, Any] | None = None
+
+
+class UpsertImages(Message):
+    """Images to store; those whose id is stored already are replaced."""
+
+    images: list[NewImage]
+
+
 class Ids(Message):
     """Document ids."""
 
@@ -372,6 +389,7 @@ class ModelInfo(Message):
     name: str
     dim: int
     fingerprint: str
+    takes_images: bool = False
 
 
 class StatsMessage(Message):
@@ -381,6 +399,7 @@ class StatsMessage(Message):
     read_only: bool
     model: ModelInfo
     stats: IndexStats
+    most_body_bytes: int = Field(description="The longest body of a request.")
 
 
 class Indexes(Message):

@@ -45,6 +45,11 @@ class RemoteModel:
         """What tells the model from others."""
         return self._known().fingerprint
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether documents may be images."""
+        return self._known().takes_images
+
     def encode_documents(
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
     ) -> list[Tensor]:

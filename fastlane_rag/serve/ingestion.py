@@ -7,11 +7,10 @@ from functools import partial
 
 from fastlane_rag.data import document_of, parse_passage
 from fastlane_rag.errors import DataError
-from fastlane_rag.index.images import check_no_paths
 from fastlane_rag.index.ingestion import CHUNK, CHUNK_CHARACTERS
 from fastlane_rag.serve.problems import Refused
 from fastlane_rag.serve.service import Served
-from fastlane_rag.types import Document, Ingested
+from fastlane_rag.types import IMAGE_KEY, Document, Ingested
 
 __all__ = ["Ingestion"]
 
@@ -58,17 +57,17 @@ class Ingestion:
         self._read += len(lines)
 
     def _written(self, lines: Sequence[bytes]) -> Ingested:
-        return self._served.index.ingest(_documents(lines, self._read + 1), show_progress=False)
+        return self._served.index.ingest(_documents(self._served, lines, self._read + 1), show_progress=False)
 
 
-def _documents(lines: Sequence[bytes], first: int) -> list[Document]:
+def _documents(served: Served, lines: Sequence[bytes], first: int) -> list[Document]:
     found = []
     for number, line in enumerate(lines, first):
         if not line.strip():
             continue
         try:
             document = document_of(parse_passage(line))
-            check_no_paths([document.metadata])
+            served.check_image(document.metadata.get(IMAGE_KEY), f"the document {document.id!r}")
             found.append(document)
         except ValueError as error:
             raise DataError(f"line {number}: {error}; lines {first} and later are not stored") from error

@@ -83,7 +83,18 @@ async def metrics(service: CurrentService, key: _ReadKey) -> Response:
 
 def _stats(served: Served) -> StatsMessage:
     index = served.index
-    model = ModelInfo(name=index.model.name, dim=index.model.dim, fingerprint=index.model.fingerprint)
-    read_only = served.service.settings.read_only or index.read_only
+    model = ModelInfo(
+        name=index.model.name,
+        dim=index.model.dim,
+        fingerprint=index.model.fingerprint,
+        takes_images=getattr(index.model, "takes_images", False),  # models of users may not say
+    )
+    settings = served.service.settings
     # Where on the server's disk the index lies is nothing for clients.
-    return StatsMessage(name=served.name, read_only=read_only, model=model, stats=replace(index.stats(), path=None))
+    return StatsMessage(
+        name=served.name,
+        read_only=settings.read_only or index.read_only,
+        model=model,
+        stats=replace(index.stats(), path=None),
+        most_body_bytes=settings.most_body_bytes,
+    )

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from fastlane_rag.errors import IndexNotFoundError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.images import check_sent_image
 from fastlane_rag.serve.batching import Batcher
 from fastlane_rag.serve.keys import Scope, holder
 from fastlane_rag.serve.metrics import Metrics
@@ -70,6 +71,10 @@ class Served:
     async def check(self, call: Callable[[], Any]) -> Response:
         """What a long check returns, as JSON."""
         return await _answered(self.service.workers.check, call)
+
+    def check_image(self, image: Any, where: str) -> None:
+        """Refuse an image that a client sent and that must not be opened, see `check_sent_image`."""
+        check_sent_image(self.index.model, image, where, self.service.settings.most_image_pixels)
 
 
 def reply(value: Any) -> Response:

@@ -28,6 +28,7 @@ class ServeSettings(BaseModel):
         most_body_bytes: the longest body of a request, and the longest line of an ingestion.
         most_hits: the largest `k`.
         most_texts: queries or texts of one request.
+        most_image_pixels: of an image that is sent; a page of A4 at 600 dots an inch has 35 million.
         most_waiting: requests that wait for a thread; further ones are refused with 503.
         read_seconds: how long a request that reads may take, waiting included.
         write_seconds: how long a request that writes may take.
@@ -48,6 +49,7 @@ class ServeSettings(BaseModel):
     most_body_bytes: int = Field(default=16 << 20, ge=1)
     most_hits: int = Field(default=1000, ge=1)
     most_texts: int = Field(default=1000, ge=1)
+    most_image_pixels: int = Field(default=50_000_000, ge=1)
     most_waiting: int = Field(default=256, ge=0)
     read_seconds: float = Field(default=30.0, gt=0)
     write_seconds: float = Field(default=600.0, gt=0)

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from fastlane_rag.errors import FastLaneError, InvalidInputError
-from fastlane_rag.index.images import check_no_paths
+from fastlane_rag.index.encoding import check_takes_images
+from fastlane_rag.index.images import image_metadatas, sent_image
 from fastlane_rag.index.protocol import matching
 from fastlane_rag.remote.filters import filter_of
 from fastlane_rag.remote.messages import (
@@ -22,6 +23,7 @@ from fastlane_rag.remote.messages import (
     SelectDocuments,
     Updated,
     UpdateMetadata,
+    UpsertImages,
     UpsertRequest,
     rows_of,
 )
@@ -29,7 +31,7 @@ from fastlane_rag.search.options import parse_filter
 from fastlane_rag.serve.ingestion import Ingestion
 from fastlane_rag.serve.problems import RESPONSES, Refused, of_error
 from fastlane_rag.serve.service import Readable, Served, Writable, reply
-from fastlane_rag.types import Document, Ingested
+from fastlane_rag.types import IMAGE_KEY, Document, Ingested
 
 __all__ = ["router"]
 
@@ -44,13 +46,32 @@ async def upsert(asked: UpsertRequest, served: Writable) -> Response:
         documents, index = asked.documents, served.index
         texts, ids = [one.text for one in documents], [one.id for one in documents]
         metadatas = [one.metadata for one in documents]
-        check_no_paths(metadatas)
+        for i, metadata in enumerate(metadatas):
+            served.check_image((metadata or {}).get(IMAGE_KEY), f"document {i}")
         rows = [rows_of(one.embeddings) for one in documents if one.embeddings is not None]
         if not rows:
             return Ids(ids=index.add(texts, ids, metadatas, show_progress=False))
         if len(rows) < len(documents):
             raise InvalidInputError(f"{len(rows)} of {len(documents)} documents have embeddings; give all or none")
         return Ids(ids=index.add_embeddings(rows, ids, texts, metadatas))
+
+    return await served.write(answer)
+
+
+@router.post("/images", response_model=Ids)
+async def upsert_images(asked: UpsertImages, served: Writable) -> Response:
+    """Add documents that are images, and replace those whose id is stored already: all or, after an error, none."""
+
+    def answer() -> Ids:
+        given, index = asked.images, served.index
+        check_takes_images(index.model, "images were sent")
+        images = [sent_image(one.image, f"images[{i}]") for i, one in enumerate(given)]
+        for i, image in enumerate(images):
+            served.check_image(image, f"images[{i}]")
+        metadatas = image_metadatas(images, [one.metadata for one in given])
+        return Ids(
+            ids=index.add([one.text for one in given], [one.id for one in given], metadatas, show_progress=False)
+        )
 
     return await served.write(answer)
 

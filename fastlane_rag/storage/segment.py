@@ -7,6 +7,7 @@ documents, their vectors where the codec has a vector map, and `checksums` (the 
 
 import hashlib
 import json
+import mmap
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -278,6 +279,14 @@ class Segment:
 
     def __len__(self) -> int:
         return self.info.documents
+
+    def give_back(self) -> None:
+        """Drop the pages of the file that were read from this process's memory. They are read again when touched."""
+        mapped: Any = self._body
+        while isinstance(mapped, np.ndarray):
+            mapped = mapped.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def rows(self, first: int, last: int) -> NDArray[np.floating]:
         """The (T, dim) token rows first:last, float16 or float32."""

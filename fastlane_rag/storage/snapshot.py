@@ -137,6 +137,15 @@ class Part:
         """The vectors of the documents; None where there are none."""
         return self.source.vectors if isinstance(self.source, Segment) else None
 
+    def give_back(self) -> None:
+        """Drop from memory what was read of a segment in half precision; what is touched again is read again.
+
+        These are the largest, upkeep reads them from end to end, and the pages of a mapped file count as memory of the
+        process until it is closed.
+        """
+        if isinstance(self.source, Segment) and self.source.codec.name == HalfCodec.name:
+            self.source.give_back()
+
     @cached_property
     def offset_tensor(self) -> "torch.Tensor":
         """`source.offsets` as a tensor."""

@@ -112,4 +112,5 @@ def _sample(snapshot: Snapshot, dim: int, count: int) -> NDArray[np.float16]:
         some = part.source.take(part.source.offsets[documents] + within[here])
         rows[filled : filled + len(some)] = some
         filled += len(some)
+        part.give_back()
     return rows

@@ -19,7 +19,7 @@ __all__ = ["check_rows", "copy_rows", "rewrite"]
 _Placed = Sequence[tuple[int, int, int]]
 """(doc, segment, row) of documents."""
 
-_AT_ONCE = 256  # documents
+_AT_ONCE = 64  # documents
 
 
 def rewrite(storage: Storage, segments: Sequence[int], pace: Pace) -> bool:
@@ -81,6 +81,7 @@ def check_rows(parts: Iterable[Part]) -> None:
     for part in parts:
         if isinstance(part.source, Segment):
             part.source.check()
+            part.give_back()
 
 
 def copy_rows(placed: _Placed, parts: dict[int, Part], writer: SegmentWriter, pace: Pace | None = None) -> None:
@@ -111,6 +112,7 @@ def copy_rows(placed: _Placed, parts: dict[int, Part], writer: SegmentWriter, pa
         lengths.extend(counts)
         if len(lengths) >= _AT_ONCE:
             encode()
+            parts[segment].give_back()
     encode()
 
 

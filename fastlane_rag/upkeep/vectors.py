@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlane_rag.codecs.base import HalfCodec
 from fastlane_rag.storage.segment import SegmentWriter
 from fastlane_rag.storage.snapshot import Part, Snapshot
 from fastlane_rag.upkeep.pace import Pace
@@ -30,15 +31,26 @@ def fit_map(snapshot: Snapshot) -> VectorMap:
     generator = np.random.default_rng(0)
     live = snapshot.live_numbers
     drawn = np.sort(generator.choice(live, min(len(live), FIT_DOCUMENTS), replace=False))
-    matrices = [
-        _rows(part, position)[:FIT_TOKENS]
-        for part, _, positions in snapshot.by_part(drawn)
-        for position in positions.tolist()
-    ]
-    rows, offsets = np.concatenate(matrices), np.cumsum([0, *map(len, matrices)])
-    del matrices
-    sample = rows[generator.permutation(len(rows))[:SAMPLE]]
-    return fit(sample, rows, offsets)
+    offsets = np.cumsum([0, *np.minimum(snapshot.lengths[drawn], FIT_TOKENS)])
+    chosen = generator.permutation(int(offsets[-1]))[:SAMPLE]
+    rows = [_first_rows(snapshot, drawn, offsets)]
+    # They have no name here, so that the fit can free them.
+    return fit(rows[0][chosen], rows.pop(), offsets)
+
+
+def _first_rows(snapshot: Snapshot, numbers: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.floating]:
+    """The first rows of some documents, as many as `offsets` says, in one array that is filled in place."""
+    parts = [(part, positions) for part, _, positions in snapshot.by_part(numbers) if len(positions)]
+    half = all(part.codec == HalfCodec.name for part, _ in parts)
+    first_part, positions = parts[0]
+    dim = _rows(first_part, int(positions[0])).shape[1]
+    rows: NDArray[np.floating] = np.empty((int(offsets[-1]), dim), np.float16 if half else np.float32)
+    places = ((part, position) for part, positions in parts for position in positions.tolist())
+    for (part, position), first, last in zip(places, offsets[:-1], offsets[1:], strict=True):
+        rows[first:last] = _rows(part, position)[: last - first]
+    for part, _ in parts:
+        part.give_back()
+    return rows
 
 
 def write_vectors(
@@ -61,6 +73,7 @@ def write_vectors(
             here = np.flatnonzero(block[:, 1] == segment)
             found = _vectors(parts[segment], parts[segment].positions(block[here, 2]), vector_map)
             levels[here], scales[here] = found.levels, found.scales
+            parts[segment].give_back()
         writer.append_vectors(DocumentVectors(levels, scales, vector_map.name))
 
 

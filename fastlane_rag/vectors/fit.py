@@ -43,6 +43,7 @@ def fit(sample: NDArray[np.floating], rows: NDArray[np.floating], offsets: NDArr
     thresholds = torch.linspace(0, HIGHEST_THRESHOLD, len(landmarks))
     phi = features(tokens, landmarks, thresholds)
     maxima = maxima_of(tokens, torch.from_numpy(rows), offsets)
+    del sample, rows  # what follows takes as much memory again
     means = maxima.mean(1)
     # In float64: many features are nearly the same.
     gram = (phi.T @ phi).double()

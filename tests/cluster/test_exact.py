@@ -57,7 +57,7 @@ def cluster(nodes, model, documents, tmp_path_factory):
         {"lane": "words", "filter": {"third": 2}, "score_threshold": 0.2},
         {"route_k": "all", "filter": lambda metadata: metadata["third"] == 0},
     ],
-    ids=str,
+    ids=lambda options: str(options).split(" at ")[0],
 )
 def test_hits_are_those_of_one_index(one, cluster, options):
     for k in (1, 10, 50):

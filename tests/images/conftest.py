@@ -1,25 +1,34 @@
 """A tiny page model with random weights, and two pages."""
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from fastlane_rag import FastLaneModel
+from fastlane_rag import FastLaneIndex, FastLaneModel, RemoteIndex
 
 ROOT = Path(__file__).parents[2]
+
+
+def _module_of(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"loaded_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint that the notebook makes, in a folder."""
-    spec = importlib.util.spec_from_file_location("page_model", ROOT / "examples" / "page_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    made = _module_of(ROOT / "examples" / "page_model.py")
     torch.set_num_threads(1)
     folder: Path = made.random_page_model(tmp_path_factory.mktemp("pages") / "model")
     return folder
@@ -41,3 +50,33 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         image.save(folder / name)
         found.append(folder / name)
     return found
+
+
+@pytest.fixture
+def served(page_model: FastLaneModel) -> Iterator[FastLaneIndex]:
+    """An empty index that a server serves."""
+    with FastLaneIndex.create(model=page_model) as index:
+        yield index
+
+
+@pytest.fixture
+def remote_of() -> Iterator[Callable[..., RemoteIndex]]:
+    """Serves an index, with the given settings, and gives it back as one from afar."""
+    from fastlane_rag.serve.app import create_app
+    from fastlane_rag.serve.settings import ServeSettings
+
+    running = _module_of(ROOT / "tests/serve/conftest.py").Running
+    with ExitStack() as started:
+
+        def serve(index: FastLaneIndex, **settings: Any) -> RemoteIndex:
+            server = running(create_app(ServeSettings(**settings), {"pages": index}))
+            started.callback(server.stop)
+            return started.enter_context(RemoteIndex(server.url, retries=0))
+
+        yield serve
+
+
+@pytest.fixture
+def remote(served: FastLaneIndex, remote_of: Callable[..., RemoteIndex]) -> RemoteIndex:
+    """The empty index from afar; its server takes 20 kB at once, and 30,000 pixels of an image."""
+    return remote_of(served, most_body_bytes=20_000, most_image_pixels=30_000)

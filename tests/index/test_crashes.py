@@ -71,6 +71,7 @@ def run_trials(worker, path, trials, seed, codec="fp16"):
     # the next is rounded twice: up to .03 a query token.
     error = 1e-3 if codec == "fp16" else 0.1
     contents, hit = {}, Trials()
+    mean_delay = 0.06
 
     def carried_out(number):
         kind, argument = operation(seed, number, contents)
@@ -79,8 +80,9 @@ def run_trials(worker, path, trials, seed, codec="fp16"):
         return expected(contents, kind, argument)
 
     for _ in range(trials):
-        begun, ended = interrupted(worker, path, seed, hit.steps, chance.expovariate(1 / 0.06))
+        begun, ended = interrupted(worker, path, seed, hit.steps, chance.expovariate(1 / mean_delay))
         assert begun[0] == hit.steps
+        mean_delay = max(0.06, mean_delay / 1.2) if ended else mean_delay * 1.5  # a busy machine takes longer
         for number in ended:
             contents = carried_out(number)
         with FastLaneIndex.open(path, model=WordModel(), read_only=chance.random() < 0.5) as index:

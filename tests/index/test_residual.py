@@ -154,6 +154,12 @@ def test_rows_in_code_are_recoded_without_being_rounded_again(bits):
     assert loss(rows, recoded) - once < 0.2 * (loss(rows, rounded) - once)
 
 
+def test_a_sample_in_half_precision_trains_the_same_codec():
+    """It is not brought into float32 as a whole, and block by block gives the same numbers."""
+    half = draw(40_000).astype(np.float16)
+    assert ResidualCodec.train(half, 4).name == ResidualCodec.train(half.astype(np.float32), 4).name
+
+
 def test_steps_that_no_longer_fit_are_not_kept():
     """An index may begin with texts that are all the same, and go on with others."""
     same = np.repeat(draw(1), 400, axis=0)

@@ -19,7 +19,7 @@ def render_readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 DOCUMENTS = ("README.md", "docs/figures.md")
-RENDERED = ("README.md", "docs/cluster.md", "docs/figures.md", "docs/tuning.md", "docs/peers.md")
+RENDERED = ("README.md", "docs/cluster.md", "docs/encoding.md", "docs/figures.md", "docs/tuning.md", "docs/peers.md")
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -39,6 +39,25 @@ def test_a_changed_figure_is_noticed(render_readme: ModuleType) -> None:
         render_readme.check_places(["# FastLane RAG\n", *texts[1:]])
     with pytest.raises(ValueError, match="'speed'"):
         render_readme.render("<!-- figures:speed -->\n<!-- /figures:speed -->\n")
+
+
+def test_a_table_older_than_the_code_says_so(render_readme: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many commits of the search later a table is marked; without a history its mark stays."""
+    table, ages = "| a |\n\ntorch 2, commit 0123456789ab+, a.json", {"0123456789ab": 51}
+    monkeypatch.setattr(render_readme, "changes_since", ages.get)
+    assert render_readme.TOLERANCE == 50
+    assert render_readme.marked(table, "") == f"{table}\n\n{render_readme.OLDER}"
+    ages["0123456789ab"] = 50
+    assert render_readme.marked(table, render_readme.OLDER) == table
+    ages.clear()
+    assert render_readme.marked(table, "") == table
+    assert render_readme.OLDER in render_readme.marked(table, render_readme.OLDER)
+
+
+def test_commits_are_counted(render_readme: ModuleType) -> None:
+    """The count of this repository's own commits, or none where it is shallow or no repository."""
+    assert render_readme.changes_since("HEAD") in (0, None)
+    assert render_readme.changes_since("0" * 40) is None
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

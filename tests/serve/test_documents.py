@@ -162,7 +162,7 @@ def test_what_an_index_holds_and_whether_it_is_sound(client, index):
     found = client.get("/v1/indexes/animals").json()
     assert found["stats"]["documents"] == 4
     assert found["stats"]["path"] is None
-    assert found["model"] == {"name": "words", "dim": 16, "fingerprint": "words-1"}
+    assert found["model"] == {"name": "words", "dim": 16, "fingerprint": "words-1", "takes_images": False}
     assert client.get("/v1/indexes").json() == {"indexes": ["animals"]}
     assert client.post("/v1/indexes/animals/verify").json() == {"problems": []}
     assert client.post("/v1/indexes/animals/compact", json={}).status_code == 204

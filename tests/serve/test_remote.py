@@ -53,7 +53,7 @@ def test_the_face_is_that_of_an_index():
     of_server = {"create", "build", "open", "open_or_create", "path", "policy"}
     of_shards = {"adopt", "embeddings", "word_statistics", "document_model"}
     of_candidates = {"commit", "document_vectors", "query_vectors"}
-    assert missing == of_server | of_shards | of_candidates | {"add_images"}
+    assert missing == of_server | of_shards | of_candidates
 
 
 def test_what_is_stored_comes_back(remote, index):

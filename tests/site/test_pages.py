@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,23 +17,26 @@ import click
 import pytest
 import yaml
 
-from fastlane_rag import FastLaneIndex, errors
+from fastlane_rag import FastLaneIndex, FastLaneModel, errors
 from fastlane_rag.cli import main
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SCRIPTS = DOCS / "_site"
 PAGES = sorted((*DOCS.glob("*.md"), *DOCS.glob("reference/*.md")))
-MARKS = {"gpu.md": pytest.mark.gpu, "training.md": pytest.mark.slow}
+MARKS = {"gpu.md": pytest.mark.gpu, "training.md": pytest.mark.slow, "cluster.md": pytest.mark.slow}
 """Pages whose code needs a device, or a minute."""
 
-ELSEWHERE = {"swapping.md", "candidates.md", "cluster.md", "images.md"}
+SETTINGS = {"images.md": "with_images", "cluster.md": "with_ray"}
+"""Pages whose code needs what the fixture makes: what stands in the place of some texts, and names that it knows."""
+
+ELSEWHERE = {"swapping.md", "candidates.md"}
 """Pages whose code tests of their subject run."""
 
 WITH_CODE = [
     pytest.param(page, marks=MARKS.get(page.name, ()), id=page.relative_to(DOCS).as_posix())
     for page in PAGES
-    if "```python\n" in page.read_text(encoding="utf-8") and page.name not in ELSEWHERE
+    if "```python\n" in page.read_text(encoding="utf-8") and page.relative_to(DOCS).as_posix() not in ELSEWHERE
 ]
 
 
@@ -46,8 +50,11 @@ def module_of(file: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def server(model: Any) -> Iterator[str]:
+Setting = tuple[dict[str, str], dict[str, Any]]
+
+
+@contextmanager
+def serving(model: Any) -> Iterator[str]:
     """The address of a server with an empty index."""
     from fastlane_rag.serve.app import create_app
     from fastlane_rag.serve.settings import ServeSettings
@@ -58,21 +65,59 @@ def server(model: Any) -> Iterator[str]:
         running.stop()
 
 
+@pytest.fixture(scope="module")
+def with_server(model: Any) -> Iterator[Setting]:
+    """A server in place of the one that pages name."""
+    with serving(model) as url:
+        yield {"http://localhost:8000": url}, {"api_key": None}
+
+
+@pytest.fixture
+def with_images(tmp_path: Path) -> Iterator[Setting]:
+    """Two pages, a tiny page model with random weights, and a server that has it."""
+    image = pytest.importorskip("PIL.Image")
+    for i in (1, 2):
+        image.new("RGB", (60 * i, 80), "navy").save(tmp_path / f"page-{i}.png")
+    folder = module_of(ROOT / "examples" / "page_model.py").random_page_model(tmp_path / "model")
+    with serving(FastLaneModel.from_pretrained(folder, device="cpu", backend="torch")) as url:
+        yield {"http://localhost:8000": url, "a ColPali checkpoint": folder.as_posix()}, {}
+
+
+@pytest.fixture
+def with_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
+    """A Ray cluster of this machine alone, or the one that other tests have started, for fewer shards; documents."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'fastlane-rag[ray]'")
+    started = not ray.is_initialized()
+    if started:
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray lets other work go first
+        monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        memory = 80 << 20
+        ray.init("local", num_cpus=8, object_store_memory=memory, include_dashboard=False, log_to_driver=False)
+    texts = ["Cats purr when they are content.", "Dogs bark at strangers.", "Birds sing."]
+    names: dict[str, Any] = {"texts": texts, "ids": ["cat", "dog", "bird"], "metadatas": [{"year": 2024}] * 3}
+    fewer = {"shards=4, replicas=1": "shards=2, replicas=1, cpus=0.1, timeout=300"}
+    yield {"/shared/papers": (tmp_path / "papers").as_posix(), **fewer}, names
+    if "cluster" in names:
+        names["cluster"].stop()
+    if started:
+        ray.shutdown()
+
+
 @pytest.mark.parametrize("page", WITH_CODE)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_python_block_runs(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Block after block in one namespace, in an empty directory; a page that asks a server asks one that runs.
+    """Block after block in one namespace, in a directory of its own; a page that asks a server asks one that runs.
 
     Blocks inside lists are pieces: tests of their subject run them.
     """
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    namespace: dict[str, Any] = {}
-    if "http://localhost:8000" in text:
-        text = text.replace("http://localhost:8000", request.getfixturevalue("server"))
-        namespace["api_key"] = None
+    setting = SETTINGS.get(page.name, "with_server" if "http://localhost:8000" in text else None)
+    instead, namespace = request.getfixturevalue(setting) if setting else ({}, {})
+    for told, given in instead.items():
+        text = text.replace(told, given)
     for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         code = compile(block, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         awaited = eval(code, namespace)  # which runs statements, too
@@ -115,10 +160,11 @@ def test_the_navigation_lists_every_page_once() -> None:
 
 
 def test_every_public_class_is_in_the_reference() -> None:
-    """What fastlane_rag and the adapters export has its place on a page of the reference."""
+    """What fastlane_rag, its candidates and the adapters export has its place on a page of the reference."""
     text = "\n".join(page.read_text() for page in DOCS.glob("reference/*.md"))
     listed = set(re.findall(r"^::: [\w.]+\.(\w+)$", text, flags=re.MULTILINE))
-    for name in ("fastlane_rag", "langchain_fastlane", "llama_index.retrievers.fastlane"):
+    candidates = ("fastlane_rag.candidates", "fastlane_rag.candidates.pgvector", "fastlane_rag.candidates.qdrant")
+    for name in ("fastlane_rag", *candidates, "langchain_fastlane", "llama_index.retrievers.fastlane"):
         module = importlib.import_module(name)
         classes = {one for one in module.__all__ if inspect.isclass(getattr(module, one))}
         assert not classes - listed, name

@@ -1,4 +1,4 @@
-"""fastlane-rag: its default settings, a grid of the approximate lane, and the exhaustive lane."""
+"""fastlane-rag: its default settings, grids of the approximate and the vector lane, and the exhaustive lane."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,14 +67,15 @@ class FastLane:
         self._index = FastLaneIndex.open(folder, model=Prepared(corpus), read_only=True)
 
     def settings(self) -> list[Knobs]:
-        """The default, both lanes, and the grid of the approximate lane."""
+        """The default, the exhaustive and the vector lane, and the grid of the approximate lane."""
         grid = [
             {"lane": "approximate", "route_k": route_k, "nprobe": nprobe, "depth": depth}
             for route_k in ROUTE_KS
             for nprobe in PROBES
             for depth in DEPTHS
         ]
-        return [{}, {"lane": "exhaustive", "route_k": "all"}, {"lane": "exhaustive", "route_k": 4}, *grid]
+        vector = [{"lane": "vector", "depth": depth} for depth in DEPTHS]
+        return [{}, {"lane": "exhaustive", "route_k": "all"}, {"lane": "exhaustive", "route_k": 4}, *vector, *grid]
 
     def prepare(self, query: Query) -> Any:
         """A `RoutedQuery`."""

@@ -1,4 +1,4 @@
-"""fastlane-rag with default settings, and with one routed token, as measured for growing corpora."""
+"""fastlane-rag with default settings, with one routed token, and with one vector a document, for growing corpora."""
 
 from side_by_side.engine import Knobs
 from side_by_side.engines.fastlane import FastLane
@@ -10,8 +10,8 @@ def engine() -> FastLane:
 
 
 class Default(FastLane):
-    """Two settings instead of a grid."""
+    """Few settings instead of a grid."""
 
     def settings(self) -> list[Knobs]:
-        """The default, and k = 1."""
-        return [{}, {"route_k": 1}]
+        """The default, k = 1, the vector lane, and last the exhaustive lane, which the others are compared with."""
+        return [{}, {"route_k": 1}, {"lane": "vector"}, {"lane": "exhaustive", "route_k": "all"}]
