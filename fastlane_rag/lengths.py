@@ -12,7 +12,15 @@ from typing import Any
 from fastlane_rag.errors import FastLaneWarning, InvalidInputError
 from fastlane_rag.types import whole_number
 
-__all__ = ["check_max_document_tokens", "chunks", "one_warning", "warn_caller", "warn_of_documents", "warn_of_queries"]
+__all__ = [
+    "check_batch_size",
+    "check_max_document_tokens",
+    "chunks",
+    "one_warning",
+    "warn_caller",
+    "warn_of_documents",
+    "warn_of_queries",
+]
 
 # Texts encoded at once: their rows are in memory together.
 _TEXTS = 512
@@ -31,6 +39,18 @@ def check_max_document_tokens(value: Any) -> int | None:
     number = whole_number(value)
     if value is not None and (number is None or number < 1):
         raise InvalidInputError(f"max_document_tokens must be a whole number from 1, or None for all, not {value!r}")
+    return number
+
+
+def check_batch_size(value: Any) -> int | None:
+    """A whole number from 1, or None to let the model choose.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    number = whole_number(value)
+    if value is not None and (number is None or number < 1):
+        raise InvalidInputError(f"batch_size must be a whole number from 1, or None, not {value!r}")
     return number
 
 

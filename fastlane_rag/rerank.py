@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.lengths import chunks, one_warning
-from fastlane_rag.search.options import check_share
+from fastlane_rag.search.options import check_count, check_weight
 from fastlane_rag.search.result import relevance
 
 if TYPE_CHECKING:
@@ -63,9 +64,11 @@ def rerank(
         score_threshold: leave out texts of lower relevance.
 
     Raises:
-        InvalidInputError: `score_threshold` is no number from 0 to 1.
+        InvalidInputError: `score_threshold` is no number from 0 to 1, or `texts` is a single text.
     """
-    least = check_share(score_threshold, "score_threshold") or 0.0
+    least = 0.0 if score_threshold is None else check_weight(score_threshold, "score_threshold")
+    if isinstance(texts, str):
+        raise InvalidInputError("texts must be a list, not a str; put a single text into [ ]")
     texts = list(texts)
     if not texts:
         return []
@@ -105,24 +108,23 @@ def diversify(result: SearchResult, k: int, *, model: DocumentEncoder, relevance
         Hits in the order they were picked; of equals the earlier one is picked.
 
     Raises:
-        ValueError: relevance_weight is not from 0 to 1.
+        InvalidInputError: `relevance_weight` is not from 0 to 1, or `k` is no whole number from 0.
     """
-    if not 0 <= relevance_weight <= 1:
-        raise ValueError(f"the weight of relevance must be from 0 to 1, not {relevance_weight}")
+    wanted, weight = check_count(k), check_weight(relevance_weight, "relevance_weight")
     hits = result.hits
-    if not hits or k <= 0:
+    if not hits or not wanted:
         return []
     likeness = _likeness(model.encode_documents([hit.text for hit in hits]))
     relevant = np.array(relevances(result))
     picked = [int(relevant.argmax())]
-    while len(picked) < min(k, len(hits)):
-        value = relevance_weight * relevant - (1 - relevance_weight) * likeness[:, picked].max(axis=1)
+    while len(picked) < min(wanted, len(hits)):
+        value = weight * relevant - (1 - weight) * likeness[:, picked].max(axis=1)
         value[picked] = -np.inf
         picked.append(int(value.argmax()))
     return [hits[position] for position in picked]
 
 
-def _likeness(documents: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
+def _likeness(documents: Sequence[torch.Tensor | npt.NDArray[np.floating]]) -> npt.NDArray[np.float32]:
     import torch
 
     from fastlane_rag.scoring import maxsim
@@ -134,8 +136,10 @@ def _likeness(documents: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
         return ((mean + mean.T) / 4 + 0.5).cpu().numpy()
 
 
-def _pack(documents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _pack(documents: Sequence[torch.Tensor | npt.NDArray[np.floating]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of all documents, and where each begins. An object that encodes may give arrays."""
     import torch
 
-    lengths = torch.tensor([len(document) for document in documents])
-    return torch.cat(list(documents)), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    rows = [torch.as_tensor(document) for document in documents]
+    lengths = torch.tensor([len(one) for one in rows])
+    return torch.cat(rows), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

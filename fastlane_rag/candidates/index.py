@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.checks import check_queries
 from fastlane_rag.index.encoding import encoded_queries
 from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
+from fastlane_rag.storage.metadata import kind
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["CandidateIndex"]
 
 T = TypeVar("T")
+
+_METHODS = ("upsert", "delete", "versions", "candidates")
 
 _MOST_IDS = 10_000
 """A filter that passes no more documents is sent to the database as their ids; others are applied to what it finds."""
@@ -63,6 +67,7 @@ class CandidateIndex(Searches):
 
     Raises:
         CandidateSourceError: the database failed.
+        InvalidInputError: `index` is no FastLaneIndex, or `source` lacks a method of `CandidateSource`.
 
     Example:
         ```python
@@ -76,6 +81,12 @@ class CandidateIndex(Searches):
     """
 
     def __init__(self, index: FastLaneIndex, source: CandidateSource) -> None:
+        if not isinstance(index, FastLaneIndex):
+            raise InvalidInputError(f"index must be an open FastLaneIndex, not {kind(index)}")
+        if lacks := [name for name in _METHODS if not callable(getattr(source, name, None))]:
+            raise InvalidInputError(
+                f"source must be a database such as PgVector or Qdrant; {kind(source)} has no {', '.join(lacks)}"
+            )
         self._index, self._source = index, source
         self._lock = threading.RLock()
         self._known: dict[str, str] = {}

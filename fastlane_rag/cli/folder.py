@@ -1,6 +1,7 @@
 """`fastlane index FOLDER`: the text, Markdown, HTML and PDF files of a folder, mirrored in an index."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import click
 from fastlane_rag.cli.base import console, progress
 from fastlane_rag.cli.extras import require
 from fastlane_rag.cli.filling import Rate, counts, filling
-from fastlane_rag.data.files import KINDS, Splitter, found_files
+from fastlane_rag.data.files import KINDS, Found, Splitter, found_files
 from fastlane_rag.data.mirror import mirror, read_folder, text_splitter
 from fastlane_rag.errors import DataError
 from fastlane_rag.rendering.terminal import printable
@@ -34,23 +35,24 @@ def index_folder(
     require("fastlane index of a folder", ["files"])
     whole = corpus.is_dir()
     folder = corpus.resolve() if whole else corpus.resolve().parent
-    files, others = found_files(folder, out.resolve()) if whole else ([corpus.resolve()], {})
-    if not files:
+    listed = found_files(folder, out.resolve()) if whole else Found([corpus.resolve()], Counter(), {})
+    if not listed.files and not listed.closed:
         raise DataError(f"{corpus} holds no file that can be read; these can: {', '.join(KINDS)}")
     with progress("Reading") as bar:
-        found = read_folder(folder, bar.track(files), whole=whole)
-    for error in list(found.unread.values())[:_SHOWN]:
-        click.echo(printable(str(error)), err=True)
-    if len(found.unread) > _SHOWN:
-        click.echo(f"... and {len(found.unread) - _SHOWN} more files", err=True)
-    if found.unread and not skip_bad:
-        raise DataError(f"{len(found.unread)} file(s) cannot be read, nothing was indexed; --skip-bad leaves them out")
+        found = read_folder(folder, bar.track(listed.files), whole=whole, closed=listed.closed)
+    _tell([str(error) for error in found.errors])
+    _tell([f"{file} holds no text" for file, pages in found.pages.items() if not pages])
+    if found.errors and not skip_bad:
+        bad = " and ".join(
+            f"{len(some)} {kind}(s)" for kind, some in (("folder", found.closed), ("file", found.unread)) if some
+        )
+        raise DataError(f"{bad} cannot be read, nothing was indexed; --skip-bad leaves them out")
     with filling(out, **options) as target:
         rate = Rate(target)
         done, deleted = mirror(
             target, found, _splitter(target.model), batch_size=batch_size, show_progress=sys.stderr.isatty()
         )
-        left = f", {len(found.unread)} left out" if found.unread else ""
+        left = f", {len(found.errors)} left out" if found.errors else ""
         gone = f", {deleted} gone" if deleted else ""
         console().print(
             f"{len(found.pages)} file(s) read{left}: {done.documents} passages, {counts(done)}{gone}; {out} holds "
@@ -58,8 +60,8 @@ def index_folder(
             markup=False,
             soft_wrap=True,
         )
-        if others:
-            click.echo(f"files of other kinds passed over: {_listed(others)}", err=True)
+        if listed.others:
+            click.echo(f"files of other kinds passed over: {_listed(listed.others)}", err=True)
         rate.report(done)
 
 
@@ -70,6 +72,14 @@ def _splitter(model: "FastLaneModel") -> Splitter:
 
     tokens = max(1, model.max_document_length // SHARE - token_count(model.encoder, "", "document"))
     return text_splitter(untruncated(model.encoder.tokenizer), tokens, tokens // OVERLAP)
+
+
+def _tell(lines: list[str]) -> None:
+    """Print the first lines on stderr, and how many more there are."""
+    for line in lines[:_SHOWN]:
+        click.echo(printable(line), err=True)
+    if len(lines) > _SHOWN:
+        click.echo(f"... and {len(lines) - _SHOWN} more", err=True)
 
 
 def _listed(others: Mapping[str, int]) -> str:

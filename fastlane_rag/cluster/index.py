@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
@@ -24,21 +26,30 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.ingestion import ingest
-from fastlane_rag.index.options import IndexKeywords
+from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.lengths import one_warning, warn_caller
 from fastlane_rag.search.bm25 import WordStatistics
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
+from fastlane_rag.search.options import (
+    SearchKeywords,
+    SearchOptions,
+    check_count,
+    check_flag,
+    check_policy,
+    check_seconds,
+)
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
 from fastlane_rag.search.tracing import search_span
+from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
+from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 
@@ -84,7 +95,8 @@ class ClusterIndex(Searches):
         timeout: float = 30.0,
         write_timeout: float = 600.0,
     ) -> None:
-        self._path = Path(path).resolve()
+        self._path = index_path(path).resolve()
+        _check_asking(timeout, write_timeout, partial, policy)
         self._given = {
             "model": model,
             "device": device,
@@ -131,14 +143,21 @@ class ClusterIndex(Searches):
             IndexExistsError: `path` holds files.
             ShardUnavailableError: a shard does not start.
         """
+        # All is checked before anything is written, because what lies there would be in the way of another try.
         for value, name, least in ((shards, "shards", 1), (replicas, "replicas", 0)):
             if check_count(value, name) < least:
                 raise InvalidInputError(f"{name} must be a whole number from {least}, not {value!r}")
-        directory = Path(path).resolve()
-        if directory.exists() and any(directory.iterdir()):
-            raise IndexExistsError(f"{directory} holds files; open it with ClusterIndex.open, or give another path")
+        if isinstance(cpus, bool) or not isinstance(cpus, Real) or not 0 <= cpus < math.inf:
+            raise InvalidInputError(f"cpus must be a number, 0 or more, not {cpus!r}")
         timeout = options.pop("timeout", 30.0)
-        directory.mkdir(parents=True, exist_ok=True)
+        _check_asking(timeout, write_timeout, partial, options.get("policy"))
+        local = None if local is None else str(index_path(local))
+        IndexOptions.of(**options)
+        directory = index_path(path).resolve()
+        with refusals(f"cannot create a cluster in {directory}"):
+            if directory.exists() and any(directory.iterdir()):
+                raise IndexExistsError(f"{directory} holds files; open it with ClusterIndex.open, or give another path")
+            directory.mkdir(parents=True, exist_ok=True)
         with FastLaneIndex.create(directory / EMPTY, **options) as empty:
             stats = empty.stats()
         Manifest(
@@ -532,10 +551,13 @@ class ClusterIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        names, values = check_texts(ids, "ids"), list(metadatas)
+        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
         if len(names) != len(values):
             raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
-        new = {id_: {} if one is None else plain_metadata(one) for id_, one in zip(names, values, strict=True)}
+        new = {
+            id_: {} if one is None else plain_metadata(one, f"the metadata of {id_!r}")
+            for id_, one in zip(names, values, strict=True)
+        }
         return self._run(self._shards.current(partial(self._set_metadata, new)))
 
     async def _set_metadata(self, new: Mapping[str, Any]) -> int:
@@ -614,7 +636,7 @@ class ClusterIndex(Searches):
             IndexExistsError: `path` holds files.
             FastLaneError: a shard is being added; call `add_shard()` to finish that first.
         """
-        directory = Path(path).resolve()
+        directory = index_path(path).resolve()
         if directory == self._path:
             return
         if directory.exists() and any(directory.iterdir()):
@@ -686,6 +708,18 @@ class ClusterIndex(Searches):
 
     def __repr__(self) -> str:
         return f"ClusterIndex({str(self._path)!r}, {self.manifest.shards} shards)"
+
+
+def _check_asking(timeout: float, write_timeout: float, partial: bool, policy: SearchPolicy | None) -> None:
+    """Refuse options of a cluster's object that cannot be.
+
+    Raises:
+        InvalidInputError: one is not what it must be.
+    """
+    check_seconds(timeout)
+    check_seconds(write_timeout, "write_timeout")
+    check_flag(partial, "partial")
+    check_policy(policy)
 
 
 def _reopened(path: str, options: dict[str, Any]) -> ClusterIndex:

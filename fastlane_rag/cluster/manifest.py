@@ -67,7 +67,7 @@ class Manifest:
         try:
             found = json.loads(path.read_text())
             version = found.pop("version")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise IndexNotFoundError(
                 f"{cluster} holds no cluster (there is no {MANIFEST} in it); fastlane cluster up makes one"
             ) from error

@@ -6,17 +6,18 @@ at headings, paragraphs and sentences.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import DataError
 from fastlane_rag.types import Document
 
-__all__ = ["KINDS", "Page", "Splitter", "found_files", "passages_of", "read_file"]
+__all__ = ["KINDS", "Found", "Page", "Splitter", "found_files", "passages_of", "read_file"]
 
 # Files of text are read whole; a larger one is no document.
 _MOST_BYTES = 256 << 20
@@ -25,30 +26,58 @@ Splitter = Callable[[str, bool], list[str]]
 """Cuts a text into passages; True where it is Markdown."""
 
 
-def found_files(folder: Path, without: Path) -> tuple[list[Path], Counter[str]]:
-    """The files below a folder that can be read here, in the order of their names, and how many others there are.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is below a folder.
 
-    Hidden files and folders are passed over, and links to folders are not followed.
+    Attributes:
+        files: those of a kind that can be read here, in the order of their names.
+        others: how many others there are, by suffix.
+        closed: the folders that cannot be looked into, and why.
+    """
+
+    files: list[Path]
+    others: Counter[str]
+    closed: dict[Path, DataError]
+
+
+def found_files(folder: Path, without: Path) -> Found:
+    """The files below a folder. Hidden files and folders are passed over, and links to folders are not followed.
 
     Args:
         folder: an absolute path.
         without: a folder to pass over, which may be absent or elsewhere.
 
-    Returns:
-        The files, and the number of others by their suffix.
+    Raises:
+        DataError: the folder cannot be read.
     """
-    files, others = [], Counter[str]()
-    for place, folders, names in os.walk(folder):
+    found = Found([], Counter(), {})
+
+    def refused(error: OSError) -> None:
+        path = Path(error.filename)
+        told = DataError(f"cannot read the folder {path}: {error.strerror}")
+        if path == folder:
+            raise told from error
+        found.closed[path] = told
+
+    for place, folders, names in os.walk(folder, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(place, name) != without)
         for name in sorted(names):
             path = Path(place, name)
-            if name.startswith(".") or not path.is_file():
+            if name.startswith(".") or not _may_be_file(path):
                 continue
             if path.suffix.lower() in KINDS:
-                files.append(path)
+                found.files.append(path)
             else:
-                others[path.suffix.lower() or name] += 1
-    return files, others
+                found.others[path.suffix.lower() or name] += 1
+    return found
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder whose names can be read, and nothing else: reading the file tells
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +96,37 @@ class Page:
 
 
 def read_file(path: Path) -> list[Page]:
-    """The pages of a file that hold text.
+    """The pages of a file that hold text; none where it is empty.
 
     Raises:
-        DataError: the file cannot be read, or holds no text.
+        DataError: the file cannot be read, or is a PDF without text.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"cannot index {path}: its name is no UTF-8, so that no source can name it") from error
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{path} is larger than the {_MOST_BYTES >> 20} MB that a document may have")
-        pages = [page for page in KINDS[path.suffix.lower()](path) if page.text.strip()]
+        read = (replace(page, text=_whole(page.text)) for page in KINDS[path.suffix.lower()](path))
+        pages = [page for page in read if page.text.strip()]
     except DataError:
         raise
     except Exception as error:  # of any kind: what libraries make of a damaged file
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"cannot read {path}: {told}") from error
-    if not pages:
-        scanned = ", as scanned pages have none" if path.suffix.lower() == ".pdf" else ""
-        raise DataError(f"{path} holds no text{scanned}")
+    if not pages and path.suffix.lower() == ".pdf":
+        raise DataError(f"{path} holds no text, as scanned pages have none")
     return pages
+
+
+def _whole(text: str) -> str:
+    """The text without halves of surrogate pairs, which PDF files with damaged tables of characters give."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def passages_of(path: Path, folder: Path, pages: Iterable[Page], split: Splitter) -> Iterator[Document]:
@@ -130,6 +172,7 @@ def _html(path: Path) -> Iterator[Page]:
 def _pdf(path: Path) -> Iterator[Page]:
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what cannot be read is told by its error, with the file
     for number, page in enumerate(PdfReader(path).pages, 1):
         yield Page(page.extract_text(), number=number)
 

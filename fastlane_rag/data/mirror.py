@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +27,26 @@ class FolderText:
         whole: whether all of its files were asked for; otherwise what is stored of others stays.
         pages: of each file that could be read.
         unread: why the others could not; the errors name them.
+        closed: why folders could not be looked into.
     """
 
     folder: Path
     whole: bool
     pages: dict[Path, list[Page]]
     unread: dict[Path, DataError]
+    closed: dict[Path, DataError] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[DataError]:
+        """Why files and folders could not be read."""
+        return [*self.closed.values(), *self.unread.values()]
 
 
-def read_folder(folder: Path, files: Iterable[Path], *, whole: bool) -> FolderText:
-    """Read files of a folder, `whole` if these are all of them."""
-    found = FolderText(folder, whole, {}, {})
+def read_folder(
+    folder: Path, files: Iterable[Path], *, whole: bool, closed: dict[Path, DataError] | None = None
+) -> FolderText:
+    """Read files of a folder, `whole` if these are all of them but for those of the `closed` folders in it."""
+    found = FolderText(folder, whole, {}, {}, closed or {})
     for file in files:
         try:
             found.pages[file] = read_file(file)
@@ -71,18 +81,38 @@ def mirror(
     """Make an index hold the passages of a folder as it is now.
 
     Passages that are stored unchanged are not encoded again. Those that the folder has no more are deleted, at the end;
-    what came from elsewhere stays, and so does what was stored of files that could not be read now.
+    what came from elsewhere stays, and so does what was stored of files and folders that could not be read now.
 
     Returns:
         What was added, changed and unchanged, and how many passages were deleted.
     """
     passages = [one for file, pages in found.pages.items() for one in passages_of(file, found.folder, pages, split)]
     done = index.ingest(passages, batch_size=batch_size, total=len(passages), show_progress=show_progress)
-    of_sources = {"$nin": _sources(found, found.unread)} if found.whole else {"$in": _sources(found, found.pages)}
-    stored = index.ids({"folder": str(found.folder), "source": of_sources})
+    of_sources: dict[str, Any]
+    if found.whole:
+        within: list[Any] = [{"source": {"$like": f"{_literal(source)}/%"}} for source in _sources(found, found.closed)]
+        of_sources = {"$not": {"$or": [{"source": {"$in": _sources(found, found.unread)}}, *within]}}
+    else:
+        of_sources = {"source": {"$in": _sources(found, found.pages)}}
+    stored = index.ids({"folder": str(found.folder)} | of_sources)
     stale = set(stored) - {passage.id for passage in passages}
     return done, index.delete(sorted(stale))
 
 
 def _sources(found: FolderText, files: Iterable[Path]) -> list[str]:
-    return [file.relative_to(found.folder).as_posix() for file in files]
+    """What the files are called as sources; none is called by a name that is no text."""
+    names = (file.relative_to(found.folder).as_posix() for file in files)
+    return [name for name in names if _is_text(name)]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _literal(text: str) -> str:
+    """The text as a pattern of `$like` that fits itself alone."""
+    return re.sub(r"([%_\\])", r"\\\1", text)

@@ -6,11 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.lengths import warn_caller
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import check_text, kind, metadata_json
 from fastlane_rag.storage.tables import Entry
 
-__all__ = ["check_ids", "check_queries", "check_texts", "checked_query", "prepare", "query_texts"]
+__all__ = [
+    "check_hit",
+    "check_ids",
+    "check_list",
+    "check_queries",
+    "check_texts",
+    "checked_query",
+    "prepare",
+    "query_texts",
+]
 
 
 def prepare(
@@ -28,10 +38,10 @@ def prepare(
         InvalidInputError: what is wrong, and at which position.
     """
     texts = check_texts(texts)
-    given: list[str | None] = [None] * len(texts) if ids is None else _sequence("ids", ids)
+    given: list[str | None] = [None] * len(texts) if ids is None else check_list("ids", ids)
     if len(given) != len(texts):
         raise InvalidInputError(f"{len(texts)} texts but {len(given)} ids")
-    dicts: list[Any] = [None] * len(texts) if metadatas is None else _sequence("metadatas", metadatas)
+    dicts: list[Any] = [None] * len(texts) if metadatas is None else check_list("metadatas", metadatas)
     if len(dicts) != len(texts):
         raise InvalidInputError(f"{len(texts)} texts but {len(dicts)} metadatas")
     final = [uuid.uuid4().hex if id_ is None else check_text(f"ids[{i}]", id_) for i, id_ in enumerate(given)]
@@ -47,7 +57,7 @@ def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     Raises:
         InvalidInputError: a single str instead of a list, or an item that is no text.
     """
-    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(_sequence(name, texts))]
+    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(check_list(name, texts))]
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
@@ -56,7 +66,7 @@ def check_ids(ids: Iterable[str]) -> list[str]:
     Raises:
         InvalidInputError: a single str instead of a list, or an item that is no text.
     """
-    return list(dict.fromkeys(check_text(f"ids[{i}]", id_) for i, id_ in enumerate(_sequence("ids", ids))))
+    return list(dict.fromkeys(check_text(f"ids[{i}]", id_) for i, id_ in enumerate(check_list("ids", ids))))
 
 
 def checked_query(query: EncodedQuery, dim: int) -> EncodedQuery:
@@ -74,12 +84,15 @@ def checked_query(query: EncodedQuery, dim: int) -> EncodedQuery:
 
 
 def check_queries(queries: Iterable[str] | Iterable[EncodedQuery]) -> list[str] | list[EncodedQuery]:
-    """The queries as a list, from any iterable.
+    """The queries as a list, from any iterable. An empty query is warned of.
 
     Raises:
         InvalidInputError: a single text instead of several.
     """
-    return cast("list[str] | list[EncodedQuery]", _sequence("queries", queries))
+    found = check_list("queries", queries)
+    if any(isinstance(query, str) and not query.strip() for query in found):
+        warn_caller("a query is empty: the documents that are found for it are as good as any others")
+    return cast("list[str] | list[EncodedQuery]", found)
 
 
 def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None) -> list[str]:
@@ -100,7 +113,22 @@ def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence
     return found
 
 
-def _sequence(name: str, values: Any) -> list[Any]:
+def check_hit(hit: Any) -> None:
+    """Refuse what is neither the id of a document nor a hit with text and metadata.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if not isinstance(hit, str) and not (isinstance(getattr(hit, "text", None), str) and hasattr(hit, "metadata")):
+        raise InvalidInputError(f"hit must be a hit of a search, or the id of a document, not {kind(hit)}")
+
+
+def check_list(name: str, values: Any) -> list[Any]:
+    """The values of any iterable as a list.
+
+    Raises:
+        InvalidInputError: a single value instead of several.
+    """
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
     return list(values) if not isinstance(values, Sequence) else [*values]

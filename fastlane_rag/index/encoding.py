@@ -14,7 +14,7 @@ from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.index.checks import check_texts, checked_query
 from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
-from fastlane_rag.lengths import chunks
+from fastlane_rag.lengths import check_batch_size, chunks
 from fastlane_rag.search.engines.choice import is_cuda
 from fastlane_rag.storage.metadata import image_of
 from fastlane_rag.storage.tables import Entry
@@ -168,7 +168,7 @@ def _encoded_images(
 ) -> Iterator[NDArray[np.float32]]:
     from fastlane_rag.model.images import open_image
 
-    size = batch_size or _IMAGES
+    size = check_batch_size(batch_size) or _IMAGES
     for start in range(0, len(images), size):
         # Opened here, so that messages name the document.
         opened = [
@@ -191,9 +191,14 @@ def encoded_queries(
 
     Raises:
         InvalidInputError: one is no text, has other dimensions than the index, or values that are not finite.
+        ModelError: the model gave more or fewer than there are.
     """
     if not all(hasattr(query, "embeddings") for query in queries):
-        queries = model().encode_routed(check_texts(cast("Sequence[str]", queries), "queries"))
+        texts = check_texts(cast("Sequence[str]", queries), "queries")
+        encoder = model()
+        queries = encoder.encode_routed(texts)
+        if len(queries) != len(texts):
+            raise ModelError(f"{encoder.name} gave {len(queries)} embeddings for {len(texts)} queries")
     return [checked_query(query, dim) for query in cast("Sequence[EncodedQuery]", queries)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.explain import Explanation, explain, explain_image
-from fastlane_rag.index.checks import check_texts
+from fastlane_rag.index.checks import check_hit, check_texts
 from fastlane_rag.search.result import Hit, remember
 from fastlane_rag.types import IMAGE_KEY, Document, RouteK
 
@@ -74,9 +74,10 @@ def explained(
     """The explanation of a hit, or of the document with an id, which `get` reads.
 
     Raises:
-        InvalidInputError: no document has this id, or the query is no text.
+        InvalidInputError: no document has this id, `hit` is no hit, or the query is no text.
     """
     [query] = check_texts([query], "query")
+    check_hit(hit)
     document: Hit | Document
     if isinstance(hit, str):
         found = get([hit])

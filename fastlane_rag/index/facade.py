@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import (
+    FastLaneError,
     IndexClosedError,
     IndexExistsError,
     IndexNotFoundError,
@@ -22,7 +23,7 @@ from fastlane_rag.errors import (
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation
-from fastlane_rag.index.checks import check_ids, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
 from fastlane_rag.index.encoding import (
     budget_of,
     check_takes_images,
@@ -34,13 +35,13 @@ from fastlane_rag.index.encoding import (
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.images import check_same_images, image_metadatas
 from fastlane_rag.index.ingestion import ingest
-from fastlane_rag.index.options import IndexKeywords, IndexOptions, check_seconds
+from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
 from fastlane_rag.lengths import check_max_document_tokens, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
@@ -285,6 +286,7 @@ class FastLaneIndex(Searches):
         """
         most = check_max_document_tokens(max_document_tokens)
         check_device(device)
+        check_policy(policy)
         storage = Storage.open(index_path(path), read_only=read_only, timeout=check_seconds(timeout))
         index = cls(
             storage,
@@ -736,7 +738,7 @@ class FastLaneIndex(Searches):
         Raises:
             InvalidInputError: lengths differ, or something is not JSON; nothing is changed then.
         """
-        names, values = check_texts(ids, "ids"), list(metadatas)
+        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
         if len(names) != len(values):
             raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
         new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
@@ -885,6 +887,8 @@ class FastLaneIndex(Searches):
             return f"FastLaneIndex({where}, {len(self)} documents)"
         except IndexClosedError:
             return f"FastLaneIndex({where}, closed)"
+        except FastLaneError:  # replaced or damaged: what uses it tells
+            return f"FastLaneIndex({where}, cannot be read)"
 
 
 _open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()

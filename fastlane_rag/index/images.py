@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.encoding import check_takes_images
 from fastlane_rag.storage.metadata import image_of, kind
 from fastlane_rag.types import IMAGE_KEY
@@ -50,7 +51,7 @@ def listed_images(
     if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
         raise InvalidInputError(f"images must be a list, not {kind(images)}; put a single image into [ ]")
     listed = list(images)
-    given: list[Any] = [None] * len(listed) if metadatas is None else list(metadatas)
+    given: list[Any] = [None] * len(listed) if metadatas is None else check_list("metadatas", metadatas)
     if len(given) != len(listed):
         raise InvalidInputError(f"{len(listed)} images but {len(given)} metadatas")
     for i, one in enumerate(given):

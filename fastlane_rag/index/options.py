@@ -16,7 +16,7 @@ from fastlane_rag.index.checks import check_texts
 from fastlane_rag.index.encoding import budget_of, model_device, open_model
 from fastlane_rag.lengths import check_max_document_tokens
 from fastlane_rag.search.engines.choice import check_device, is_cuda
-from fastlane_rag.search.options import SearchOptions, check_keywords
+from fastlane_rag.search.options import SearchOptions, check_keywords, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import catalogue_text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
     from fastlane_rag.types import IndexStats
 
-__all__ = ["IndexKeywords", "IndexOptions", "check_seconds"]
+__all__ = ["IndexKeywords", "IndexOptions"]
 
 
 class IndexKeywords(TypedDict, total=False):
@@ -88,6 +88,7 @@ class IndexOptions:
         object.__setattr__(self, "max_document_tokens", check_max_document_tokens(self.max_document_tokens))
         check_codec(self.codec)
         check_device(self.device)
+        check_policy(self.policy)
 
     @classmethod
     def of(cls, **keywords: Any) -> Self:
@@ -164,14 +165,3 @@ class IndexOptions:
                 f"the index {stats.path} was made without the filter key(s) {', '.join(missing)}; leave filter_keys "
                 "out to go on with it (filters on other keys work, only slower), or give another path"
             )
-
-
-def check_seconds(timeout: float) -> float:
-    """A timeout in seconds, 0 or more.
-
-    Raises:
-        InvalidInputError: anything else.
-    """
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0:
-        raise InvalidInputError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
-    return float(timeout)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import prepare
+from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.index.checks import check_list, prepare
 from fastlane_rag.storage.metadata import kind
 from fastlane_rag.storage.tables import Entry
 
@@ -90,7 +90,7 @@ class OutsideModel:
         """
         import torch
 
-        rows = self._asked("add_embeddings(rows, ids)").encode_documents(list(texts))
+        rows = self._listed(self._asked("add_embeddings(rows, ids)").encode_documents(list(texts)), "encode_documents")
         return [
             torch.from_numpy(checked_rows(one, self.dim, f"the embeddings of document {i}"))
             for i, one in enumerate(rows)
@@ -106,8 +106,13 @@ class OutsideModel:
         Raises:
             InvalidInputError: nobody here encodes, or what came cannot be searched with.
         """
-        rows = self._asked("search_embeddings(rows)").encode_queries(list(texts))
+        rows = self._listed(self._asked("search_embeddings(rows)").encode_queries(list(texts)), "encode_queries")
         return [PlainQuery.of(one, self.dim, f"the embeddings of query {i}") for i, one in enumerate(rows)]
+
+    def _listed(self, given: Any, method: str) -> Iterable[Any]:
+        if not isinstance(given, Iterable):
+            raise ModelError(f"{method} of {self.name!r} must give an array for each text in a list, not {kind(given)}")
+        return given
 
     def _asked(self, instead: str) -> Encoder:
         if self._encoder is None:
@@ -197,7 +202,7 @@ def prepare_rows(
     Raises:
         InvalidInputError: what is wrong, and at which position.
     """
-    given = [checked_rows(one, dim, f"rows[{i}]") for i, one in enumerate(rows)]
+    given = [checked_rows(one, dim, f"rows[{i}]") for i, one in enumerate(check_list("rows", rows))]
     final, entries = prepare([""] * len(given) if texts is None else texts, ids, metadatas)
     if len(final) != len(given):
         raise InvalidInputError(f"{len(given)} rows but {len(final)} texts")

@@ -18,11 +18,11 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.lengths import check_max_document_tokens, warn_of_documents, warn_of_queries
+from fastlane_rag.lengths import check_batch_size, check_max_document_tokens, warn_of_documents, warn_of_queries
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.folder import check_complete, check_model_folder, model_folder
+from fastlane_rag.model.folder import check_complete, check_model_folder, is_folder, model_folder
 from fastlane_rag.model.hub import hub_model
 from fastlane_rag.model.images import encoded_images
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
@@ -126,9 +126,9 @@ class FastLaneModel:
             else:
                 name = str(model)
                 found = model_folder(Path(name))
-                path = str(found) if found.is_dir() else hub_model(name, options)
-            device = None if device is None else str(device)
-            local = Path(path).is_dir()
+                path = str(found) if is_folder(found) else hub_model(name, options)
+            device = _device_name(device)
+            local = is_folder(Path(path))
             try:
                 if local:
                     check_model_folder(Path(path))
@@ -329,9 +329,7 @@ class FastLaneModel:
             )
         if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence):
             raise InvalidInputError(f"images must be a list, not {type(images).__name__}; put a single one into [ ]")
-        size = batch_size or (4 if self.device.type == "cpu" else 16)
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        size = check_batch_size(batch_size) or (4 if self.device.type == "cpu" else 16)
         return encoded_images(self.encoder, images, size)
 
     def encode_routed(
@@ -397,9 +395,7 @@ class FastLaneModel:
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None
     ) -> list[dict[str, Any]]:
         texts = _checked(texts)
-        size = batch_size or (32 if self.device.type == "cpu" else 128)
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        size = check_batch_size(batch_size) or (32 if self.device.type == "cpu" else 128)
         if not texts:
             return []
         rows: dict[int, dict[str, Any]] = {}
@@ -468,7 +464,7 @@ class FastLaneModel:
 
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
         texts = _checked(texts)
-        size = batch_size or 32
+        size = check_batch_size(batch_size) or 32
         long = self._long_texts(texts) if task == "document" else {}
         order = sorted((i for i in range(len(texts)) if i not in long), key=lambda i: -len(texts[i]))
         out = np.zeros((len(texts), int(self.encoder.transformer.get_embedding_dimension())), dtype=np.float32)
@@ -515,6 +511,20 @@ def native_bfloat16(device: torch.device) -> bool:
     return any(
         bool(getattr(torch.cpu, name, bool)()) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
+
+
+def _device_name(device: Any) -> str | None:
+    """The device as sentence-transformers takes it.
+
+    Raises:
+        InvalidInputError: torch knows no such device.
+    """
+    if device is None:
+        return None
+    try:
+        return str(torch.device(device))
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInputError(f"device must be 'cpu', 'cuda', 'cuda:1', 'mps' or None, not {device!r}") from error
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

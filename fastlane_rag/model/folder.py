@@ -12,7 +12,7 @@ from typing import Any
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["ROUTERS_FILE", "check_complete", "check_model_folder", "model_folder"]
+__all__ = ["ROUTERS_FILE", "check_complete", "check_model_folder", "is_folder", "model_folder"]
 
 ROUTERS_FILE = "fastlane_routers.json"
 """Lists the routers of a model, which `modules.json` leaves out."""
@@ -61,9 +61,17 @@ def model_folder(folder: Path) -> Path:
     """Where in a folder the model is: in its "model" where the folder itself has none, as training leaves it."""
     within = folder / "model"
     listed = ("modules.json", "config.json", "artifact.metadata")
-    if any((folder / name).exists() for name in listed) or not any((within / name).exists() for name in listed):
+    if not is_folder(folder) or any((folder / name).exists() for name in listed):
         return folder
-    return within
+    return within if any((within / name).exists() for name in listed) else folder
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path, which may be any text, such as one that is too long for a path."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def check_model_folder(folder: Path) -> None:

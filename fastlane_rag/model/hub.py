@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from fastlane_rag.errors import ModelError
@@ -31,9 +32,10 @@ def hub_model(name: str, options: Mapping[str, Any]) -> str:
     Raises:
         ModelError: the name is none of the hub's, or the hub cannot be reached and the model is not in the cache.
     """
-    if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
-        return name
     try:
+        validate_repo_id(name)
+        if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
+            return name
         HfApi().model_info(name, revision=options.get("revision"), timeout=_TIMEOUT_SECONDS, token=options.get("token"))
     except HFValidationError as error:
         raise ModelError(

@@ -10,13 +10,15 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import MultiVectorEncoder
 
-from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.model.fastlane import FastLaneModel
+from fastlane_rag.model.folder import is_folder
 
 __all__ = ["shared_model"]
 
@@ -36,6 +38,9 @@ class _Place:
                 self._model = (lambda: loaded) if keep else weakref.ref(loaded)
             return found
 
+
+# No model has so many; a home directory has.
+_MOST_FILES = 10_000
 
 _places: dict[tuple[Any, ...], _Place] = {}
 
@@ -78,11 +83,21 @@ def shared_model(
 
 
 def _identity(model: str | None) -> object:
-    """What tells models apart: of a folder its files as well, which a training may have written anew."""
-    if model is None or not Path(model).is_dir():
+    """What tells models apart: of a folder its files as well, which a training may have written anew.
+
+    Raises:
+        ModelError: the folder cannot be read, or holds more files than any model has.
+    """
+    if model is None or not is_folder(Path(model)):
         return model
-    files = sorted(file for file in Path(model).rglob("*") if file.is_file())
-    return os.path.realpath(model), tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    try:
+        files = sorted(islice((file for file in Path(model).rglob("*") if file.is_file()), _MOST_FILES + 1))
+        seen = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    except OSError as error:
+        raise ModelError(f"cannot open the model {model!r}: {error.filename}: {error.strerror}") from error
+    if len(files) > _MOST_FILES:
+        raise ModelError(f"cannot open the model {model!r}: the folder holds more than {_MOST_FILES} files")
+    return os.path.realpath(model), seen
 
 
 def _device(device: str | None) -> str:

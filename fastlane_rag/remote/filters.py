@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from fastlane_rag.errors import FilterError, InvalidInputError
-from fastlane_rag.storage.filters import AllOf, Filter
+from fastlane_rag.storage.filters import AllOf, Filter, compile_filter
 from fastlane_rag.storage.metadata import is_date, json_value
 
 __all__ = ["filter_message", "filter_of"]
@@ -20,17 +20,17 @@ def filter_message(filter: Filter | None) -> dict[str, Any] | None:
 
     Raises:
         InvalidInputError: it is, or holds, a function, which cannot be sent.
-        FilterError: it holds a value that no metadata have.
+        FilterError: a part of it is not valid. It is told here, because JSON has no NaN, no sets and no such errors.
     """
     if filter is None:
         return None
-    if isinstance(filter, AllOf):
-        return {"$and": [filter_message(one) for one in filter.filters]}
-    if not isinstance(filter, Mapping):
+    if compile_filter(filter).tests:
         raise InvalidInputError(
             f"the filter {filter!r} cannot be sent to a server; write it in the filter language, as a dict"
         )
-    return {key: _sent(value) for key, value in filter.items()}
+    if isinstance(filter, AllOf):
+        return {"$and": [_sent(one) for one in filter.filters]}
+    return cast("dict[str, Any]", _sent(filter))
 
 
 def filter_of(message: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -46,13 +46,11 @@ def _sent(value: Any) -> Any:
     if is_date(value):
         return {_DATE: json_value(value)}
     if isinstance(value, Mapping):
-        return filter_message(value)
+        return {key: _sent(one) for key, one in value.items()}
     value = json_value(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    if isinstance(value, Iterable) and not isinstance(value, bytes):
-        return [_sent(one) for one in value]
-    raise FilterError(f"a filter compares texts, numbers, bools, dates and None, not {value!r}")
+    return [_sent(one) for one in value]
 
 
 def _received(value: Any) -> Any:

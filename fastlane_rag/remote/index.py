@@ -44,7 +44,7 @@ from fastlane_rag.remote.messages import (
 )
 from fastlane_rag.remote.model import RemoteModel
 from fastlane_rag.remote.transport import Call, Transport
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_seconds
 from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.metadata import metadata_from_json, plain_metadata
@@ -82,7 +82,7 @@ class RemoteIndex(Searches):
         retries: how often a refused request is repeated, with growing pauses.
 
     Raises:
-        InvalidInputError: `url` is no address.
+        InvalidInputError: `url` is no address, or another argument is not what it must be.
         MissingExtraError: httpx is not installed.
 
     Example:
@@ -102,10 +102,15 @@ class RemoteIndex(Searches):
         write_timeout: float = 660.0,
         retries: int = 4,
     ) -> None:
+        if not isinstance(url, str):
+            raise InvalidInputError(f"url must be the address of a server, like 'http://localhost:8000', not {url!r}")
+        if not isinstance(name, str | None):
+            raise InvalidInputError(f"name must be that of an index on the server, a text, or None, not {name!r}")
+        seconds = (check_seconds(timeout), check_seconds(write_timeout, "write_timeout"))
         key = api_key or os.environ.get("FASTLANE_API_KEY")
         base = f"{url.rstrip('/')}/v1/indexes/{quote(name or '-', safe='')}"
         self._given = (url, api_key, name, timeout, write_timeout, retries)
-        self._transport = Transport(base, key, timeout, write_timeout, retries)
+        self._transport = Transport(base, key, *seconds, check_count(retries, "retries"))
         self._model = RemoteModel(self._transport)
 
     @property
@@ -288,6 +293,10 @@ class RemoteIndex(Searches):
         self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
     ) -> Explanation:
         """As `FastLaneIndex.explain`."""
+        from fastlane_rag.index.checks import check_hit, check_texts
+
+        [query] = check_texts([query], "query")
+        check_hit(hit)
         of = {"id": hit} if isinstance(hit, str) else {"text": hit.text}
         asked = ExplainRequest(query=query, route_k=route_k, weighted=weighted, **of)
         found = self._transport.ask(Call("POST", "/explain", Explained, asked))
@@ -333,8 +342,13 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        plain = [None if one is None else plain_metadata(one) for one in metadatas]
-        asked = UpdateMetadata(ids=_ids(ids), metadatas=plain)
+        from fastlane_rag.index.checks import check_list, check_texts
+
+        plain = [
+            None if one is None else plain_metadata(one, f"metadatas[{i}]")
+            for i, one in enumerate(check_list("metadatas", metadatas))
+        ]
+        asked = UpdateMetadata(ids=check_texts(ids, "ids"), metadatas=plain)
         return self._transport.ask(Call("POST", "/documents/metadata", Updated, asked, writes=True)).updated
 
     def optimize(self) -> None:
@@ -535,5 +549,5 @@ def _ids(ids: Iterable[str]) -> list[str]:
 
 def _line(document: Document) -> bytes:
     """A document as a line; its keys of metadata stand apart, so that none is taken for a title."""
-    record = {"_id": document.id, "text": document.text, "metadata": plain_metadata(document.metadata)}
+    record = {"_id": document.id, "text": document.text, "metadata": plain_metadata(document.metadata or {})}
     return json.dumps(record, ensure_ascii=False).encode()

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -62,12 +63,13 @@ class Transport:
 
     def __init__(self, url: str, api_key: str | None, timeout: float, write_timeout: float, retries: int) -> None:
         try:
-            import httpx
+            import httpx  # noqa: F401 -- to say at once that it is missing
         except ImportError as error:
             raise MissingExtraError("RemoteIndex needs httpx: pip install 'fastlane-rag[client]'") from error
-        parsed = httpx.URL(url)
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        if not _is_address(url):
             raise InvalidInputError(f"{url!r} is no address of a server, such as http://localhost:8000")
+        if api_key is not None and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
+            raise InvalidInputError("the API key must be a text of ASCII characters in one line")
         self.url = url
         self._timeout, self._write_timeout, self._retries = timeout, write_timeout, retries
         self._headers = {"User-Agent": "fastlane-rag"}
@@ -189,6 +191,16 @@ class Transport:
                     f"what {self.url}{call.path} answered is not what a FastLane server answers"
                 ) from error
         raise _error(f"{self.url}{call.path}", outcome)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = urlsplit(url)
+        port = parsed.port
+        host = (parsed.hostname or "").encode("idna")
+    except ValueError:
+        return False
+    return parsed.scheme in ("http", "https") and bool(host) and b" " not in host and port != 0
 
 
 def _error(url: str, response: httpx.Response) -> FastLaneError:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -29,10 +30,17 @@ __all__ = [
     "check_count",
     "check_flag",
     "check_keywords",
+    "check_policy",
+    "check_seconds",
     "check_share",
+    "check_weight",
     "parse_filter",
     "parse_route_k",
 ]
+
+
+# Locks wait no longer than their clocks can count, and a hundred years are for ever.
+_LONGEST_SECONDS = 100 * 365 * 86400.0
 
 
 class RankingKeywords(TypedDict, total=False):
@@ -88,7 +96,7 @@ def check_flag(value: Any, name: str) -> bool:
     Raises:
         InvalidInputError: anything else.
     """
-    if value in (True, False):
+    if isinstance(value, Real | np.bool_) and value in (True, False):
         return bool(value)
     raise InvalidInputError(f"{name} must be True or False, not {value!r}")
 
@@ -142,11 +150,21 @@ def check_share(value: Any, name: str) -> float | None:
     Raises:
         InvalidInputError: anything else.
     """
-    if value is None:
-        return None
+    number = _real(value)
+    if value is not None and (number is None or not 0 <= number <= 1):
+        raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, not {value!r}")
+    return number
+
+
+def check_weight(value: Any, name: str) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
     number = _real(value)
     if number is None or not 0 <= number <= 1:
-        raise InvalidInputError(f"{name} must be a number from 0 to 1 or None, not {value!r}")
+        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
     return number
 
 
@@ -168,15 +186,37 @@ def _check_knob(value: Any, name: str) -> int | None:
     return number
 
 
-def _check_policy(value: Any, name: str) -> SearchPolicy | None:
+def check_policy(value: Any, name: str = "policy") -> SearchPolicy | None:
+    """The constants of planning, or None.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
     if value is None or isinstance(value, SearchPolicy):
         return value
     raise InvalidInputError(f"{name} must be a SearchPolicy or None, not {value!r}")
 
 
+def check_seconds(value: Any, name: str = "timeout") -> float:
+    """A time in seconds, 0 or more.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    number = _real(value)
+    if number is None or not number >= 0:
+        raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    return min(number, _LONGEST_SECONDS)
+
+
 def _real(value: Any) -> float | None:
     """The value as a float, numpy's numbers included; None for anything else."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf if cast("int", value) > 0 else -math.inf
 
 
 def parse_route_k(text: str) -> RouteK:
@@ -298,7 +338,7 @@ class SearchOptions:
     score_threshold: float | None = field(
         default=None, metadata=about("Leave out hits of lower relevance, 0 to 1.", check_share, _parse_real)
     )
-    policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", _check_policy))
+    policy: SearchPolicy | None = field(default=None, metadata=about("Constants of planning.", check_policy))
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -96,6 +96,7 @@ class Catalogue:
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._place: tuple[int, int] | None = None
         self._turns = Turns()  # at the one connection in memory
+        self._writer: int | None = None  # the thread that is in a write transaction
 
     @classmethod
     def create(cls, path: Path | None, meta: Mapping[str, str | int], filter_keys: Iterable[str]) -> Catalogue:
@@ -162,11 +163,22 @@ class Catalogue:
 
     @contextmanager
     def writing(self) -> Iterator[_Connection]:
-        """A connection inside a write transaction, committed at the end and rolled back on any exception."""
+        """A connection inside a write transaction, committed at the end and rolled back on any exception.
+
+        Raises:
+            IndexLockedError: the thread is in the middle of such a write, or, in memory, of a read.
+        """
+        thread = threading.get_ident()
+        if self._writer == thread or (self.path is None and self._turns.reading_here):
+            raise IndexLockedError(
+                f"a function that is called while {self.where} is read or written, such as a filter, cannot write to "
+                "it: collect what is to be written, and write it afterwards"
+            )
         with self._translated(), self._borrowed(alone=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
             self._know_log(connection)
             try:
+                self._writer = thread
                 yield connection
                 connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'commits'")
                 self.check_place()
@@ -176,6 +188,8 @@ class Catalogue:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._writer = None
             # Where the directory or the log was replaced in this very moment, the write went to the one that is gone.
             self.check_place()
             self._check_log(connection)
@@ -215,6 +229,7 @@ class Catalogue:
     def abandon(self) -> None:
         """In a forked child: drop the parent's connections without closing them."""
         self._lock = threading.RLock()
+        self._writer = None
         self._turns.after_fork()
         if self.path is not None:
             # SQLite connections must be neither used nor closed in a forked child.

@@ -37,6 +37,8 @@ __all__ = [
 # SQLite's JSON functions fail beyond 1,000 levels.
 _DEEPEST = 100
 _ESCAPE = "\ufdd0"
+# Python writes no whole number of more.
+_MOST_DIGITS = 4300
 
 
 def metadata_json(metadata: Any, where: str = "metadata") -> str:
@@ -70,26 +72,24 @@ def json_value(value: Any) -> Any:
     """The JSON value that stands for a value of Python; values of other types come back as they are.
 
     Dates and times become texts of ISO 8601, UUIDs and paths texts, members of enums their values, decimals numbers.
-    NumPy's scalars and arrays become what they hold.
+    NumPy's scalars and arrays become what they hold. "Not a time", of pandas and NumPy, is None.
     """
     if isinstance(value, enum.Enum):
         return json_value(value.value)
     if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
+        return value.isoformat() if value == value else None
     if isinstance(value, uuid.UUID | PurePath):
         return str(value)
     if isinstance(value, decimal.Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+        return _number(value)
     if isinstance(value, np.generic | np.ndarray):
-        # A NumPy date beyond what Python's dates reach is a number here, or a scalar still.
-        found = value.astype("datetime64[us]").tolist() if value.dtype.kind == "M" else value.tolist()
-        return found if isinstance(found, int | float | str | bool | list | None) else json_value(found)
+        return _of_numpy(value)
     return value
 
 
 def is_date(value: Any) -> bool:
-    """Whether a value of Python or NumPy is a date, with a time or without."""
-    return isinstance(value, datetime.date | np.datetime64)
+    """Whether a value of Python or NumPy is a date, with a time or without; "not a time" is none."""
+    return isinstance(value, datetime.date | np.datetime64) and bool(value == value)
 
 
 def metadata_from_json(text: str) -> dict[str, Any]:
@@ -134,6 +134,25 @@ def kind(value: Any) -> str:
     """Type and shortened value, for messages."""
     shown = repr(value)
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def _number(value: decimal.Decimal) -> int | float:
+    if value.is_nan():
+        return math.nan
+    # Beyond this JSON cannot be written; making a whole number of 1E+999999999 would take hours.
+    short = value.is_finite() and value.adjusted() < _MOST_DIGITS
+    return int(value) if short and value == value.to_integral_value() else float(value)
+
+
+def _of_numpy(value: Any) -> Any:
+    if value.dtype.kind in "Mm":  # to what Python's dates and durations can be; tolist makes numbers of finer ones
+        value = value.astype(f"{value.dtype.kind}8[us]")
+    found = value.tolist()
+    if isinstance(found, np.floating):  # a longdouble, of which Python has none
+        return float(found)
+    # A date beyond what Python's dates reach is a number here, or a scalar still.
+    is_json = isinstance(found, int | float | str | bool | list | np.generic | None)
+    return found if is_json else json_value(found)
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:

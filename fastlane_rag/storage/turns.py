@@ -36,6 +36,11 @@ class Turns:
         """Whether this thread writes."""
         return threading.get_ident() in self._writing
 
+    @property
+    def reading_here(self) -> bool:
+        """Whether this thread reads."""
+        return threading.get_ident() in self._reading
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Wait until nobody else writes."""

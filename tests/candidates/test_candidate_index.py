@@ -177,6 +177,14 @@ def test_the_page_about_it_runs(postgres, filled, tmp_path, monkeypatch):
     namespace["source"].close()
 
 
+def test_what_is_no_index_or_no_database_is_refused(filled):
+    for index in (None, "docs.index"):
+        with pytest.raises(InvalidInputError, match="index must be an open FastLaneIndex, not"):
+            CandidateIndex(index, None)
+    with pytest.raises(InvalidInputError, match=r"source must be a database .* has no upsert, delete, versions"):
+        CandidateIndex(filled, "postgresql://localhost/app")
+
+
 def test_it_is_an_index_in_a_loop_and_a_block(filled, source):
     with CandidateIndex(filled, source) as index:
         assert list(index) == filled.ids()

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.cli import main
+from fastlane_rag.data.files import KINDS, Page, read_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -142,6 +146,81 @@ def test_files_that_cannot_be_read_are_named_and_stop_everything_unless_skipped(
     assert skipped.exit_code == 0
     assert "3 file(s) read, 3 left out" in skipped.stdout
     assert stored(out)["notes.txt"] == ["Yeast turns sugar into carbon dioxide."]  # what was read before stays
+
+
+def test_an_emptied_file_is_told_and_its_passages_go(folder: Path, out: Path) -> None:
+    run("index", folder, "--out", out)
+    (folder / "notes.txt").write_text(" \n")
+    result = run("index", folder, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"{folder / 'notes.txt'} holds no text" in result.stderr
+    assert "4 file(s) read: 4 passages, 0 of them new, 0 changed, 4 stored already, 1 gone" in result.stdout
+    assert "notes.txt" not in stored(out)
+
+
+def test_halves_of_surrogate_pairs_in_a_file_stop_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of PDF files gives such, where a font's table of characters is damaged."""
+    monkeypatch.setitem(KINDS, ".txt", lambda path: iter([Page("a \ud83d\ude00 b \ud800")]))
+    assert [page.text for page in read_file(folder / "notes.txt")] == ["a \N{GRINNING FACE} b \ufffd"]
+
+
+def test_a_name_that_is_no_text_is_told_before_anything_is_stored(folder: Path, out: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt"))
+    try:
+        odd.write_text("A name in Latin 1.")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    result = run("index", folder, "--out", out)
+    assert result.exit_code == 1
+    assert "caf\ufffd.txt: its name is no UTF-8" in result.stderr
+    assert not out.exists()
+    for _ in range(2):
+        skipped = run("index", folder, "--out", out, "--skip-bad")
+        assert "4 file(s) read, 1 left out" in skipped.stdout, skipped.output
+
+
+def test_what_lies_in_a_folder_that_cannot_be_read_now_stays(folder: Path, out: Path) -> None:
+    (folder / "deep_").mkdir()
+    (folder / "deep_" / "gone.txt").write_text("This one goes.")
+    run("index", folder, "--out", out)
+    (folder / "deep_" / "gone.txt").unlink()
+    with as_nobody(folder.parent):
+        (folder / "deep").chmod(0)
+        result = run("index", folder, "--out", out)
+        skipped = run("index", folder, "--out", out, "--skip-bad")
+        (folder / "deep").chmod(0o444)  # names can be read, files cannot
+        listed = run("index", folder, "--out", out, "--skip-bad")
+        folder.chmod(0)
+        closed = run("index", folder, "--out", out, "--skip-bad")
+        folder.chmod(0o755)
+    assert f"cannot read the folder {folder / 'deep'}: Permission denied" in result.stderr
+    assert "Error: 1 folder(s) cannot be read, nothing was indexed" in result.stderr
+    assert "2 file(s) read, 1 left out: 3 passages, 0 of them new, 0 changed, 3 stored already, 1 gone" in (
+        skipped.stdout
+    )
+    assert "2 file(s) read, 2 left out: 3 passages" in listed.stdout, listed.output
+    assert f"cannot read {folder / 'deep' / 'garden.md'}: Permission denied" in listed.stderr
+    assert closed.exit_code == 1
+    assert f"cannot read the folder {folder}: Permission denied" in closed.stderr
+    assert stored(out).keys() == {"notes.txt", "deep/garden.md", "deep/er/ferry.html", "vault.pdf"}
+
+
+@contextmanager
+def as_nobody(root: Path) -> Iterator[None]:
+    """As a user for whom permissions count, who owns what is below `root`."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for place in (root, *root.rglob("*")):
+        os.chown(place, 65534, 65534)
+    for place in root.parents:
+        if place.stat().st_uid == 0:
+            place.chmod(place.stat().st_mode | 0o011)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_folder_without_files_names_the_kinds(tmp_path: Path) -> None:

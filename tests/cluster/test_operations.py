@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FastLaneError, IndexExistsError, IndexNotFoundError, InvalidInputError
+from fastlane_rag.errors import FastLaneError, IndexExistsError, IndexNotFoundError, InvalidInputError, StorageError
 from fastlane_rag.types import Document
 
 pytestmark = pytest.mark.slow
@@ -80,6 +80,41 @@ def test_wrong_arguments_are_told_as_by_an_index(cluster):
         assert cluster.search("a", filter={"wrong": 1}) == []
     with pytest.raises(InvalidInputError, match="ids or a filter"):
         cluster.delete()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cpus": -1}, "cpus must be a number"),
+        ({"cpus": "x"}, "cpus must be a number"),
+        ({"timeout": "x"}, "timeout must be a number of seconds"),
+        ({"write_timeout": -1}, "write_timeout must be a number of seconds"),
+        ({"partial": "x"}, "partial must be True or False"),
+        ({"policy": "x"}, "policy must be a SearchPolicy"),
+        ({"local": 5}, "is a str or a Path"),
+        ({"codec": "x"}, "codec must be"),
+        ({"modle": "x"}, "did you mean 'model'"),
+    ],
+)
+def test_a_wrong_argument_leaves_nothing_that_blocks_the_next_try(tmp_path, options, said):
+    from fastlane_rag.cluster import ClusterIndex
+
+    with pytest.raises(InvalidInputError, match=said):
+        ClusterIndex.create(tmp_path / "papers", 1, **options)
+    assert not (tmp_path / "papers").exists()
+
+
+def test_paths_that_cannot_be_a_cluster_are_told(tmp_path):
+    from fastlane_rag.cluster import ClusterIndex
+
+    file = tmp_path / "file"
+    file.touch()
+    for path, kind in ((None, InvalidInputError), (file, StorageError), (file / "in", StorageError)):
+        with pytest.raises(kind):
+            ClusterIndex.create(path, 1, dim=4)
+    for path, kind in ((None, InvalidInputError), (file, IndexNotFoundError), (tmp_path, IndexNotFoundError)):
+        with pytest.raises(kind):
+            ClusterIndex.open(path)
 
 
 def test_a_copy_and_a_pickle_answer_the_same(cluster, tmp_path):

@@ -110,6 +110,7 @@ def test_a_directory_that_is_gone(tmp_path, way):
     else:
         path.rename(tmp_path / "elsewhere")
     for use in (lambda: index.add(["late"]), lambda: index.search("late"), lambda: len(index)):
+        assert "cannot be read" in repr(index)
         with pytest.raises(IndexReplacedError, match="was moved or deleted"):
             use()
     index.close()

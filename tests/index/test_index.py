@@ -7,6 +7,7 @@ from word_model import WordModel, exact_score
 
 from fastlane_rag import FastLaneIndex, Hit
 from fastlane_rag.errors import (
+    FastLaneWarning,
     IndexClosedError,
     IndexExistsError,
     IndexFormatError,
@@ -76,7 +77,9 @@ def test_empty_index_and_empty_query(index):
     assert index.ids() == []
     assert bool(index)
     index.add(TEXTS)
-    assert len(index.search("", k=3)) == 3
+    for blank in ("", " \n"):
+        with pytest.warns(FastLaneWarning, match="a query is empty"):
+            assert len(index.search(blank, k=3)) == 3
 
 
 def test_ties_are_broken_by_id(index):
@@ -189,6 +192,9 @@ def test_update_metadata_does_not_encode(index, word_model):
         index.update_metadata(["sea", "wood"], [{}])
     with pytest.raises(InvalidInputError, match="not JSON"):
         index.update_metadata(["sea"], [{"x": object()}])
+    for wrong in (None, 5, {"x": 1}, "x"):
+        with pytest.raises(InvalidInputError, match="metadatas must be a list"):
+            index.update_metadata(["sea"], wrong)
     assert index.get(["sea"])[0].metadata == {"salty": True}
 
 

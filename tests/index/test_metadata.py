@@ -42,6 +42,8 @@ VALUES = {
     "numpy text": (np.str_("x"), "x"),
     "numpy date": (np.datetime64("2024-02-29"), "2024-02-29T00:00:00"),
     "numpy array": (np.array([1, 2]), [1, 2]),
+    "numpy longdouble": (np.longdouble("1.5"), 1.5),
+    "not a time, of numpy": (np.datetime64("NaT"), None),
     "tuple": ((1, dt.date(2024, 1, 1)), [1, "2024-01-01"]),
     "mapping": (types.MappingProxyType({"a": np.int8(1)}), {"a": 1}),
     "nested": ({"a": [{"b": UUID}]}, {"a": [{"b": str(UUID)}]}),
@@ -84,6 +86,14 @@ def test_filters_take_the_same_values(index, name):
     assert index.ids({"$or": [{"value": given}, {"value": given}]}) == ["a"]
 
 
+def test_not_a_time_of_pandas_is_null(index):
+    pd = pytest.importorskip("pandas")
+    index.add(["a", "b"], ["a", "b"], [{"day": pd.NaT}, {"day": pd.Timestamp("2024-02-29", tz="UTC")}])
+    assert [one.metadata["day"] for one in index.get(["a", "b"])] == [None, "2024-02-29T00:00:00+00:00"]
+    for condition in (pd.NaT, {"$in": [pd.NaT]}, {"$ne": pd.Timestamp("2024-02-29")}):
+        assert index.ids({"day": condition}) == ["a"], condition
+
+
 def test_dates_compare_in_their_order(index):
     days = [dt.date(2023, 12, 31), dt.date(2024, 1, 1), dt.date(2024, 6, 1)]
     index.add(["x"] * 3, ["0", "1", "2"], [{"day": day} for day in days])
@@ -97,6 +107,9 @@ def test_dates_compare_in_their_order(index):
         float("inf"),
         np.float32("nan"),
         decimal.Decimal("NaN"),
+        decimal.Decimal("sNaN"),
+        decimal.Decimal("1E+999999999"),
+        np.timedelta64(1, "ns"),
         decimal.Decimal("Infinity"),
         np.array([1.0, float("nan")]),
         b"bytes",

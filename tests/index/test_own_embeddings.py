@@ -6,7 +6,7 @@ import torch
 from word_model import DIM, WordModel, embed, exact_score
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import InvalidInputError, ModelMismatchError
+from fastlane_rag.errors import InvalidInputError, ModelError, ModelMismatchError
 from fastlane_rag.index.outside import PlainQuery
 from fastlane_rag.upkeep import recode
 
@@ -113,6 +113,29 @@ def test_rows_that_cannot_be_scored_are_refused_and_nothing_is_stored(index, row
     assert "a" not in index
     with pytest.raises(InvalidInputError, match=message.replace(r"rows\[1\]", "the query")):
         index.search_embeddings(wrong)
+
+
+@pytest.mark.parametrize("rows", [None, 5, "rows"])
+def test_rows_must_be_a_list(index, rows):
+    with pytest.raises(InvalidInputError, match="rows must be a list"):
+        index.add_embeddings(rows, None)
+
+
+@pytest.mark.parametrize("given", [None, 1, 3])
+def test_a_model_that_gives_more_or_fewer_than_it_was_asked_for_is_named(given):
+    class Miscounts:
+        name, dim = "miscounts", 4
+
+        def encode_documents(self, texts):
+            return [np.eye(4)[:1]] * len(texts)
+
+        def encode_queries(self, texts):
+            return given and [np.eye(4)[:1]] * given
+
+    with FastLaneIndex.create(model=Miscounts()) as index:
+        index.add(["a", "b"])
+        with pytest.raises(ModelError, match=r"encode_queries of 'miscounts' must|miscounts gave . embeddings for 2"):
+            index.search_batch(["a", "b"])
 
 
 def test_lengths_must_agree(index):

@@ -11,7 +11,7 @@ import pytest
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import IndexClosedError
+from fastlane_rag.errors import IndexClosedError, IndexLockedError
 from fastlane_rag.upkeep.verify import export
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -64,6 +64,30 @@ def test_a_filter_may_search_from_another_thread(filled):
     with ThreadPoolExecutor(1) as pool:
         hits = filled.search("word1", k=2, filter=lambda _: bool(pool.submit(filled.search, "word2", k=1).result(20)))
     assert len(hits) == 2
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_filter_that_writes_into_what_it_reads_is_refused_at_once(tmp_path, place):
+    with FastLaneIndex.create(tmp_path / "index" if place == "disk" else None, model=WordModel()) as index:
+        index.add(["word1", "word2"], ["1", "2"])
+
+        def writes(metadata):
+            index.add(["more"], ["3"])
+            return False
+
+        def compacts(metadata):
+            index.compact()
+            return False
+
+        with pytest.raises(IndexLockedError, match="such as a filter, cannot write to it"):
+            index.delete(filter=writes)
+        assert index.ids() == ["1", "2"]
+        for wrong in (writes, compacts) if place == "memory" else ():
+            with pytest.raises(IndexLockedError, match="such as a filter, cannot write to it"):
+                index.search("word1", filter=wrong)
+            assert index.ids() == ["1", "2"]
+        assert index.search("word1", filter=writes if place == "disk" else lambda _: False) == []
+        assert index.add(["later"], ["4"]) == ["4"]
 
 
 def test_a_filter_may_search_from_another_thread_while_a_write_waits(filled):

@@ -144,7 +144,7 @@ def test_query_modes_of_llama_index(index, nodes):
     assert found(hybrid, hybrid_top_k=2) == expected(2, hybrid=True)
     assert found(words) == found(VectorStoreQueryMode.SPARSE) == expected(lane="words")
     assert found(words, sparse_top_k=1) == expected(1, lane="words")
-    with pytest.raises(ValueError, match="hybrid must be"):
+    with pytest.raises(ValueError, match="alpha must be"):
         found(hybrid, alpha=2)
     over = VectorStoreIndex.from_vector_store(nodes, embed_model=MockEmbedding(embed_dim=1))
     retriever = over.as_retriever(vector_store_query_mode="hybrid", alpha=0.4, similarity_top_k=5)

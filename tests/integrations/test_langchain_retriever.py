@@ -160,7 +160,7 @@ async def test_a_misspelt_argument_is_refused_everywhere(index, retriever, argum
 
 
 def test_negative_k_and_a_foreign_index_are_refused(index):
-    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+    with pytest.raises(ValidationError, match="k must be a whole number, 0 or more, not -1"):
         FastLaneRetriever(index=index, k=-1)
     with pytest.raises(ValidationError, match="FastLaneIndex"):
         FastLaneRetriever(index="some/path")

@@ -192,7 +192,8 @@ def test_filters_are_applied_before_ranking_and_can_be_set(retriever):
 
 
 async def test_anything_but_metadata_filters_is_refused(node_index):
-    retriever = FastLaneRetriever(node_index, filters={"pep": 8})
+    retriever = FastLaneRetriever(node_index)
+    retriever.filters = {"pep": 8}
     with pytest.raises(TypeError, match="MetadataFilters"):
         retriever.retrieve(QUERY)
     with pytest.raises(TypeError, match="MetadataFilters"):

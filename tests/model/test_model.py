@@ -118,6 +118,23 @@ def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
         model.encode_documents(["fine", 7])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("device", ["tpu", "", "CPU", ["cpu"]])
+def test_a_device_that_torch_does_not_know_is_named(device: object) -> None:
+    """The message speaks of the device, not of the model."""
+    with pytest.raises(InvalidInputError, match="device must be 'cpu'") as told:
+        FastLaneModel.from_pretrained(device=device)  # type: ignore[arg-type]
+    assert str(told.value).endswith(repr(device))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, "2"])
+def test_a_senseless_batch_size_is_refused(model: FastLaneModel, batch_size: object) -> None:
+    """The message shows the value."""
+    for encode in (model.encode_documents, model.encode_queries, model.encode_dense_documents):
+        with pytest.raises(InvalidInputError, match=f"batch_size must be a whole number from 1.*{batch_size!r}"):
+            encode(["fine"], batch_size=batch_size)  # type: ignore[operator]
+    assert len(model.encode_documents(["fine", "and well"], batch_size=np.int64(1))) == 2  # type: ignore[arg-type]
+
+
 def test_dense_baseline_is_unit_length(model: FastLaneModel) -> None:
     """One vector per text, of the encoder's own width."""
     vectors = model.encode_dense_documents(["a passage", "a much longer passage about retrieval"])

@@ -98,6 +98,22 @@ def test_what_is_no_model_is_named(model):
         shared_model(model)
 
 
+@pytest.mark.parametrize("model", ["/no/such/folder", "a/b/c", "http://x", " ", "x" * 500, "\0"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_names_no_model_is_told_with_a_network_and_without(monkeypatch, offline, model):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(ModelError, match="there is no such folder, and it is no name of the Hugging Face hub"):
+        shared_model(model)
+
+
+def test_a_folder_of_very_many_files_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastlane_rag.model.shared._MOST_FILES", 5)
+    for number in range(6):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(ModelError, match="holds more than 5 files"):
+        shared_model(tmp_path)
+
+
 def test_loading_prints_nothing_and_leaves_the_libraries_as_they_are():
     program = """
 from transformers.utils import logging

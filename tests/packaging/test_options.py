@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from typing import get_type_hints
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import InvalidInputError, UnknownOptionError
+from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
 from fastlane_rag.search.policy import SearchPolicy
@@ -190,3 +192,15 @@ def test_numbers_of_numpy_are_numbers():
     assert policy == SearchPolicy(route_k=4, words_weight=0.5, refine_least=9)
     assert {type(policy.route_k), type(policy.words_weight)} == {int, float}
     assert TypeAdapter(SearchFields).validate_python({"route_k": np.int64(4)}).route_k == 4
+    assert (IndexOptions(timeout=np.int64(3)).timeout, IndexOptions(timeout=np.float32(0.5)).timeout) == (3, 0.5)
+    assert IndexOptions(timeout=10**400).timeout < 1e10
+    with pytest.raises(InvalidInputError, match="refine must be True or False"):
+        SearchOptions(refine=np.array([True, False]))
+
+
+@pytest.mark.parametrize("policy", [{}, 1, "fast"])
+def test_a_policy_that_is_none_is_refused_where_it_is_given(tmp_path, policy):
+    FastLaneIndex.create(tmp_path / "index", dim=4).close()
+    for call in (FastLaneIndex.create, partial(FastLaneIndex.open, tmp_path / "index")):
+        with pytest.raises(InvalidInputError, match="policy must be a SearchPolicy or None"):
+            call(policy=policy)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneIndex
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.rerank import diversify, relevance, relevances, rerank
 
 QUERY = "when do cats purr?"
@@ -56,6 +57,10 @@ def test_diversify_passes_over_what_repeats(index, model):
     assert diversify(result, 0, model=model) == []
     with pytest.raises(ValueError, match="0 to 1"):
         diversify(result, 2, model=model, relevance_weight=1.5)
+    with pytest.raises(InvalidInputError, match="k must be a whole number"):
+        diversify(result, -1, model=model)
+    with pytest.raises(InvalidInputError, match="texts must be a list"):
+        rerank(QUERY, "one text", model=model)
 
 
 def test_importing_the_module_loads_no_torch():

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -64,7 +65,8 @@ def test_what_is_stored_comes_back(remote, index):
     assert (len(remote), "odd" in remote, "none" in remote, 3 in remote) == (6, True, False, False)
     assert list(remote) == index.ids() == remote.ids()
     assert remote.add([]) == []
-    assert remote.update_metadata(["odd"], [{"n": 1}]) == 1
+    assert remote.update_metadata(["odd", "odd"], [{"n": 2}, {"n": 1}]) == 1
+    assert remote.get(["odd"])[0].metadata == {"n": 1}
     assert remote.delete(["odd", "none"]) == 1
     assert remote.delete(filter={"legs": 4}) == 2
     assert remote.ids({"legs": {"$lt": 4}}) == ["bird", "fish"]
@@ -141,8 +143,17 @@ def test_dates_in_filters_are_instants(remote, index):
         assert remote.ids({"day": condition}) == index.ids({"day": condition})
     assert remote.ids({"day": day}) == ["early"]
     assert remote.delete(filter={"$or": [{"day": {"$between": [day, day]}}]}) == 1
-    with pytest.raises(FilterError, match="object"):
-        remote.ids({"day": object()})
+    # JSON would make null of NaN, and then the documents with a null went.
+    remote.update_metadata(["late"], [{"day": None}])
+    for wrong in (object(), float("nan"), {"$ne": float("inf")}, {"$between": {1, 2}}, "\ud800", iter([1])):
+        with pytest.raises(FilterError) as told:
+            remote.delete(filter={"day": wrong})
+        with pytest.raises(FilterError) as here:
+            index.delete(filter={"day": wrong})
+        assert str(told.value) == str(here.value)
+    with pytest.raises(FilterError, match="key must be str"):
+        remote.ids({1: 1})
+    assert "late" in remote
 
 
 def test_embeddings_made_elsewhere(running):
@@ -213,6 +224,10 @@ def test_hits_explain_themselves(running, model, passages):
         np.testing.assert_array_equal(rows, model.encode_documents([passages[0]["text"]])[0])
 
 
+URL = "http://localhost:8000"
+NO_ADDRESSES = ("localhost:8000", "", "ftp://x", "http://[", "http://a b", "http://x:99999999", "http://\udcff")
+
+
 def test_errors_are_those_of_an_index(remote, tmp_path):
     for wrong, kind, said in (
         (lambda: remote.search("cats", rout_k=1), UnknownOptionError, "route_k"),
@@ -227,9 +242,18 @@ def test_errors_are_those_of_an_index(remote, tmp_path):
         (lambda: remote.delete(), InvalidInputError, "ids or a filter"),
         (lambda: remote.get("cat"), InvalidInputError, "must be a list"),
         (lambda: remote.explain("cats", "cow"), InvalidInputError, "'cow'"),
+        (lambda: remote.explain("cats", 5), InvalidInputError, "hit must be a hit .* not int 5"),
+        (lambda: remote.explain(None, "cat"), InvalidInputError, "query"),
+        (lambda: remote.update_metadata(["cat"], [{"x": float("nan")}]), InvalidInputError, r"metadatas\[0\]\['x'\]"),
         (lambda: remote.save(tmp_path), FastLaneError, "kept by its server"),
         (lambda: RemoteIndex(remote.url.partition("/v1")[0], name="plants").search("x"), IndexNotFoundError, "animals"),
-        (lambda: RemoteIndex("localhost:8000"), InvalidInputError, "no address"),
+        *((partial(RemoteIndex, wrong), InvalidInputError, "no address") for wrong in NO_ADDRESSES),
+        (lambda: RemoteIndex(None), InvalidInputError, "url must be the address"),
+        (lambda: RemoteIndex(URL, timeout="x"), InvalidInputError, "timeout must be a number of seconds"),
+        (lambda: RemoteIndex(URL, write_timeout=-1), InvalidInputError, "write_timeout must be a number of seconds"),
+        (lambda: RemoteIndex(URL, retries=-1), InvalidInputError, "retries must be a whole number"),
+        (lambda: RemoteIndex(URL, name=5), InvalidInputError, "name must be"),
+        (lambda: RemoteIndex(URL, "a\nb"), InvalidInputError, "API key must be a text .* in one line"),
         (
             lambda: RemoteIndex("http://127.0.0.1:9", retries=0).search("x"),
             RemoteError,

@@ -6,9 +6,12 @@ from typing import Any
 from langchain_core.documents import Document
 
 from fastlane_rag import Hit
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.passages import as_passage
 from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
+from fastlane_rag.storage.metadata import kind
 from fastlane_rag.types import Document as StoredDocument
 
 
@@ -49,6 +52,21 @@ def to_filter(given: Any) -> Filter | None:
     return filter_
 
 
+def given_documents(documents: Iterable[Document]) -> list[Document]:
+    """The documents as a list.
+
+    Raises:
+        InvalidInputError: there is a single one, or something else.
+    """
+    if isinstance(documents, Document):
+        raise InvalidInputError("documents must be a list, not a Document; put a single one into [ ]")
+    found = check_list("documents", documents)
+    for i, one in enumerate(found):
+        if not hasattr(one, "page_content"):
+            raise InvalidInputError(f"documents[{i}] must be a Document of LangChain, not {kind(one)}")
+    return found
+
+
 def add_documents(
     index: AnyIndex,
     documents: Iterable[Document],
@@ -56,7 +74,7 @@ def add_documents(
     batch_size: int | None = None,
 ) -> list[str]:
     """Add or replace documents. `ids` take precedence over their own; ids of None are generated. Returns the ids."""
-    documents = list(documents)
+    documents = given_documents(documents)
     return index.add(
         [document.page_content for document in documents],
         ids=[document.id for document in documents] if ids is None else ids,

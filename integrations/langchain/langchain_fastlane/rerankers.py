@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Self
+from functools import partial
+from typing import Annotated, Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import rerank
+from fastlane_rag.search.options import check_count
+from langchain_fastlane._documents import given_documents
 
 
 class FastLaneReranker(BaseDocumentCompressor):
@@ -38,7 +41,7 @@ class FastLaneReranker(BaseDocumentCompressor):
 
     model: Any = Field(default=None, repr=False, exclude=True)
     device: str | None = Field(default=None, repr=False, exclude=True)
-    top_n: int = Field(default=4, ge=0)
+    top_n: Annotated[int, BeforeValidator(partial(check_count, name="top_n")), Field(ge=0)] = 4
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = None
     weighted: bool = True
@@ -52,7 +55,7 @@ class FastLaneReranker(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks = None
     ) -> Sequence[Document]:
         """Copies of the `top_n` best documents, best first, with their relevance (0 to 1) as `relevance_score`."""
-        documents = list(documents)
+        documents = given_documents(documents)
         texts = [document.page_content for document in documents]
         ranking = rerank(
             query,

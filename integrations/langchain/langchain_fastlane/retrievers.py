@@ -13,14 +13,14 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
-from pydantic import ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.protocol import AnyIndex, given_index
 from fastlane_rag.search.fields import SearchFields
-from fastlane_rag.search.options import SearchOptions, call_filter
+from fastlane_rag.search.options import SearchOptions, call_filter, check_count
 from fastlane_rag.search.result import SearchResult
 from langchain_fastlane._documents import add_documents, to_document, to_filter
 from langchain_fastlane._reports import report
@@ -54,7 +54,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     index: Annotated[AnyIndex, PlainValidator(given_index)] = Field(repr=False, exclude=True)
-    k: int = Field(default=4, ge=0)
+    k: Annotated[int, BeforeValidator(check_count), Field(ge=0)] = 4
     score_key: str | None = None
     id_key: str | None = None
 

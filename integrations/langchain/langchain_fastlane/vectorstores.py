@@ -17,7 +17,7 @@ from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter
+from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter, check_count, check_weight
 from fastlane_rag.search.tracing import searches
 from fastlane_rag.storage.filters import Filter, all_of
 from langchain_fastlane._documents import add_documents, to_document, to_filter
@@ -331,7 +331,9 @@ class FastLaneVectorStore(VectorStore):
             filter: as in `similarity_search`.
             **options: as in `similarity_search`.
         """
-        result = self.index.search_detailed(query, max(fetch_k, k), filter=to_filter(filter), **options)
+        fetched = max(check_count(fetch_k, "fetch_k"), check_count(k))
+        check_weight(lambda_mult, "lambda_mult")
+        result = self.index.search_detailed(query, fetched, filter=to_filter(filter), **options)
         picked = diversify(result, k, model=self.index.model, relevance_weight=lambda_mult)
         return [to_document(hit, self.id_key) for hit in picked]
 

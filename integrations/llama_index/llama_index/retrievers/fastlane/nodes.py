@@ -17,9 +17,11 @@ from llama_index.core.schema import (
 )
 
 from fastlane_rag import Hit
+from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.passages import NODE_CONTENT
 from fastlane_rag.index.protocol import AnyIndex
-from fastlane_rag.storage.metadata import plain_metadata
+from fastlane_rag.storage.metadata import kind, plain_metadata
 from fastlane_rag.types import Document as StoredDocument
 
 # Keys stored beside those of the node's own metadata, which stay at the top level for filters.
@@ -39,7 +41,7 @@ def add_nodes(
     show_progress: bool | None = None,
 ) -> list[str]:
     """Add or replace nodes by their ids. Encodes the text that LlamaIndex shows to embedding models."""
-    nodes = list(nodes)
+    nodes = given_nodes(nodes)
     return index.add(
         [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes],
         ids=[node.node_id for node in nodes],
@@ -47,6 +49,21 @@ def add_nodes(
         batch_size=batch_size,
         show_progress=show_progress,
     )
+
+
+def given_nodes(nodes: Iterable[BaseNode]) -> list[BaseNode]:
+    """The nodes as a list; a node with a score counts as the node.
+
+    Raises:
+        InvalidInputError: there is a single one, or something else.
+    """
+    if isinstance(nodes, BaseNode | NodeWithScore):
+        raise InvalidInputError(f"nodes must be a list, not a {type(nodes).__name__}; put a single one into [ ]")
+    found = [one.node if isinstance(one, NodeWithScore) else one for one in check_list("nodes", nodes)]
+    for i, one in enumerate(found):
+        if not isinstance(one, BaseNode):
+            raise InvalidInputError(f"nodes[{i}] must be a node of LlamaIndex, not {kind(one)}")
+    return found
 
 
 def to_metadata(node: BaseNode) -> dict[str, Any]:
@@ -104,12 +121,12 @@ def _plain(node: BaseNode) -> BaseNode:
     """The node with metadata as the index stores them. Pydantic alone would turn NaN into None and bytes into text."""
     metadata = plain_metadata(node.metadata, f"the metadata of node {node.node_id!r}")
     relationships = {}
-    for kind, related in node.relationships.items():
+    for name, related in node.relationships.items():
         plain = [
             one.model_copy(update={"metadata": plain_metadata(one.metadata, f"the metadata of node {one.node_id!r}")})
             for one in (related if isinstance(related, list) else [related])
         ]
-        relationships[kind] = plain if isinstance(related, list) else plain[0]
+        relationships[name] = plain if isinstance(related, list) else plain[0]
     return node.model_copy(update={"metadata": metadata, "relationships": relationships})
 
 

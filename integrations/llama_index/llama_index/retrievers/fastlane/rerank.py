@@ -1,7 +1,8 @@
 """The node postprocessor: reranks the nodes of any retriever, without an index."""
 
 from copy import deepcopy
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 from llama_index.core import instrumentation
 from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
@@ -10,9 +11,12 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.retrievers.fastlane.nodes import with_score
+from pydantic import BeforeValidator
 
+from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import Ranked, rerank
+from fastlane_rag.search.options import check_count
 
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
@@ -37,7 +41,7 @@ class FastLaneRerank(BaseNodePostprocessor):
         weighted: whether each query token counts by the router's weight, as in a search.
     """
 
-    top_n: int = Field(default=4, ge=0)
+    top_n: Annotated[int, BeforeValidator(partial(check_count, name="top_n")), Field(ge=0)] = 4
     keep_retrieval_score: bool = False
     normalize_scores: bool = True
     score_key: str | None = None
@@ -91,7 +95,7 @@ class FastLaneRerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise ValueError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
-        nodes = list(nodes)
+        nodes = check_list("nodes", nodes)
         dispatcher.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name)
         )

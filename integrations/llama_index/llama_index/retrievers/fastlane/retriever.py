@@ -14,13 +14,13 @@ from llama_index.core.settings import Settings
 from llama_index.core.vector_stores import MetadataFilters
 from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
-from llama_index.retrievers.fastlane.nodes import add_nodes, to_scored_node
+from llama_index.retrievers.fastlane.nodes import add_nodes, given_nodes, to_scored_node
 
 from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.protocol import AnyIndex, given_index
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_flag
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_flag, check_keywords
 from fastlane_rag.search.result import SearchResult, with_relevance
 from fastlane_rag.storage.filters import all_of
 
@@ -76,8 +76,10 @@ class FastLaneRetriever(BaseRetriever):
         self.index: AnyIndex = given_index(index)
         self.normalize_scores = check_flag(normalize_scores, "normalize_scores")
         self.score_key = score_key
-        self.similarity_top_k = similarity_top_k
+        self.similarity_top_k = check_count(similarity_top_k, "similarity_top_k")
+        to_filter(filters)  # says what is wrong with them
         self.filters = filters
+        check_keywords(options, ("similarity_top_k", *_OPTIONS), "FastLaneRetriever")
         told = SearchOptions.of(**options)
         for name in _OPTIONS:
             setattr(self, name, getattr(told, name))
@@ -122,7 +124,7 @@ class FastLaneRetriever(BaseRetriever):
     ) -> Self:
         """As `from_nodes`, for documents; `transformations` (by default those of `Settings`) turn them into nodes."""
         nodes = run_transformations(
-            list(documents),  # LlamaIndex makes no nodes of a generator
+            given_nodes(documents),  # LlamaIndex makes no nodes of a generator
             Settings.transformations if transformations is None else transformations,
             show_progress=bool(show_progress),
         )
@@ -173,7 +175,7 @@ class FastLaneRetriever(BaseRetriever):
         object is only added to this retriever's `object_map`, and must be given again after a reload.
         """
         stored = []
-        for node in nodes:
+        for node in given_nodes(nodes):
             if isinstance(node, IndexNode) and node.obj is not None and not isinstance(node.obj, BaseNode):
                 self.object_map[node.index_id] = node.obj
                 node = node.model_copy(update={"obj": None})
@@ -205,7 +207,8 @@ class FastLaneRetriever(BaseRetriever):
 
     def _depth(self, texts: list[str]) -> int:
         """Hits to find for each text."""
-        return self.similarity_top_k if len(texts) == 1 else max(10 * self.similarity_top_k, _FUSED_DEPTH)
+        k = check_count(self.similarity_top_k, "similarity_top_k")
+        return k if len(texts) == 1 else max(10 * k, _FUSED_DEPTH)
 
     def _options(self) -> SearchKeywords:
         options: SearchKeywords = {name: getattr(self, name) for name in _OPTIONS}  # type: ignore[assignment]

@@ -1,8 +1,10 @@
 """The vector store, for VectorStoreIndex, IngestionPipeline and StorageContext."""
 
 import asyncio
+import math
 import os
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -22,14 +24,25 @@ from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import SOURCE_KEY, add_nodes, to_node, with_score
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search.options import SearchKeywords, call_filter, check_flag
+from fastlane_rag.search.options import (
+    SearchKeywords,
+    SearchOptions,
+    call_filter,
+    check_count,
+    check_flag,
+    check_keywords,
+    check_weight,
+)
 from fastlane_rag.storage.filters import Filter, all_of
+from fastlane_rag.storage.folder import index_path
 
+_OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
 _BY_WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 
 
@@ -169,9 +182,10 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         Raises:
             ValueError: neither ids nor filters are given.
         """
+        filter_ = to_filter(filters)
         if node_ids is None and (filters is None or not filters.filters):
             raise ValueError("give node_ids or filters; to delete every node call clear()")
-        self._index.delete(node_ids, filter=to_filter(filters))
+        self._index.delete(node_ids, filter=filter_)
 
     async def adelete_nodes(  # type: ignore[override]
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
@@ -246,24 +260,25 @@ class FastLaneVectorStore(BasePydanticVectorStore):
                 "FastLane searches by text, and this query has only an embedding: give query_str. To search by the "
                 "texts of HyDE, use FastLaneRetriever(store.client)"
             )
+        check_keywords(options, _OPTIONS, "a query, which has k as its similarity_top_k")
         top_k = query.similarity_top_k
         if query.mode in _BY_WORDS:
             options["lane"], top_k = "words", query.sparse_top_k or top_k
         elif query.mode == VectorStoreQueryMode.HYBRID:
             options["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
         elif query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
-            raise ValueError(
-                f"FastLane has the query modes default, mmr, hybrid and text_search, not {query.mode.value}"
-            )
+            mode = getattr(query.mode, "value", query.mode)
+            raise ValueError(f"FastLane has the query modes default, mmr, hybrid and text_search, not {mode}")
         asked = call_filter(to_filter(query.filters), options.get("filter"), override=override_filter)
         options["filter"] = all_of(asked, *_named(query))
         varied = query.mode == VectorStoreQueryMode.MMR
-        fetched = max(top_k, round(top_k * mmr_prefetch_factor)) if varied else top_k
+        top_k = check_count(top_k, "similarity_top_k")
+        fetched = max(top_k, round(top_k * _factor(mmr_prefetch_factor))) if varied else top_k
         [result] = report([self._index.search_detailed(query.query_str, fetched, **options)])
         hits = result.hits
         if varied:
             weights = (mmr_threshold, query.mmr_threshold, 0.5)
-            weight = next(given for given in weights if given is not None)
+            weight = check_weight(next(given for given in weights if given is not None), "mmr_threshold")
             hits = diversify(result, top_k, model=self._index.model, relevance_weight=weight)
         return VectorStoreQueryResult(
             nodes=[with_score(to_node(hit), hit.score, self._score_key) for hit in hits],
@@ -297,9 +312,15 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         BaseModel.__setstate__(self, state)
 
 
+def _factor(value: Any) -> float:
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise InvalidInputError(f"mmr_prefetch_factor must be a number from 0, not {value!r}")
+    return float(value)
+
+
 def _weight(alpha: float | None) -> bool | float:
     """What words weigh in a hybrid search where LlamaIndex gives the weight of vectors."""
-    return True if alpha is None else 1 - alpha
+    return True if alpha is None else 1 - check_weight(alpha, "alpha")
 
 
 def _named(query: VectorStoreQuery) -> list[Filter]:
@@ -309,4 +330,9 @@ def _named(query: VectorStoreQuery) -> list[Filter]:
 
 
 def _directory(persist_path: str | os.PathLike[str]) -> Path:
-    return Path(persist_path).with_suffix("")
+    whole = index_path(persist_path)
+    if not Path(os.fsdecode(persist_path)).name:
+        raise InvalidInputError(
+            f"persist_path must name a file, as storage/default__vector_store.json does, not {persist_path!r}"
+        )
+    return whole.with_suffix("")
