@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.lengths import chunks, one_warning
-from fastlane_rag.search.options import check_count, check_weight
+from fastlane_rag.search.options import check_count, check_share, check_weight
 from fastlane_rag.search.result import relevance
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def rerank(
     Raises:
         InvalidInputError: `score_threshold` is no number from 0 to 1, or `texts` is a single text.
     """
-    least = 0.0 if score_threshold is None else check_weight(score_threshold, "score_threshold")
+    least = check_share(score_threshold, "score_threshold") or 0.0
     if isinstance(texts, str):
         raise InvalidInputError("texts must be a list, not a str; put a single text into [ ]")
     texts = list(texts)
