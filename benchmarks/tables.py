@@ -434,7 +434,7 @@ def growth(results: Path) -> str:
     if not path.exists():
         return NOT_MEASURED
     report = json.loads(path.read_text())
-    rows, left_out = [], []
+    rows, searches, left_out = [], [], []
     for size in report["sizes"]:
         kept = size["tokens_kept_of_a_document"]
         made = f", {size['synthetic_documents']:,} of them synthetic" if size["synthetic_documents"] else ""
@@ -456,12 +456,22 @@ def growth(results: Path) -> str:
                 f"{size['build_seconds']:,.0f}",
             ]
         )
+        searches += [
+            [
+                name,
+                ", ".join(f"{knob}={value}" for knob, value in one["knobs"].items()) or "default",
+                f"{one['p50_ms']:.1f} / {one['p95_ms']:.1f}",
+                f"{one['recall@10_of_exhaustive']:.1%}",
+            ]
+            for one in size["settings"]
+        ]
     header = ["documents", "tokens kept of each", "tokens", "opening, ms", "first query, ms", "ms p50 / p95"]
     header += ["bytes a document", "MiB not backed by a file", "build, s"]
     asked_for = (
         f"{report['corpus']['dataset']}, {report['threads']} thread(s). Synthetic: real token rows, moved a little."
     )
-    return "\n\n".join([table(header, rows), *left_out, asked_for, of_file(report, path)])
+    ways = table(["documents", "search", "ms p50 / p95", "ten best of exhaustive"], searches)
+    return "\n\n".join([table(header, rows), ways, *left_out, asked_for, of_file(report, path)])
 
 
 def encoding(results: Path) -> str:
