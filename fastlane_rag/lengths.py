@@ -36,10 +36,7 @@ def check_max_document_tokens(value: Any) -> int | None:
     Raises:
         InvalidInputError: anything else.
     """
-    number = whole_number(value)
-    if value is not None and (number is None or number < 1):
-        raise InvalidInputError(f"max_document_tokens must be a whole number from 1, or None for all, not {value!r}")
-    return number
+    return _from_one(value, "max_document_tokens", "None for all")
 
 
 def check_batch_size(value: Any) -> int | None:
@@ -48,9 +45,14 @@ def check_batch_size(value: Any) -> int | None:
     Raises:
         InvalidInputError: anything else.
     """
+    return _from_one(value, "batch_size", "None")
+
+
+def _from_one(value: Any, name: str, none: str) -> int | None:
+    """A whole number from 1, or None, which a message calls `none`."""
     number = whole_number(value)
     if value is not None and (number is None or number < 1):
-        raise InvalidInputError(f"batch_size must be a whole number from 1, or None, not {value!r}")
+        raise InvalidInputError(f"{name} must be a whole number from 1, or {none}, not {value!r}")
     return number
 
 

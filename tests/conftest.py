@@ -1,13 +1,16 @@
 """What every test may use: the bundled model and real passages."""
 
 import gc
+import importlib.util
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(pytest.mark.skip(reason=f"needs the research datasets in {SHARED_DATA}"))
+
+
+@pytest.fixture(scope="session")
+def module_of() -> Callable[[Path], ModuleType]:
+    """Loads a script, or a file of other tests, as a module."""
+
+    def load(file: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"loaded_{file.stem}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

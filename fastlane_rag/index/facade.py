@@ -33,7 +33,7 @@ from fastlane_rag.index.encoding import (
     open_model,
 )
 from fastlane_rag.index.evidence import explained, give_evidence
-from fastlane_rag.index.images import check_same_images, image_metadatas
+from fastlane_rag.index.images import check_same_images, image_metadatas, image_texts
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
@@ -464,10 +464,7 @@ class FastLaneIndex(Searches):
         """
         check_takes_images(self.model, "add_images")
         given = image_metadatas(images, metadatas)
-        words = [""] * len(given) if texts is None else check_texts(texts)
-        if len(words) != len(given):
-            raise InvalidInputError(f"{len(given)} images but {len(words)} texts")
-        return self.add(words, ids, given, batch_size=batch_size, show_progress=False)
+        return self.add(image_texts(texts, len(given)), ids, given, batch_size=batch_size, show_progress=False)
 
     def add_embeddings(
         self,

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_list
+from fastlane_rag.index.checks import check_list, check_texts
 from fastlane_rag.index.encoding import check_takes_images
 from fastlane_rag.storage.metadata import image_of, kind
 from fastlane_rag.types import IMAGE_KEY
 
-__all__ = ["check_same_images", "check_sent_image", "image_metadatas", "listed_images", "sent_image"]
+__all__ = [
+    "check_no_other_image",
+    "check_same_images",
+    "check_sent_image",
+    "image_metadatas",
+    "image_texts",
+    "listed_images",
+    "sent_image",
+]
 
 _NO_LIST = (str, bytes, os.PathLike, Mapping)
 
@@ -33,10 +41,7 @@ def image_metadatas(
     listed, given = listed_images(images, metadatas)
     sources = [_source(image, f"images[{i}]") for i, image in enumerate(listed)]
     for i, one in enumerate(given):
-        if one.get(IMAGE_KEY, sources[i]) != sources[i]:
-            raise InvalidInputError(
-                f"metadatas[{i}] has the key {IMAGE_KEY!r} for another image than images[{i}]; leave the key out"
-            )
+        check_no_other_image(i, one, sources[i])
     return [{**one, IMAGE_KEY: source} for one, source in zip(given, sources, strict=True)]
 
 
@@ -58,6 +63,35 @@ def listed_images(
         if one is not None and not isinstance(one, Mapping):
             raise InvalidInputError(f"metadatas[{i}] must be a dict or None, not {kind(one)}")
     return listed, [one or {} for one in given]
+
+
+def image_texts(texts: Iterable[str] | None, count: int) -> list[str]:
+    """What is stored beside so many images: empty texts for None.
+
+    Raises:
+        InvalidInputError: lengths differ, or something is no text.
+    """
+    words = [""] * count if texts is None else check_texts(texts)
+    if len(words) != count:
+        raise InvalidInputError(f"{count} images but {len(words)} texts")
+    return words
+
+
+def check_no_other_image(i: int, metadata: Mapping[str, Any], source: str | None) -> None:
+    """Refuse metadata that name another image than the one they are given with.
+
+    Args:
+        i: position of both, for the message.
+        metadata: of the image.
+        source: what metadata may call the image; None for an image without a name.
+
+    Raises:
+        InvalidInputError: they do.
+    """
+    if metadata.get(IMAGE_KEY, source) != source:
+        raise InvalidInputError(
+            f"metadatas[{i}] has the key {IMAGE_KEY!r} for another image than images[{i}]; leave the key out"
+        )
 
 
 def _source(image: Any, where: str) -> str:

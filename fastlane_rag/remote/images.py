@@ -31,15 +31,13 @@ def sending_images(
     Raises:
         InvalidInputError: the model takes no images, one cannot be read, they have too many bytes, or lengths differ.
     """
-    from fastlane_rag.index.checks import check_texts, prepare
+    from fastlane_rag.index.checks import prepare
     from fastlane_rag.index.encoding import check_takes_images
-    from fastlane_rag.index.images import listed_images
+    from fastlane_rag.index.images import image_texts, listed_images
 
     check_takes_images(told.model, "add_images")
     listed, given = listed_images(images, metadatas)
-    words = [""] * len(listed) if texts is None else check_texts(texts)
-    if len(words) != len(listed):
-        raise InvalidInputError(f"{len(listed)} images but {len(words)} texts")
+    words = image_texts(texts, len(listed))
     final, entries = prepare(words, ids, [_without_image(i, one, listed[i]) for i, one in enumerate(given)])
     sent = dict(zip(final, _sent(listed, told.most_body_bytes), strict=True))
     some = [
@@ -51,11 +49,9 @@ def sending_images(
 
 def _without_image(i: int, metadata: Mapping[str, Any], image: Any) -> dict[str, Any]:
     """Metadata that may name the same image, as what an index gave back does."""
-    same = os.fspath(image) if _is_path(image) else None
-    if metadata.get(IMAGE_KEY, same) != same:
-        raise InvalidInputError(
-            f"metadatas[{i}] has the key {IMAGE_KEY!r} for another image than images[{i}]; leave the key out"
-        )
+    from fastlane_rag.index.images import check_no_other_image
+
+    check_no_other_image(i, metadata, os.fspath(image) if _is_path(image) else None)
     return {name: value for name, value in metadata.items() if name != IMAGE_KEY}
 
 

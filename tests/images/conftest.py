@@ -1,6 +1,5 @@
 """A tiny page model with random weights, and two pages."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,19 +15,10 @@ from fastlane_rag import FastLaneIndex, FastLaneModel, RemoteIndex
 ROOT = Path(__file__).parents[2]
 
 
-def _module_of(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"loaded_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_folder(tmp_path_factory: pytest.TempPathFactory, module_of: Callable[[Path], ModuleType]) -> Path:
     """The checkpoint that the notebook makes, in a folder."""
-    made = _module_of(ROOT / "examples" / "page_model.py")
+    made = module_of(ROOT / "examples" / "page_model.py")
     torch.set_num_threads(1)
     folder: Path = made.random_page_model(tmp_path_factory.mktemp("pages") / "model")
     return folder
@@ -60,12 +50,12 @@ def served(page_model: FastLaneModel) -> Iterator[FastLaneIndex]:
 
 
 @pytest.fixture
-def remote_of() -> Iterator[Callable[..., RemoteIndex]]:
+def remote_of(module_of: Callable[[Path], ModuleType]) -> Iterator[Callable[..., RemoteIndex]]:
     """Serves an index, with the given settings, and gives it back as one from afar."""
     from fastlane_rag.serve.app import create_app
     from fastlane_rag.serve.settings import ServeSettings
 
-    running = _module_of(ROOT / "tests/serve/conftest.py").Running
+    running = module_of(ROOT / "tests/serve/conftest.py").Running
     with ExitStack() as started:
 
         def serve(index: FastLaneIndex, **settings: Any) -> RemoteIndex:

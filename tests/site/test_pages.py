@@ -2,12 +2,12 @@
 
 import ast
 import asyncio
-import importlib.util
+import importlib
 import inspect
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,40 +40,38 @@ WITH_CODE = [
 ]
 
 
-def module_of(file: Path) -> ModuleType:
-    """A script, or a file of other tests, as a module."""
-    spec = importlib.util.spec_from_file_location(f"loaded_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+Loader = Callable[[Path], ModuleType]
 Setting = tuple[dict[str, str], dict[str, Any]]
 
 
-@contextmanager
-def serving(model: Any) -> Iterator[str]:
-    """The address of a server with an empty index."""
+Serving = Callable[[Any], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def serving(module_of: Loader) -> Serving:
+    """The address of a server with an empty index of a model."""
     from fastlane_rag.serve.app import create_app
     from fastlane_rag.serve.settings import ServeSettings
 
-    with FastLaneIndex.create(model=model) as index:
-        running = module_of(ROOT / "tests/serve/conftest.py").Running(create_app(ServeSettings(), {"docs": index}))
-        yield running.url
-        running.stop()
+    @contextmanager
+    def serve(model: Any) -> Iterator[str]:
+        with FastLaneIndex.create(model=model) as index:
+            running = module_of(ROOT / "tests/serve/conftest.py").Running(create_app(ServeSettings(), {"docs": index}))
+            yield running.url
+            running.stop()
+
+    return serve
 
 
 @pytest.fixture(scope="module")
-def with_server(model: Any) -> Iterator[Setting]:
+def with_server(model: Any, serving: Serving) -> Iterator[Setting]:
     """A server in place of the one that pages name."""
     with serving(model) as url:
         yield {"http://localhost:8000": url}, {"api_key": None}
 
 
 @pytest.fixture
-def with_images(tmp_path: Path) -> Iterator[Setting]:
+def with_images(tmp_path: Path, module_of: Loader, serving: Serving) -> Iterator[Setting]:
     """Two pages, a tiny page model with random weights, and a server that has it."""
     image = pytest.importorskip("PIL.Image")
     for i in (1, 2):
@@ -179,7 +177,7 @@ def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
         command.make_parser(click.Context(command)).parse_args(arguments)
 
 
-def test_the_pictures_are_what_explain_says_today(model: Any) -> None:
+def test_the_pictures_are_what_explain_says_today(model: Any, module_of: Loader) -> None:
     """Words, routed tokens and their order; numbers may differ in the last digit from processor to processor."""
     for name, drawn in module_of(SCRIPTS / "pictures.py").pictures().items():
         kept = (DOCS / "images" / name).read_text(encoding="utf-8")
@@ -193,7 +191,7 @@ def words(picture: str) -> list[tuple[str, str | None]]:
     return [(text, fill) for text, fill in told if not re.fullmatch(r"[\u00d7=]? ?[\d.]+", text)]
 
 
-def test_links_on_the_site_lead_to_pages_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_on_the_site_lead_to_pages_of_the_site(module_of: Loader) -> None:
     """A link from one file of the repository to another becomes one from page to page, or plain words."""
     pytest.importorskip("mkdocs")
     hooks = module_of(SCRIPTS / "hooks.py")
@@ -206,7 +204,7 @@ def test_links_on_the_site_lead_to_pages_of_the_site(monkeypatch: pytest.MonkeyP
     assert hooks._led("[a](../../README.md)", "docs/reference/model.md", "reference/model.md") == "[a](../index.md)"
 
 
-def test_what_a_built_site_lacks_is_noticed(tmp_path: Path) -> None:
+def test_what_a_built_site_lacks_is_noticed(tmp_path: Path, module_of: Loader) -> None:
     """A link, an anchor, and a font from elsewhere."""
     (tmp_path / "a.html").write_text('<h1 id="top">A</h1><a href="b.html#there">b</a><a href="b.html#gone">b</a>')
     (tmp_path / "b.html").write_text(
