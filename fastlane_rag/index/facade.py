@@ -99,9 +99,9 @@ class FastLaneIndex(Searches):
         max_document_tokens: int | None = None,
     ) -> None:
         self._device = device
+        self._states = SearchStates(policy or SearchPolicy())
         self._hold(storage)
         self._timeout = timeout
-        self._states = SearchStates(policy or SearchPolicy())
         self._engine = device_engine(device, self._states.policy)
         self._given_model = model
         self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
@@ -115,7 +115,7 @@ class FastLaneIndex(Searches):
         storage.device = self._device if is_cuda(self._device) else None
         self._upkeep = Upkeep(storage)
         # An index that is dropped without `close`, or open at exit, is closed all the same.
-        self._finalizer = weakref.finalize(self, self._upkeep.close)
+        self._finalizer = weakref.finalize(self, _close, self._upkeep, self._states)
 
     @classmethod
     def create(
@@ -776,6 +776,7 @@ class FastLaneIndex(Searches):
         A write does at once what handles no more tokens than it brought, and leaves the rest to a thread in the
         background, which searches and other writes do not wait for. Call this where that has to be over: after
         loading, before measuring, in a quiet hour. It raises what went wrong in the background, if it still does.
+        Graphs of vectors that searches of this object asked for are built as well.
 
         Raises:
             IndexLockedError: another writer holds the index.
@@ -783,6 +784,7 @@ class FastLaneIndex(Searches):
             StorageError: the disk is full, or failed.
         """
         self._upkeep.finish()
+        self._states.wait()
 
     def compact(self, *, retrain: bool = False) -> None:
         """Rewrite the live rows into one segment and give the space of dead ones back; readers go on.
@@ -889,6 +891,11 @@ class FastLaneIndex(Searches):
 
 
 _open_indexes: weakref.WeakSet[FastLaneIndex] = weakref.WeakSet()
+
+
+def _close(upkeep: Upkeep, states: SearchStates) -> None:
+    states.close()
+    upkeep.close()
 
 
 def _after_fork() -> None:

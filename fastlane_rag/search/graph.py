@@ -1,16 +1,18 @@
-"""Graphs of the vectors of large segments (faiss's HNSW), built when they are first needed and kept by segment."""
+"""Graphs of the vectors of large segments (faiss's HNSW), built in the background and kept by segment."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlane_rag.errors import MissingExtraError
 from fastlane_rag.storage.snapshot import Mask
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ __all__ = ["Graph", "Graphs"]
 LINKS = 32
 EFFORT = 80  # efConstruction
 LEAST_KEPT = 256  # efSearch, at least; twice the candidates wanted if that is more
-_BLOCK = 1 << 15  # vectors decoded at once
+_SAMPLE = 1 << 15  # vectors that tell how far the coordinates spread
+_BLOCK = 1 << 12  # vectors added at once, in less than a second
+
+_logger = logging.getLogger(__name__)
 
 
 class Graph:
@@ -32,27 +37,23 @@ class Graph:
 
     Args:
         vectors: (N, m).
-
-    Raises:
-        MissingExtraError: faiss is not installed.
+        wanted: asked now and then while the graph is built; one that is wanted no longer stays unfinished.
     """
 
-    def __init__(self, vectors: DocumentVectors) -> None:
-        from fastlane_rag.scoring.threads import get_threads  # loads torch
+    def __init__(self, vectors: DocumentVectors, wanted: Callable[[], bool] = lambda: True) -> None:
+        import faiss
 
-        try:
-            import faiss
-        except ImportError as error:
-            raise MissingExtraError("a graph of vectors needs faiss: pip install 'fastlane-rag[cpu]'") from error
         self._faiss: Any = faiss
-        some = vectors.decoded(slice(0, _BLOCK))
+        some = vectors.decoded(slice(0, _SAMPLE))
         self._spread = np.sqrt(np.sqrt(np.square(some).mean(0))).clip(1e-6)
-        faiss.omp_set_num_threads(get_threads())
+        faiss.omp_set_num_threads(1)  # of this thread; the other cores are for searches
         kind: Any = faiss.ScalarQuantizer.QT_8bit
         self._index = faiss.IndexHNSWSQ(some.shape[1], kind, LINKS, faiss.METRIC_INNER_PRODUCT)
         self._index.hnsw.efConstruction = EFFORT
         self._index.train(some / self._spread)
         for first in range(0, len(vectors), _BLOCK):
+            if not wanted():
+                return
             self._index.add(vectors.decoded(slice(first, first + _BLOCK)) / self._spread)
 
     def nearest(self, query: NDArray[np.float32], allowed: Mask | None, count: int) -> NDArray[np.int64]:
@@ -73,26 +74,64 @@ class Graph:
 
 
 class Graphs:
-    """The graphs of segments, by the name of their file, so that a commit builds those of new segments alone."""
+    """The graphs of segments, by the name of their file, so that a commit builds those of new segments alone.
+
+    A thread builds one after the other, and ends. Until a graph is there, searches scan: one of 100,000 vectors takes
+    20 s of a core.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, Graph] = {}
+        self._known: dict[str, Graph | None] = {}  # None where it could not be built
+        self._wanted: dict[str, DocumentVectors] = {}  # in the order of the wishes
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._missing = False
 
     def of(self, segment: str, vectors: DocumentVectors) -> Graph | None:
-        """The graph of a segment, built where there is none yet; None without faiss, after one warning."""
+        """The graph of a segment; None until it is built, and without faiss, of which one warning tells."""
         with self._lock:
-            if segment not in self._known and not self._missing:
-                try:
-                    self._known[segment] = Graph(vectors)
-                except MissingExtraError as error:
-                    self._missing = True
-                    warnings.warn(f"{error}. Until then all vectors are scanned.", RuntimeWarning, stacklevel=2)
+            if segment not in self._known and segment not in self._wanted and not self._missing:
+                self._wish(segment, vectors)
             return self._known.get(segment)
 
+    def wait(self) -> None:
+        """Wait until the graphs that searches wished for are there."""
+        if (thread := self._thread) is not None:
+            thread.join()
+
     def keep(self, segments: Iterable[str]) -> None:
-        """Forget the graphs of all other segments."""
+        """Forget the graphs of all other segments, those that are being built as well."""
         with self._lock:
             names = set(segments)
             self._known = {name: graph for name, graph in self._known.items() if name in names}
+            self._wanted = {name: vectors for name, vectors in self._wanted.items() if name in names}
+
+    def _wish(self, segment: str, vectors: DocumentVectors) -> None:
+        if find_spec("faiss") is None:
+            self._missing = True
+            message = "a graph of vectors needs faiss: pip install 'fastlane-rag[cpu]'"
+            warnings.warn(f"{message}. Until then all vectors are scanned.", RuntimeWarning, stacklevel=3)
+            return
+        self._wanted[segment] = vectors
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._build, name="fastlane-graphs", daemon=True)
+            self._thread.start()
+
+    def _build(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._thread = None
+                    return
+                segment, vectors = next(iter(self._wanted.items()))
+            graph = None
+            try:
+                graph = Graph(vectors, partial(self._is_wanted, segment))
+            except (MemoryError, RuntimeError) as error:  # faiss tells of memory by either
+                _logger.warning("the graph of %s could not be built, so its vectors are scanned: %s", segment, error)
+            with self._lock:
+                if self._wanted.pop(segment, None) is not None:
+                    self._known[segment] = graph
+
+    def _is_wanted(self, segment: str) -> bool:
+        return segment in self._wanted

@@ -155,6 +155,14 @@ class SearchStates:
                 self._newest = state
             return state
 
+    def wait(self) -> None:
+        """Wait for what searches have had built in the background."""
+        self._graphs.wait()
+
+    def close(self) -> None:
+        """Give up what is being built in the background."""
+        self._graphs.keep(())
+
     def clear(self) -> None:
         """Drop the kept state and make new locks (needed in a forked child)."""
         self.__init__(self.policy)  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """The vector lane: what it finds, and that writes, filters, merges and copies leave it right."""
 
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -226,8 +227,15 @@ def test_leading_dimensions_choose_among_many(index, queries):
     assert found(index, queries[0], policy=SearchPolicy(vector_whole=2), depth=40).gathered > len(index)
 
 
+def with_graphs(index, query, policy):
+    """Searches, so that graphs are wanted, and waits until they are built."""
+    found(index, query, policy=policy, depth=12)
+    index.optimize()
+
+
 def test_large_segments_are_searched_by_graphs(index, queries):
     policy = SearchPolicy(vector_graph=100)
+    with_graphs(index, queries[0], policy)
     shares = []
     for query in queries:
         result = found(index, query, policy=policy, depth=60)
@@ -239,25 +247,73 @@ def test_large_segments_are_searched_by_graphs(index, queries):
 @pytest.mark.parametrize("share", [1, 2, 9, 70, 400])
 def test_graphs_leave_exactly_k_hits_under_every_filter(index, queries, share):
     few = [n for n in range(0, 900, share) if n % 100 != 7]
-    hits = found(index, queries[0], filter={"i": {"$in": few}}, policy=SearchPolicy(vector_graph=100), depth=12).hits
+    policy = SearchPolicy(vector_graph=100)
+    with_graphs(index, queries[0], policy)
+    hits = found(index, queries[0], filter={"i": {"$in": few}}, policy=policy, depth=12).hits
     assert len(hits) == min(10, len(few))
     assert {hit.metadata["i"] for hit in hits} <= {*few}
 
 
 def test_a_commit_keeps_the_graphs_of_its_segments(tmp_path, texts, limits, monkeypatch):
     built = []
-    monkeypatch.setattr(graph, "Graph", lambda vectors: built.append(len(vectors)) or made(vectors))
+    monkeypatch.setattr(graph, "Graph", lambda vectors, wanted: built.append(len(vectors)) or made(vectors, wanted))
     policy = SearchPolicy(vector_graph=50)
     with FastLaneIndex.create(tmp_path / "index", model=WordModel(), policy=policy) as index:
         index.add(texts[:100], [f"{i}" for i in range(100)])
+        with_graphs(index, texts[20], policy)
         assert ids(found(index, texts[20], 1, depth=5).hits) == ["20"]
         index.add(texts[100:200], [f"{i}" for i in range(100, 200)])
         index.delete(["20"])
+        with_graphs(index, texts[20], policy)
         assert "20" not in ids(found(index, texts[20], 5, depth=5).hits)
         assert built == [100, 100]
         index.compact()
+        with_graphs(index, texts[20], policy)
         assert ids(found(index, texts[150], 1, depth=5).hits) == ["150"]
         assert built == [100, 100, 199]
+
+
+def test_no_search_waits_for_a_graph(tmp_path, texts, limits, monkeypatch):
+    """While a graph is built its vectors are scanned; closing the index gives it up."""
+    started, go_on, wanted_at_the_end = threading.Event(), threading.Event(), []
+
+    def slow(vectors, wanted):
+        started.set()
+        assert go_on.wait(60)
+        wanted_at_the_end.append(wanted())
+        return made(vectors, wanted)
+
+    monkeypatch.setattr(graph, "Graph", slow)
+    policy = SearchPolicy(vector_graph=50)
+    index = FastLaneIndex.create(tmp_path / "index", model=WordModel(), policy=policy)
+    index.add(texts[:100], [f"{i}" for i in range(100)])
+    scanned = found(index, texts[20], policy=SearchPolicy(), depth=5).hits
+    assert found(index, texts[20], depth=5).hits == scanned
+    assert started.wait(60)
+    assert found(index, texts[20], depth=5).hits == scanned
+    index.close()
+    go_on.set()
+    [thread] = [one for one in threading.enumerate() if one.name == "fastlane-graphs"] or [None]
+    if thread is not None:
+        thread.join(60)
+    assert wanted_at_the_end == [False]
+
+
+def test_a_graph_that_cannot_be_built_is_told_once_and_scanned(index, queries, monkeypatch, caplog):
+    def fails(vectors, wanted):
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(graph, "Graph", fails)
+    index._states.clear()
+    policy = SearchPolicy(vector_graph=100)
+    with_graphs(index, queries[0], policy)
+    told = len(caplog.records)
+    assert told
+    assert "could not be built, so its vectors are scanned: std::bad_alloc" in caplog.text
+    with_graphs(index, queries[0], policy)
+    assert len(caplog.records) == told
+    assert found(index, queries[0], policy=policy, depth=60).hits == found(index, queries[0], depth=60).hits
+    index._states.clear()
 
 
 def test_without_faiss_all_vectors_are_scanned_after_one_warning(index, queries, monkeypatch):
