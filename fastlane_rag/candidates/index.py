@@ -13,6 +13,7 @@ from fastlane_rag.index.checks import check_queries
 from fastlane_rag.index.encoding import encoded_queries
 from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
+from fastlane_rag.index.images import AddsImages
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
 from fastlane_rag.storage.metadata import kind
@@ -50,7 +51,7 @@ _WIDER = 4
 """Where a filter leaves too few of the candidates, so many times as many are asked for."""
 
 
-class CandidateIndex(Searches):
+class CandidateIndex(Searches, AddsImages):
     """A `FastLaneIndex` whose vector lane lives in another database.
 
     The database keeps one vector a document and answers which are nearest to a query's; texts, metadata, codes and the

@@ -29,6 +29,7 @@ from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
+from fastlane_rag.index.images import AddsImages
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import PlainQuery, prepare_rows
@@ -66,7 +67,7 @@ _START_SECONDS = 180.0
 _MOVED = 64
 
 
-class ClusterIndex(Searches):
+class ClusterIndex(Searches, AddsImages):
     """Documents over shards, each a `FastLaneIndex` that an actor of Ray holds; used like a `FastLaneIndex`.
 
     A query is encoded once, here, and asked of all shards at once. SumMaxSim scores of different shards compare as they

@@ -26,14 +26,13 @@ from fastlane_rag.explain import Explanation
 from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
 from fastlane_rag.index.encoding import (
     budget_of,
-    check_takes_images,
     encoded_entries,
     encoded_queries,
     model_device,
     open_model,
 )
 from fastlane_rag.index.evidence import explained, give_evidence
-from fastlane_rag.index.images import check_same_images, image_metadatas, image_texts
+from fastlane_rag.index.images import AddsImages, check_same_images
 from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
@@ -72,7 +71,7 @@ if TYPE_CHECKING:
 __all__ = ["FastLaneIndex"]
 
 
-class FastLaneIndex(Searches):
+class FastLaneIndex(Searches, AddsImages):
     """Documents with their token embeddings, on disk or in memory.
 
     Every write is one transaction: after a crash the index is as before it or as after it. Objects, threads and
@@ -428,43 +427,6 @@ class FastLaneIndex(Searches):
             if entries:
                 self._upkeep.after_write(self._store(entries, batch_size, show_progress))
         return final
-
-    def add_images(
-        self,
-        images: Iterable[Any],
-        ids: Iterable[str | None] | None = None,
-        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
-        *,
-        texts: Iterable[str] | None = None,
-        batch_size: int | None = None,
-    ) -> list[str]:
-        """Add documents that are images, and replace those whose id is stored already. An error stores none of them.
-
-        An image is kept in its document's metadata, under "fastlane_image": a path as it was given, bytes and images of
-        Pillow as a `data:` text. Whatever adds a document with that key adds an image: `add`, `ingest` and both
-        frameworks' adapters. A document whose image and text are stored under its id already is not encoded again,
-        even if the file has changed since.
-
-        Args:
-            images: paths, bytes of image files, or images of Pillow.
-            ids: as in `add`.
-            metadatas: as in `add`.
-            texts: what is stored beside each image, for hits and for searches by words, such as what a page says; None
-                stores empty texts. The model does not see them.
-            batch_size: images encoded at once; None for 4.
-
-        Returns:
-            The id of each image, in input order.
-
-        Raises:
-            InvalidInputError: the model takes no images, an image cannot be read, or lengths differ.
-            MissingExtraError: Pillow is not installed.
-            IndexLockedError: another writer holds the index.
-            IndexReadOnlyError: the index was opened for reading.
-        """
-        check_takes_images(self.model, "add_images")
-        given = image_metadatas(images, metadatas)
-        return self.add(image_texts(texts, len(given)), ids, given, batch_size=batch_size, show_progress=False)
 
     def add_embeddings(
         self,

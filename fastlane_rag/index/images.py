@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.checks import check_list, check_texts
@@ -15,7 +15,11 @@ from fastlane_rag.index.encoding import check_takes_images
 from fastlane_rag.storage.metadata import image_of, kind
 from fastlane_rag.types import IMAGE_KEY
 
+if TYPE_CHECKING:
+    from fastlane_rag.model import FastLaneModel
+
 __all__ = [
+    "AddsImages",
     "check_no_other_image",
     "check_same_images",
     "check_sent_image",
@@ -26,6 +30,64 @@ __all__ = [
 ]
 
 _NO_LIST = (str, bytes, os.PathLike, Mapping)
+
+
+class _Adds(Protocol):
+    """What `AddsImages` needs of an index."""
+
+    @property
+    def model(self) -> FastLaneModel: ...
+
+    def add(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[str]: ...
+
+
+class AddsImages:
+    """An index that adds images as documents, by its model and its `add`."""
+
+    def add_images(
+        self: _Adds,
+        images: Iterable[Any],
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        batch_size: int | None = None,
+    ) -> list[str]:
+        """Add documents that are images, and replace those whose id is stored already. An error stores none of them.
+
+        An image is kept in its document's metadata, under "fastlane_image": a path as it was given, bytes and images of
+        Pillow as a `data:` text. Whatever adds a document with that key adds an image: `add`, `ingest` and both
+        frameworks' adapters. A document whose image and text are stored under its id already is not encoded again,
+        even if the file has changed since.
+
+        Args:
+            images: paths, bytes of image files, or images of Pillow.
+            ids: as in `add`.
+            metadatas: as in `add`.
+            texts: what is stored beside each image, for hits and for searches by words, such as what a page says; None
+                stores empty texts. The model does not see them.
+            batch_size: images encoded at once; None for 4.
+
+        Returns:
+            The id of each image, in input order.
+
+        Raises:
+            InvalidInputError: the model takes no images, an image cannot be read, or lengths differ.
+            MissingExtraError: Pillow is not installed.
+            IndexLockedError: another writer holds the index.
+            IndexReadOnlyError: the index was opened for reading.
+        """
+        check_takes_images(self.model, "add_images")
+        given = image_metadatas(images, metadatas)
+        return self.add(image_texts(texts, len(given)), ids, given, batch_size=batch_size, show_progress=False)
 
 
 def image_metadatas(

@@ -34,6 +34,8 @@ def test_an_image_is_no_text(cluster):
     """It was encoded as its text, which is empty, without a word."""
     with pytest.raises(InvalidInputError, match="takes no images"):
         cluster.add([""], ["page"], [{"fastlane_image": "page.png"}])
+    with pytest.raises(InvalidInputError, match="takes no images"):
+        cluster.add_images(["page.png"], ["page"])
     assert "page" not in cluster
 
 

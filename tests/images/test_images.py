@@ -15,6 +15,7 @@ from rich.console import Console
 from sentence_transformers import MultiVectorEncoder
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.candidates import CandidateIndex
 from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.explain import ImageExplanation
 from fastlane_rag.index.reindexing import reindex
@@ -43,6 +44,30 @@ def counted(page_model: FastLaneModel, monkeypatch: pytest.MonkeyPatch) -> list[
 
     monkeypatch.setattr(FastLaneModel, "encode_images", encode)
     return calls
+
+
+def test_an_index_beside_a_database_takes_images_too(page_model: FastLaneModel, pages: list[Path]) -> None:
+    class Nowhere:
+        """A database that holds nothing, so that the index answers."""
+
+        def upsert(self, *_: Any) -> None: ...
+
+        def delete(self, _: Any) -> None: ...
+
+        def versions(self) -> dict[str, str]:
+            return {}
+
+        def candidates(self, *_: Any) -> list[str]:
+            return []
+
+    with CandidateIndex(FastLaneIndex.create(model=page_model), Nowhere()) as made:
+        assert made.add_images(pages[:2], ["one", "two"], texts=["red", ""]) == ["one", "two"]
+        assert {hit.id: hit.metadata[IMAGE_KEY] for hit in made.search(QUERY)} == {
+            "one": str(pages[0]),
+            "two": str(pages[1]),
+        }
+        with pytest.raises(InvalidInputError, match="put a single image into"):
+            made.add_images(pages[0])
 
 
 def test_images_are_encoded_as_the_library_does(
