@@ -48,6 +48,44 @@ class CountingDevice(Device):
         return super().put(tensor)
 
 
+class RecordingDevice(CountingDevice):
+    """A device that can record work: to do it again writes to the same tensor, as a CUDA graph does.
+
+    `failure` is what the next recording raises.
+    """
+
+    records = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.recorded = self.replayed = self.running = 0
+        self.failure: Exception | None = None
+        self.pools: list[object] = []
+
+    def pool(self):
+        """Some object."""
+        self.pools.append(object())
+        return self.pools[-1]
+
+    def record(self, work, pool):
+        """Work to do again."""
+        assert pool is self.pools[-1]
+        if self.failure is not None:
+            raise self.failure
+        work()
+        self.recorded, result = self.recorded + 1, work()
+
+        def replay():
+            self.running += 1
+            assert self.running == 1, "two searches write to the same memory"
+            self.replayed += 1
+            result.copy_(work())
+            self.running -= 1
+            return result
+
+        return replay
+
+
 @dataclass
 class Library:
     """Draws documents of unit rows, all codes of one codec."""
@@ -84,3 +122,10 @@ def library():
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return CountingDevice(request.param)
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """A device that records, whatever scores the documents."""
+    monkeypatch.setattr("fastlane_rag.scoring.backends.never_waits", lambda *_: True)
+    return RecordingDevice("cpu")

@@ -25,6 +25,8 @@ class StandIn(Device):
 
     failure: Exception | None = None
     copied = 0
+    records = False
+    recorded = 0
 
     def __init__(self, name):
         super().__init__("cpu")
@@ -35,6 +37,13 @@ class StandIn(Device):
         StandIn.copied += tensor.nbytes
         return super().put(tensor)
 
+    def pool(self):
+        return None
+
+    def record(self, work, pool):
+        StandIn.recorded += 1
+        return work
+
 
 @pytest.fixture
 def cuda(monkeypatch):
@@ -42,6 +51,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr("fastlane_rag.device.Device", StandIn)
     monkeypatch.setattr(StandIn, "failure", None)
     monkeypatch.setattr(StandIn, "copied", 0)
+    monkeypatch.setattr(StandIn, "recorded", 0)
 
 
 @pytest.fixture
@@ -173,10 +183,39 @@ def test_vectors_of_documents_are_on_the_device_too(both, texts, options):
         )
 
 
+@pytest.mark.parametrize("options", [{}, {"hybrid": True, "route_k": 2}, {"route_k": 1}], ids=str)
+def test_searches_for_one_query_are_recorded(both, texts, word_model, monkeypatch, options):
+    """What is recorded is found as ever: with filters, after deletes and after new documents."""
+    _, index = both
+    monkeypatch.setattr(StandIn, "records", True)
+    monkeypatch.setattr("fastlane_rag.scoring.backends.never_waits", lambda *_: True)
+    policy = SearchPolicy(device_graph_after=2)
+    with FastLaneIndex.open(index.path, model=word_model, device="cuda", policy=policy) as on_device:
+
+        def check(filter_):
+            for text in texts[:9]:
+                mine, theirs = (
+                    one.search(text, 5, filter=filter_, **EXHAUSTIVE, **options) for one in (on_device, index)
+                )
+                assert_same([mine], [theirs])
+
+        check(None)
+        assert StandIn.recorded > 0
+        check({"n": {"$lt": 9}})
+        recorded = StandIn.recorded
+        index.delete(["d1", "d2"])
+        index.add([texts[0]], ["another"])
+        check(None)
+        assert StandIn.recorded > recorded
+        recorded = StandIn.recorded
+        on_device.search_batch(texts[:9], 5, **EXHAUSTIVE, **options)
+        assert StandIn.recorded == recorded
+
+
 def test_a_full_memory_leaves_one_batch_to_the_cpu(both, texts, monkeypatch):
     on_device, index = both
     on_device.search(texts[0], **EXHAUSTIVE)
-    monkeypatch.setattr("fastlane_rag.device.searching._request", lambda *_: raise_(torch.OutOfMemoryError("full")))
+    monkeypatch.setattr("fastlane_rag.device.searching.sent", lambda *_, **__: raise_(torch.OutOfMemoryError("full")))
     expected = index.search_batch(texts[:5], 5, **EXHAUSTIVE)
     with pytest.warns(FastLaneWarning, match="has too little memory for a batch of 5 queries: full; the CPU searches"):
         assert_same(on_device.search_batch(texts[:5], 5, **EXHAUSTIVE), expected)

@@ -87,10 +87,15 @@ def _score_codes(
     book = documents.rows.codebook
     key = id(book), grouped
     if key not in request.prepared:
-        longest = max(8, int(request.queries.lengths.max()))
-        step = max(1, _TABLE_BYTES // (8 * longest * len(book.centroids)))  # a query takes up to 2 * longest slots
+        longest = request.longest
+        # Of each slot, of which a query takes up to 2 * longest: the table, and the levels.
+        slot_bytes = max(4 * len(book.centroids), 8 // book.bits * (book.width + 128))
+        step = max(1, _TABLE_BYTES // (2 * max(8, longest) * slot_bytes))
         ranges = [slice(first, first + step) for first in range(0, len(request.queries), step)]
-        made = [(here, CodedQueries(request.queries, request.weights, book, here, alone=grouped)) for here in ranges]
+        made = [
+            (here, CodedQueries(request.queries, request.weights, book, here, longest=longest, alone=grouped))
+            for here in ranges
+        ]
         request.prepared[key] = book, made  # with the codebook, so that its id stays its own
     _, parts = request.prepared[key]
     programs = _PROGRAMS * _multiprocessors(device)
@@ -127,7 +132,7 @@ def _score_rows(
         grown = torch.ldexp(torch.ones_like(largest), exponents)
         query_rows, factors = (query_rows.float() / grown[:, None]).to(query_rows.dtype), factors * grown
 
-    slots, width = _slots(queries.on(result.device))
+    slots, width = _slots(queries.on(result.device), request.longest)
     blocks = block_sizes(query_rows.dtype, rows, width, 1 if grouped else len(queries))
     together = max(blocks["BLOCK_Q"] // width, 1)
     programs = len(documents) * (1 if grouped else triton.cdiv(len(queries), together))
@@ -178,14 +183,13 @@ def block_sizes(query_dtype: torch.dtype, documents: torch.Tensor, width: int, q
     }
 
 
-def _slots(queries: Packed[torch.Tensor]) -> tuple[torch.Tensor, int]:
+def _slots(queries: Packed[torch.Tensor], longest: int) -> tuple[torch.Tensor, int]:
     """Give every query the same number of slots: returns the row in each slot (-1 for none), and that number.
 
     The number is a power of two from 16 to 64, or a multiple of 64, so that blocks divide it.
     """
     import triton
 
-    longest = int(queries.lengths.max())
     width = max(16, triton.next_power_of_2(longest)) if longest <= 64 else triton.cdiv(longest, 64) * 64
     slot = torch.arange(width, device=queries.lengths.device)
     rows = torch.where(slot < queries.lengths[:, None], queries.starts[:, None] + slot, -1)

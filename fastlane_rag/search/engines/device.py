@@ -150,7 +150,15 @@ class DeviceEngine:
         commit = self._commit(state)
         allowed, met = self._allowed(state, commit, asked.allowed)
         refining = None if asked.refining is None else Asked(asked.refining)
-        chosen = search(commit.collection, Asked(asked.gathering), refining, allowed, asked.depth, asked.also)
+        chosen = search(
+            commit.collection,
+            Asked(asked.gathering),
+            refining,
+            allowed,
+            asked.depth,
+            asked.also,
+            record_after=state.policy.device_graph_after,
+        )
         lengths, share = state.snapshot.lengths, 1000 * (perf_counter() - start) / len(chosen)
         return [
             Scanned(
