@@ -1,8 +1,10 @@
 """An index whose documents are on a device, for which the CPU stands in: the same hits as without one."""
 
+import gc
 import os
 import pickle
 import warnings
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -228,6 +230,7 @@ def test_a_full_memory_leaves_one_batch_to_the_cpu(both, texts, monkeypatch):
 def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
     on_device, index = both
     before = on_device.search(texts[0], **EXHAUSTIVE)
+    there = weakref.ref(on_device._engine._resident.newest)
     StandIn.failure = RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
     index.add(["zzyzx zzyzx"], ["new"])
     with pytest.warns(
@@ -236,6 +239,9 @@ def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
         [hits] = on_device.search_batch(["zzyzx"], 1, **EXHAUSTIVE)
     assert len(told) == 1
     assert [hit.id for hit in hits] == ["new"]
+    del told
+    gc.collect()
+    assert there() is None, "a compiler that fails leaves a device with full memory"
     StandIn.failure = None
     with warnings.catch_warnings():
         warnings.simplefilter("error", FastLaneWarning)
@@ -265,6 +271,17 @@ def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(
             expected = max(exact_score(query, text) for text in texts)
             assert index.search(query, 1)[0].score == pytest.approx(expected, abs=0.1)
     assert asked == ["cuda:1", "cuda:1"]
+
+
+def test_no_graph_is_built_where_a_device_has_the_vectors(both, texts, word_model, monkeypatch):
+    _, index = both
+    asked = {"lane": "vector", "depth": 20}
+    expected = index.search_batch(texts[:9], 5, **asked)
+    monkeypatch.setattr("fastlane_rag.search.graph.Graph", lambda _: raise_(AssertionError("a graph")))
+    monkeypatch.setattr("fastlane_rag.search.vectors._WORTH_TWO", 0)
+    policy = SearchPolicy(vector_graph=1)
+    with FastLaneIndex.open(index.path, model=word_model, device="cuda", policy=policy) as on_device:
+        assert_same(on_device.search_batch(texts[:9], 5, **asked), expected)
 
 
 def raise_(error):
