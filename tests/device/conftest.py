@@ -49,7 +49,7 @@ class CountingDevice(Device):
 
 
 class RecordingDevice(CountingDevice):
-    """A device that can record work: to do it again writes to the same tensor, as a CUDA graph does.
+    """A device that counts what it records. The CPU does the work again and writes to the same tensor, as a graph does.
 
     `failure` is what the next recording raises.
     """
@@ -63,8 +63,8 @@ class RecordingDevice(CountingDevice):
         self.pools: list[object] = []
 
     def pool(self):
-        """Some object."""
-        self.pools.append(object())
+        """Memory, or what stands for it."""
+        self.pools.append(super().pool() if self.is_cuda else object())
         return self.pools[-1]
 
     def record(self, work, pool):
@@ -72,18 +72,23 @@ class RecordingDevice(CountingDevice):
         assert pool is self.pools[-1]
         if self.failure is not None:
             raise self.failure
-        work()
-        self.recorded, result = self.recorded + 1, work()
+        again = super().record(work, pool) if self.is_cuda else _rewriting(work)
+        self.recorded += 1
 
         def replay():
             self.running += 1
             assert self.running == 1, "two searches write to the same memory"
             self.replayed += 1
-            result.copy_(work())
+            result = again()
             self.running -= 1
             return result
 
         return replay
+
+
+def _rewriting(work):
+    result = work()
+    return lambda: result.copy_(work())
 
 
 @dataclass
@@ -124,8 +129,9 @@ def device(request):
     return CountingDevice(request.param)
 
 
-@pytest.fixture
-def recording(monkeypatch):
-    """A device that records, whatever scores the documents."""
-    monkeypatch.setattr("fastlane_rag.scoring.backends.never_waits", lambda *_: True)
-    return RecordingDevice("cpu")
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def recording(request, monkeypatch):
+    """A device that records; the CPU does so whatever scores the documents."""
+    if request.param == "cpu":
+        monkeypatch.setattr("fastlane_rag.scoring.backends.never_waits", lambda *_: True)
+    return RecordingDevice(request.param)
