@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 TESTS = ("tests/scoring/test_gpu.py", "tests/device", "tests/index/test_device.py", "tests/index/test_device_means.py")
 BATCHES = (1, 8, 64, 256)
 ROUTED, QUERY_TOKENS, K_DEPTH = 8, 32, 256
-BITS, DIM = 4, 128
+BITS, DIM, VECTOR = 4, 128, 512
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,43 @@ def resident(size: Size, documents: int) -> dict[str, Any]:
                 "queries_a_second": round(count / taken, 1),
             }
         )
+    report["one query as a CUDA graph"] = as_graph(size, collection)
+    return report
+
+
+def as_graph(size: Size, collection: Any) -> dict[str, Any]:
+    """A search for one query, recorded, beside the same search launched kernel by kernel."""
+    from fastlane_rag.device import Asked, search
+
+    [whole] = queries(1, QUERY_TOKENS)
+    asked = collection, Asked([whole[:ROUTED]]), Asked([whole]), None, min(K_DEPTH, collection.count)
+    found: dict[str, Any] = {}
+    for name, after in (("milliseconds_launched", None), ("milliseconds_recorded", 0)):
+        found[name] = round(median_seconds(partial(search, *asked, record_after=after), size) * 1e3, 3)
+    if not collection.recordings.kept:  # the search went on without, so its time is no recording's
+        del found["milliseconds_recorded"]
+        found["left_out"] = (
+            "a CPU records nothing"
+            if size.interpreted
+            else "not recorded: a warning says why, or documents are streamed"
+        )
+    return found
+
+
+def vectors(size: Size, documents: int) -> dict[str, Any]:
+    """The vector lane's part on the device: the best of all documents by leading dimensions and by whole vectors."""
+    from fastlane_rag.device import Device, ResidentVectors
+
+    chance = np.random.default_rng(0)
+    levels = chance.integers(-127, 128, (documents, VECTOR), dtype=np.int8)
+    there = ResidentVectors(Device(size.device), levels, chance.random(documents, dtype=np.float32))
+    report: dict[str, Any] = {"documents": documents, "bytes": there.bytes, "shapes": []}
+    for dimensions in (VECTOR // 4, VECTOR):
+        query = chance.standard_normal(dimensions).astype(np.float32)
+        seconds = median_seconds(partial(there.nearest, query, None, min(2048, documents)), size)
+        rate = documents * dimensions / seconds / 1e9
+        row = {"dimensions": dimensions, "milliseconds": round(seconds * 1e3, 4), "gigabytes_a_second": round(rate, 1)}
+        report["shapes"].append(row)
     return report
 
 
@@ -258,6 +295,7 @@ def steps(interpret: bool) -> dict[str, Callable[[Size], dict[str, Any]]]:
         "kernels": partial(kernels_alone, documents=few),
         f"{few} documents resident": partial(resident, documents=few),
         f"{many} documents resident": partial(resident, documents=many),
+        f"{many} vectors": partial(vectors, documents=many),
         "encoding": encoding,
         "training step": training_step,
         "other kernels": others,
@@ -277,10 +315,12 @@ def show(name: str, result: dict[str, Any]) -> None:
     """Print a step."""
     print(f"\n{name}")
     for key, value in result.items():
-        if not isinstance(value, list):
+        if not isinstance(value, list | dict):
             print(f"  {key}: {value}")
             continue
-        for row in value:
+        if isinstance(value, dict):
+            print(f"  {key}")
+        for row in [value] if isinstance(value, dict) else value:
             print("  " + "  ".join(f"{name} {one}" for name, one in row.items() if not isinstance(one, dict)))
     sys.stdout.flush()
 

@@ -639,6 +639,9 @@ def kernel_code(results: Path) -> str:
     return "\n\n".join([table(["instructions a document token", *targets], rows), command])
 
 
+_ONE_QUERY = ("milliseconds_launched", "milliseconds_recorded")
+
+
 def gpu(results: Path) -> str:
     """Kernels, searches, encoding and training on a CUDA device."""
     path = results / "gpu.json"
@@ -670,8 +673,20 @@ def gpu(results: Path) -> str:
         for step in held:
             rates = {one["queries"]: f"{one['queries_a_second']:,.0f}" for one in step["batches"]}
             gigabytes = [f"{step[name] / 1e9:.2f}" for name in ("resident_bytes", "streamed_bytes")]
-            rows.append([f"{step['documents']:,}", *gigabytes, *(rates.get(size, "-") for size in sizes)])
-        header = ["documents", "GB resident", "GB streamed", *(f"queries/s, batch {size}" for size in sizes)]
+            graph = step["one query as a CUDA graph"]
+            alone = [f"{graph[name]:.3f}" if name in graph else "-" for name in _ONE_QUERY]
+            rows.append([f"{step['documents']:,}", *gigabytes, *(rates.get(size, "-") for size in sizes), *alone])
+        rate = [f"queries/s, batch {size}" for size in sizes]
+        header = ["documents", "GB resident", "GB streamed", *rate, "ms, one query", "ms, as a CUDA graph"]
+        parts.append(table(header, rows))
+    header = ["documents", "dimensions", "ms for the 2,048 nearest vectors", "GB/s"]
+    rows = [
+        [f"{step['documents']:,}", str(one["dimensions"]), f"{one['milliseconds']:.3f}", str(one["gigabytes_a_second"])]
+        for name, step in steps.items()
+        if name.endswith("vectors")
+        for one in step["shapes"]
+    ]
+    if rows:
         parts.append(table(header, rows))
     facts = [
         ("encoding", "tokens_a_second", "document tokens encoded a second"),

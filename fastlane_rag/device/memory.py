@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from fastlane_rag.errors import DeviceError
 
 __all__ = ["Device"]
 
+_recording = threading.Lock()  # a process may record one graph at a time
 _STAGE_BYTES = 32 << 20  # of pinned memory; there are two, one is filled while the other is copied from
 
 
@@ -29,6 +31,7 @@ class Device:
         self.torch = _checked(name)
         self._lock = threading.Lock()
         self._stages: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
+        self._aside: torch.cuda.Stream | None = None
 
     @property
     def is_cuda(self) -> bool:
@@ -73,6 +76,58 @@ class Device:
                 if event is not None:
                     event.record()
         return target
+
+    def send(self, tensor: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
+        """A copy of a small tensor on the device, which nothing waits for.
+
+        Args:
+            tensor: on the host.
+            target: where to copy it; None for a new tensor.
+        """
+        ready = tensor.pin_memory() if self.is_cuda else tensor  # torch reuses pinned memory after the copy
+        if target is None:
+            return ready.to(self.torch, non_blocking=True)
+        return target.copy_(ready, non_blocking=True)
+
+    @property
+    def records(self) -> bool:
+        """Whether work can be recorded here."""
+        return self.is_cuda
+
+    def pool(self) -> Any:
+        """Memory for recordings of which no two run at once."""
+        return torch.cuda.graph_pool_handle()
+
+    def record(self, work: Callable[[], torch.Tensor], pool: Any) -> Callable[[], torch.Tensor]:
+        """Record some work as a CUDA graph. The result does it again, and returns the same tensor each time.
+
+        The tensors that the work reads must stay alive.
+
+        Args:
+            work: launches kernels and does nothing else; first once as ever, for compilers and libraries to be ready.
+            pool: made by `pool`.
+
+        Raises:
+            RuntimeError: it cannot be recorded.
+        """
+        default = torch.cuda.default_stream(self.torch)
+        with _recording, self.active():  # makes its own stream the current one again if recording fails half-way
+            if self._aside is None:
+                self._aside = torch.cuda.Stream(self.torch)  # type: ignore[no-untyped-call]
+            self._aside.wait_stream(default)
+            with torch.cuda.stream(self._aside):
+                work()
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=self._aside, capture_error_mode="thread_local"):
+                result = work()
+            default.wait_stream(self._aside)
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return result
+
+        return replay
 
     def _stage(self, number: int) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         while len(self._stages) <= number:

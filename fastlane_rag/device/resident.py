@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.device.memory import Device
+from fastlane_rag.device.recording import Recorder, Recordings
 from fastlane_rag.scoring import Codebook, Codes
 from fastlane_rag.scoring.inputs import Packed, Rows
 
@@ -66,11 +67,13 @@ class Collection:
         resident: what keeps them on the device.
         blocks: with the number of each block's first document.
         count: documents.
+        recordings: of searches over them. They end with the commit, because the next one has other documents.
     """
 
     resident: Resident
     blocks: list[tuple[int, Block]]
     count: int
+    recordings: Recordings = field(default_factory=Recordings, compare=False, repr=False)
 
     @property
     def device(self) -> Device:
@@ -106,10 +109,12 @@ class Resident:
     Attributes:
         newest: the documents that were asked for last; None before.
         reserved: bytes of the budget that something else takes.
+        recorder: records searches.
     """
 
     def __init__(self, device: Device, budget: int) -> None:
         self.device, self.budget, self.reserved = device, budget, 0
+        self.recorder = Recorder(device)
         self._lock = threading.Lock()
         self._alive: WeakValueDictionary[tuple[int, int], Block] = WeakValueDictionary()
         self.newest: Collection | None = None

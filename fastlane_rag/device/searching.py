@@ -7,34 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastlane_rag.device.resident import Collection
+from fastlane_rag.device.sending import LONGEST, Asked, Sent, Shape, received, sent
 from fastlane_rag.scoring import backends
-from fastlane_rag.scoring.inputs import Packed, Request, Rows, in_order
+from fastlane_rag.scoring.inputs import Packed, Request, Rows
 
 __all__ = ["Asked", "Chosen", "search"]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Some query tokens of each query of a batch.
-
-    Attributes:
-        rows: (L, dim) float tokens of each query.
-        weights: (L,) float factor of each token's maximum, of each query; None for 1.
-    """
-
-    rows: Sequence[torch.Tensor]
-    weights: Sequence[torch.Tensor] | None = None
-
-    def some(self, which: list[int]) -> Asked:
-        """Those of some queries."""
-        weights = None if self.weights is None else [self.weights[n] for n in which]
-        return Asked([self.rows[n] for n in which], weights)
 
 
 @dataclass(frozen=True)
@@ -59,6 +43,8 @@ def search(
     allowed: torch.Tensor | None,
     depth: int,
     also: Sequence[NDArray[np.int64]] | None = None,
+    *,
+    record_after: int | None = None,
 ) -> list[Chosen]:
     """Score all documents, and choose the best for each query.
 
@@ -69,6 +55,7 @@ def search(
         allowed: (N,) bool on the device: documents that may be chosen; None for all.
         depth: how many to choose; documents that tie with the last one are chosen as well.
         also: numbers of documents to score in any case, of each query.
+        record_after: after so many searches of one query like this one, record it as a CUDA graph; None never does.
 
     Returns:
         The documents chosen for each query.
@@ -81,28 +68,45 @@ def search(
         return [Chosen(nothing, np.zeros(0, np.float32), 0) for _ in gathering.rows]
     extra = [nothing] * len(gathering.rows) if also is None else list(also)
     with collection.device.active():
-        return _all_searched(collection, gathering, refining, allowed, depth, extra)
+        alone = record_after is not None and len(gathering.rows) == 1
+        again = _again(collection, gathering, refining, allowed, depth, extra, record_after or 0) if alone else None
+        chosen = again or _searched(collection, gathering, refining, allowed, depth, extra)
+        # Where more documents tie with the last one than there was room for, choose again with more room.
+        room = depth
+        while tied := [n for n, found in enumerate(chosen) if found is None]:
+            room *= 8
+            few, whole = gathering.some(tied), None if refining is None else refining.some(tied)
+            some = _searched(collection, few, whole, allowed, depth, [extra[n] for n in tied], room)
+            for n, found in zip(tied, some, strict=True):
+                chosen[n] = found
+        return [found for found in chosen if found is not None]
 
 
-def _all_searched(
+def _again(
     collection: Collection,
     gathering: Asked,
     refining: Asked | None,
     allowed: torch.Tensor | None,
     depth: int,
-    extra: Sequence[NDArray[np.int64]],
-) -> list[Chosen]:
-    """As `search`, where there are documents."""
-    chosen = _searched(collection, gathering, refining, allowed, depth, extra)
-    # Where more documents tie with the last one than there was room for, choose again with more room.
-    room = depth
-    while tied := [n for n, found in enumerate(chosen) if found is None]:
-        room *= 8
-        few, whole = gathering.some(tied), None if refining is None else refining.some(tied)
-        some = _searched(collection, few, whole, allowed, depth, [extra[n] for n in tied], room)
-        for n, found in zip(tied, some, strict=True):
-            chosen[n] = found
-    return [found for found in chosen if found is not None]
+    also: Sequence[NDArray[np.int64]],
+    after: int,
+) -> list[Chosen | None] | None:
+    """As `_searched` for one query, by a recorded search; None where there is none."""
+    longest = max(len(asked.rows[0]) for asked in (gathering, refining) if asked is not None)
+    if not collection.device.records or longest > LONGEST or not _recordable(collection):
+        return None
+    shape, queries = sent(gathering, refining, also, rounded=True)
+    work, key = partial(_found, collection, shape, depth=depth), (shape, allowed is not None, depth)
+    recorder = collection.resident.recorder
+    found = recorder.run(collection.recordings, key, queries, allowed, work, after)
+    return None if found is None else [_unpacked(row, shape.also) for row in found.numpy()]
+
+
+def _recordable(collection: Collection) -> bool:
+    """Whether a search only launches kernels: all documents are on the device, and none is scored by torch."""
+    queries = torch.empty(0)
+    here = (block.documents for _, block in collection.blocks)
+    return all(one is not None and backends.never_waits(queries, one.rows) for one in here)
 
 
 def _searched(
@@ -115,29 +119,44 @@ def _searched(
     room: int = 0,
 ) -> list[Chosen | None]:
     """As `search`; None for a query where more documents tie than there is room for."""
-    device = collection.device.torch
-    scan = _Scan(collection, _request(gathering, device), None if refining is None else _request(refining, device))
+    shape, queries = sent(gathering, refining, also, rounded=False)
+    found = _found(collection, shape, collection.device.send(queries), allowed, depth=depth, room=room)
+    return [_unpacked(row, shape.also) for row in found.cpu().numpy()]
+
+
+def _found(
+    collection: Collection,
+    shape: Shape,
+    queries: torch.Tensor,
+    allowed: torch.Tensor | None,
+    *,
+    depth: int,
+    room: int = 0,
+) -> torch.Tensor:
+    """What one copy brings back: (Nq, 2 C + 1) int32, see `_unpacked`. Nothing waits for the device."""
+    here: Sent = received(shape, queries)
+    scan = _Scan(collection, here.gathering, here.refining)
     best, numbers = scan.best(allowed, min(max(depth, room) + 1, collection.count))
     last = best[:, min(depth, best.shape[1]) - 1 :][:, :1]
     numbers = torch.where((best >= last) & (best > -torch.inf), numbers, -1)
     full = best.shape[1] < collection.count
     tied = (best[:, -1:] == last) & (last > -torch.inf) & full
-    own = numbers.shape[1]
-    if any(map(len, also)):
-        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one) for one in also], True, -1)
-        numbers = torch.cat([numbers, padded.to(device)], 1)
-    if refining is not None or numbers.shape[1] > own:
+    if here.also is not None:
+        numbers = torch.cat([numbers, here.also], 1)
+    if here.refining is not None or here.also is not None:
         best = scan.of(numbers)
-    packed = torch.cat([numbers.int(), best.view(torch.int32), tied.int()], 1).cpu().numpy()
-    return [_unpacked(row, own) for row in packed]
+    return torch.cat([numbers.int(), best.view(torch.int32), tied.int()], 1)
 
 
-def _unpacked(row: NDArray[np.int32], own: int) -> Chosen | None:
-    """What one row of the copy says: C numbers, C scores as bits, and whether the room was too small."""
+def _unpacked(row: NDArray[np.int32], also: int) -> Chosen | None:
+    """What one row of the copy says: C numbers, C scores as bits, and whether the room was too small.
+
+    The last `also` numbers came from elsewhere.
+    """
     if row[-1]:
         return None
     numbers, scores = np.split(row[:-1], 2)
-    least = numbers[:own] >= 0
+    least = numbers[: len(numbers) - also] >= 0
     found, at = np.unique(numbers, return_index=True)
     here = slice(1 if len(found) and found[0] < 0 else 0, None)
     return Chosen(found[here].astype(np.int64), scores.view(np.float32)[at[here]], int(least.sum()))
@@ -193,17 +212,6 @@ class _Scan:
                 found = _scores(replace(self._refining, grouped=True), chosen)
             scores = torch.where(here, found, scores)
         return scores
-
-
-def _request(asked: Asked, device: torch.device) -> Request:
-    """Queries as a backend takes them: rows and weights on the device, their bounds on the host."""
-    rows = torch.cat(list(asked.rows)).float()
-    weights = None if asked.weights is None else torch.cat(list(asked.weights)).float()
-    bounds = torch.tensor([0, *(len(one) for one in asked.rows)]).cumsum(0)
-    if device.type == "cuda":
-        rows = rows.pin_memory().to(device, non_blocking=True)
-        weights = None if weights is None else weights.pin_memory().to(device, non_blocking=True)
-    return Request(in_order(rows, bounds), Packed(rows, bounds[:0], bounds[:0]), weights)
 
 
 def _scores(request: Request, documents: Packed[Rows]) -> torch.Tensor:

@@ -36,11 +36,41 @@ class ResidentVectors:
         A query of fewer dimensions is multiplied with the leading ones.
         """
         with self._device.active():
-            levels, scales = self._levels[:, : len(query)], self._scales
-            if numbers is not None:
-                at = torch.from_numpy(numbers).to(levels.device)
-                levels, scales = levels[at], scales[at]
-            wanted = torch.from_numpy(query).to(levels.device)
-            parts = [some.float() @ wanted for some in torch.split(levels, _BLOCK)]
-            found: NDArray[np.float32] = (torch.cat(parts) * scales).cpu().numpy()
+            found: NDArray[np.float32] = self._products(query, numbers).cpu().numpy()
             return found
+
+    def nearest(
+        self, query: NDArray[np.float32], allowed: NDArray[np.bool_] | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """The documents with the greatest products, chosen on the device: their numbers, ascending.
+
+        Args:
+            query: as `products` takes it.
+            allowed: (N,) documents that may be found; None for all.
+            count: how many, at least 1, and all that tie with the last one.
+
+        Returns:
+            None where more tie than come back in one copy.
+        """
+        if not len(self._scales):
+            return np.zeros(0, np.int64)
+        with self._device.active():
+            scores = self._products(query, None).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+            if allowed is not None:
+                there = self._device.send(torch.from_numpy(np.ascontiguousarray(allowed)))
+                scores = torch.where(there, scores, -torch.inf)
+            best, numbers = scores.topk(min(2 * count, len(scores)))
+            last = best[min(count, len(best)) - 1 :][:1]
+            kept = (best >= last) & (best > -torch.inf)
+            cut = kept[-1:] & (len(best) < len(scores))
+            found = torch.cat([torch.where(kept, numbers, -1), cut.long()]).cpu().numpy()
+        chosen: NDArray[np.int64] = np.sort(found[:-1][found[:-1] >= 0])
+        return None if found[-1] else chosen
+
+    def _products(self, query: NDArray[np.float32], numbers: NDArray[np.int64] | None) -> torch.Tensor:
+        levels, scales, send = self._levels[:, : len(query)], self._scales, self._device.send
+        if numbers is not None:
+            at = send(torch.from_numpy(numbers))
+            levels, scales = levels[at], scales[at]
+        wanted = send(torch.from_numpy(query))
+        return torch.cat([some.float() @ wanted for some in torch.split(levels, _BLOCK)]) * scales

@@ -11,7 +11,7 @@ from fastlane_rag.scoring.native import backend as native_backend
 from fastlane_rag.scoring.torch import backend as torch_backend
 from fastlane_rag.scoring.triton import backend as triton_backend
 
-__all__ = ["Backend", "choose"]
+__all__ = ["Backend", "choose", "never_waits"]
 
 _COMPILED = {"cpu": native_backend, "cuda": triton_backend}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -57,3 +57,11 @@ def choose(queries: torch.Tensor, documents: Rows) -> Backend:
     compiled = _COMPILED.get(documents.device.type)
     fits = queries.dtype in _DTYPES and documents.dtype in _DTYPES and documents.shape[1] > 0
     return compiled if compiled is not None and fits and compiled.available(documents.device) else torch_backend
+
+
+def never_waits(queries: torch.Tensor, documents: Rows) -> bool:
+    """Whether scoring these launches kernels and does nothing else, so that a CUDA graph can record it.
+
+    That holds for requests with `most_rows`, whose starts and lengths are on the device.
+    """
+    return choose(queries, documents) is triton_backend

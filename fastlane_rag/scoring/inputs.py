@@ -67,6 +67,7 @@ class Request:
         weights: (Tq,) factor of each query token, or None.
         grouped: see `documents`.
         keep_argmax: also return which document row each query token matched.
+        most_rows: no query has more rows; None where the queries' lengths are on the CPU and say it.
         prepared: what a backend made of the queries, for other documents to share: `dataclasses.replace` hands it on.
     """
 
@@ -75,12 +76,18 @@ class Request:
     weights: torch.Tensor | None = None
     grouped: bool = False
     keep_argmax: bool = False
+    most_rows: int | None = None
     prepared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def columns(self) -> int:
         """Documents that each query meets."""
         return len(self.documents) // max(len(self.queries), 1) if self.grouped else len(self.documents)
+
+    @property
+    def longest(self) -> int:
+        """Rows of the longest query, or a few more. Nothing waits for a device where `most_rows` is given."""
+        return int(self.queries.lengths.max()) if self.most_rows is None else self.most_rows
 
 
 def in_order(rows: _R, offsets: torch.Tensor) -> Packed[_R]:

@@ -254,7 +254,7 @@ class _Plan:
             most,
             depth=depth,
             policy=self.policy,
-            multiply=self.engine.products,
+            multiplier=self.engine,
         )
         return self._gathered(query, found, len(rows), words, "vector")
 

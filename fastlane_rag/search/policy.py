@@ -56,6 +56,7 @@ class SearchPolicy:
         batch_scores: scores that are held at once for them, at most.
         device_queries: queries that are searched together on a CUDA device, at most.
         device_share: of the memory that is free on a CUDA device, how much documents may take.
+        device_graph_after: after so many searches of one query of a shape at a commit, record the next as a CUDA graph.
         gather_block: documents whose posting lists are walked at once, so that their scores stay in a core's cache.
         gather_postings: postings that are worth a thread of their own.
         filters_kept: filters whose matching documents are remembered until the next commit.
@@ -99,6 +100,7 @@ class SearchPolicy:
     batch_scores: int = 1 << 24
     device_queries: int = 256
     device_share: float = 0.8
+    device_graph_after: int = 16
     gather_block: int = 1 << 14
     gather_postings: int = 5_000
     filters_kept: int = 16

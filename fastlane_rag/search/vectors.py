@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
     from fastlane_rag.vectors.documents import DocumentVectors
     from fastlane_rag.vectors.map import VectorMap
 
-__all__ = ["Products", "Vectors", "products"]
-
-Products = Callable[["DocumentVectors", NDArray[np.float32], NDArray[np.int64] | None], NDArray[np.float32]]
-"""Multiplies a vector (m,) with those of documents, at some numbers or all: see `products`."""
+__all__ = ["Multiplier", "Vectors", "products"]
 
 Queries = dict[str, tuple[NDArray[np.float32], float]]
 """The vector of a query and its constant, by the name of their map."""
@@ -44,6 +40,32 @@ class _Part:
     first: int
     last: int
     vectors: DocumentVectors
+
+
+class Multiplier(Protocol):
+    """Multiplies vectors, such as an engine."""
+
+    def products(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        """See `products`."""
+        ...
+
+    def nearest(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], allowed: Mask | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """The documents with the greatest products, where they are chosen without bringing all products back.
+
+        Args:
+            vectors: (n, m).
+            query: as `products` takes it.
+            allowed: (n,) documents that may be found; None for all.
+            count: how many, at least 1, and all that tie with the last one.
+
+        Returns:
+            Their numbers, ascending; None where `products` are to be compared instead.
+        """
+        ...
 
 
 class Vectors:
@@ -90,55 +112,64 @@ class Vectors:
         allowed: Mask | None,
         count: int,
         policy: SearchPolicy,
-        multiply: Products,
+        multiplier: Multiplier,
     ) -> tuple[NDArray[np.int64], int]:
         """The documents with the greatest products, ascending, and how many vectors were compared.
 
         Leading dimensions hold most of what a vector says, so they choose among many documents, and whole vectors
-        among the best by them. Very large segments have a graph that chooses instead.
+        among the best by them. Very large segments have a graph that chooses instead, except where a device does.
 
         Args:
             rows: (L, dim) the query's tokens that gather.
             allowed: (N,) documents that may be found; None for all.
             count: how many, and more where some tie; fewer where no more have a vector and are allowed.
             policy: says how many dimensions and documents.
-            multiply: computes products, as `products` does.
+            multiplier: of the vectors.
         """
         queries = self.queries(rows)
         whole = policy.vector_whole * count
-        found, scanned = [], []
+        found: list[NDArray[np.int64]] = []
+        scanned, compared = [], 0
         for one in self._parts:
-            near = self._by_graph(one, queries, allowed, count, policy)
+            some = None if allowed is None else allowed[one.first : one.last]
+            near = multiplier.nearest(one.vectors, queries[one.vectors.name][0][: policy.vector_scan], some, whole)
+            if near is not None:
+                compared += len(one.vectors)
+            else:
+                near = self._by_graph(one, queries, some, count, policy)
             scanned += [one] if near is None else []
-            found += [] if near is None else [near]
-        few = sum(len(one.vectors) for one in scanned) <= _WORTH_TWO * whole
-        scores, compared = self._scores(scanned, queries, allowed, None if few else policy.vector_scan, multiply)
-        if few and not found:
-            return best(scores, count), compared
-        chosen = np.sort(np.concatenate([best(scores, whole), *found]))
+            found += [] if near is None else [near + one.first]
+        if scanned:
+            few = sum(len(one.vectors) for one in scanned) <= _WORTH_TWO * whole
+            dimensions = None if few else policy.vector_scan
+            scores, products_there = self._scores(scanned, queries, allowed, dimensions, multiplier)
+            compared += products_there
+            if few and not found:
+                return best(scores, count), compared
+            found.append(best(scores, whole))
+        chosen = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
         again = np.empty(len(chosen), np.float32)
         for one in self._parts:
             here = slice(*np.searchsorted(chosen, (one.first, one.last)))
             query, constant = queries[one.vectors.name]
-            again[here] = multiply(one.vectors, query, chosen[here] - one.first) + constant
+            again[here] = multiplier.products(one.vectors, query, chosen[here] - one.first) + constant
         return chosen[best(again, count)], compared + len(chosen)
 
     def _by_graph(
-        self, one: _Part, queries: Queries, allowed: Mask | None, count: int, policy: SearchPolicy
+        self, one: _Part, queries: Queries, some: Mask | None, count: int, policy: SearchPolicy
     ) -> NDArray[np.int64] | None:
-        """What the graph of a large segment finds; None where the segment is to be scanned."""
+        """What the graph of a large segment finds among some of it; None where the segment is to be scanned."""
         if len(one.vectors) < policy.vector_graph or count >= len(one.vectors):
             return None
-        some = None if allowed is None else allowed[one.first : one.last]
         matching = len(one.vectors) if some is None else int(np.count_nonzero(some))
         graph = None if matching * _FEW < len(one.vectors) else self._graphs.of(one.name, one.vectors)
         if graph is None:
             return None
         found = graph.nearest(queries[one.vectors.name][0], some, count)
-        return found + one.first if len(found) >= min(count, matching) else None
+        return found if len(found) >= min(count, matching) else None
 
     def _scores(
-        self, parts: list[_Part], queries: Queries, allowed: Mask | None, dimensions: int | None, multiply: Products
+        self, parts: list[_Part], queries: Queries, allowed: Mask | None, dimensions: int | None, multiplier: Multiplier
     ) -> tuple[NDArray[np.float32], int]:
         """(N,) products by so many dimensions, -inf where there is none, and how many were computed."""
         scores = np.full(self._count, -np.inf, np.float32)
@@ -148,10 +179,11 @@ class Vectors:
             here = slice(one.first, one.last)
             numbers = None if allowed is None else np.flatnonzero(allowed[here])
             if numbers is not None and len(numbers) * _FEW < len(one.vectors):
-                scores[one.first + numbers] = multiply(one.vectors, query[:dimensions], numbers) + constant
+                some = multiplier.products(one.vectors, query[:dimensions], numbers)
+                scores[one.first + numbers] = some + constant
                 compared += len(numbers)
                 continue
-            scores[here] = multiply(one.vectors, query[:dimensions], None) + constant
+            scores[here] = multiplier.products(one.vectors, query[:dimensions], None) + constant
             compared += len(one.vectors)
             if allowed is not None:
                 scores[here][~allowed[here]] = -np.inf

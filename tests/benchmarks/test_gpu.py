@@ -37,7 +37,10 @@ def test_every_step_runs_in_the_interpreter(tmp_path: Path) -> None:
     assert [name for name, step in report["steps"].items() if "failed" in step] == []
     assert len(report["steps"]["kernels"]["shapes"]) == 10
     assert len(report["steps"]["8 documents resident"]["batches"]) == 2
+    assert "records nothing" in report["steps"]["8 documents resident"]["one query as a CUDA graph"]["left_out"]
     shown = tables.gpu(tmp_path)
+    assert "| ms, as a CUDA graph |" in shown
+    assert "| 8 | 512 |" in shown
     assert "| codes | 64 x 32 |" in shown
     assert "document tokens encoded a second" in shown
 

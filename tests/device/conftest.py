@@ -48,6 +48,49 @@ class CountingDevice(Device):
         return super().put(tensor)
 
 
+class RecordingDevice(CountingDevice):
+    """A device that counts what it records. The CPU does the work again and writes to the same tensor, as a graph does.
+
+    `failure` is what the next recording raises.
+    """
+
+    records = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.recorded = self.replayed = self.running = 0
+        self.failure: Exception | None = None
+        self.pools: list[object] = []
+
+    def pool(self):
+        """Memory, or what stands for it."""
+        self.pools.append(super().pool() if self.is_cuda else object())
+        return self.pools[-1]
+
+    def record(self, work, pool):
+        """Work to do again."""
+        assert pool is self.pools[-1]
+        if self.failure is not None:
+            raise self.failure
+        again = super().record(work, pool) if self.is_cuda else _rewriting(work)
+        self.recorded += 1
+
+        def replay():
+            self.running += 1
+            assert self.running == 1, "two searches write to the same memory"
+            self.replayed += 1
+            result = again()
+            self.running -= 1
+            return result
+
+        return replay
+
+
+def _rewriting(work):
+    result = work()
+    return lambda: result.copy_(work())
+
+
 @dataclass
 class Library:
     """Draws documents of unit rows, all codes of one codec."""
@@ -84,3 +127,11 @@ def library():
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return CountingDevice(request.param)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def recording(request, monkeypatch):
+    """A device that records; the CPU does so whatever scores the documents."""
+    if request.param == "cpu":
+        monkeypatch.setattr("fastlane_rag.scoring.backends.never_waits", lambda *_: True)
+    return RecordingDevice(request.param)

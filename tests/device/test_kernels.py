@@ -1,4 +1,4 @@
-"""The searches of test_device.py with the kernels for CUDA, in Triton's interpreter."""
+"""The searches of the tests beside this with the kernels for CUDA, in Triton's interpreter."""
 
 import os
 import platform
@@ -15,15 +15,16 @@ if (sys.platform, platform.machine()) != ("linux", "x86_64"):
 @pytest.mark.parametrize(
     "selection",
     [
-        "by_some_tokens or no_number or filters or (streamed and 200 and 0.3)",
+        "by_some_tokens or no_number or filters or (streamed and 200 and 0.3) or recorded_searches_find",
         pytest.param("test", marks=pytest.mark.slow),
     ],
     ids=["some", "everything"],
 )
 def test_in_the_interpreter(selection):
     here = Path(__file__).parent
+    tests = [str(here / name) for name in ("test_device.py", "test_recording.py")]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, str(here / "test_device.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, *tests],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=here.parents[1],
         capture_output=True,

@@ -1,8 +1,10 @@
 """An index whose documents are on a device, for which the CPU stands in: the same hits as without one."""
 
+import gc
 import os
 import pickle
 import warnings
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +27,8 @@ class StandIn(Device):
 
     failure: Exception | None = None
     copied = 0
+    records = False
+    recorded = 0
 
     def __init__(self, name):
         super().__init__("cpu")
@@ -35,6 +39,13 @@ class StandIn(Device):
         StandIn.copied += tensor.nbytes
         return super().put(tensor)
 
+    def pool(self):
+        return None
+
+    def record(self, work, pool):
+        StandIn.recorded += 1
+        return work
+
 
 @pytest.fixture
 def cuda(monkeypatch):
@@ -42,6 +53,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr("fastlane_rag.device.Device", StandIn)
     monkeypatch.setattr(StandIn, "failure", None)
     monkeypatch.setattr(StandIn, "copied", 0)
+    monkeypatch.setattr(StandIn, "recorded", 0)
 
 
 @pytest.fixture
@@ -173,10 +185,39 @@ def test_vectors_of_documents_are_on_the_device_too(both, texts, options):
         )
 
 
+@pytest.mark.parametrize("options", [{}, {"hybrid": True, "route_k": 2}, {"route_k": 1}], ids=str)
+def test_searches_for_one_query_are_recorded(both, texts, word_model, monkeypatch, options):
+    """What is recorded is found as ever: with filters, after deletes and after new documents."""
+    _, index = both
+    monkeypatch.setattr(StandIn, "records", True)
+    monkeypatch.setattr("fastlane_rag.scoring.backends.never_waits", lambda *_: True)
+    policy = SearchPolicy(device_graph_after=2)
+    with FastLaneIndex.open(index.path, model=word_model, device="cuda", policy=policy) as on_device:
+
+        def check(filter_):
+            for text in texts[:9]:
+                mine, theirs = (
+                    one.search(text, 5, filter=filter_, **EXHAUSTIVE, **options) for one in (on_device, index)
+                )
+                assert_same([mine], [theirs])
+
+        check(None)
+        assert StandIn.recorded > 0
+        check({"n": {"$lt": 9}})
+        recorded = StandIn.recorded
+        index.delete(["d1", "d2"])
+        index.add([texts[0]], ["another"])
+        check(None)
+        assert StandIn.recorded > recorded
+        recorded = StandIn.recorded
+        on_device.search_batch(texts[:9], 5, **EXHAUSTIVE, **options)
+        assert StandIn.recorded == recorded
+
+
 def test_a_full_memory_leaves_one_batch_to_the_cpu(both, texts, monkeypatch):
     on_device, index = both
     on_device.search(texts[0], **EXHAUSTIVE)
-    monkeypatch.setattr("fastlane_rag.device.searching._request", lambda *_: raise_(torch.OutOfMemoryError("full")))
+    monkeypatch.setattr("fastlane_rag.device.searching.sent", lambda *_, **__: raise_(torch.OutOfMemoryError("full")))
     expected = index.search_batch(texts[:5], 5, **EXHAUSTIVE)
     with pytest.warns(FastLaneWarning, match="has too little memory for a batch of 5 queries: full; the CPU searches"):
         assert_same(on_device.search_batch(texts[:5], 5, **EXHAUSTIVE), expected)
@@ -189,6 +230,7 @@ def test_a_full_memory_leaves_one_batch_to_the_cpu(both, texts, monkeypatch):
 def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
     on_device, index = both
     before = on_device.search(texts[0], **EXHAUSTIVE)
+    there = weakref.ref(on_device._engine._resident.newest)
     StandIn.failure = RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
     index.add(["zzyzx zzyzx"], ["new"])
     with pytest.warns(
@@ -197,6 +239,9 @@ def test_a_lost_device_leaves_everything_to_the_cpu(both, texts, monkeypatch):
         [hits] = on_device.search_batch(["zzyzx"], 1, **EXHAUSTIVE)
     assert len(told) == 1
     assert [hit.id for hit in hits] == ["new"]
+    del told
+    gc.collect()
+    assert there() is None, "a compiler that fails leaves a device with full memory"
     StandIn.failure = None
     with warnings.catch_warnings():
         warnings.simplefilter("error", FastLaneWarning)
@@ -226,6 +271,17 @@ def test_the_codec_is_trained_on_the_device_or_else_on_the_cpu(
             expected = max(exact_score(query, text) for text in texts)
             assert index.search(query, 1)[0].score == pytest.approx(expected, abs=0.1)
     assert asked == ["cuda:1", "cuda:1"]
+
+
+def test_no_graph_is_built_where_a_device_has_the_vectors(both, texts, word_model, monkeypatch):
+    _, index = both
+    asked = {"lane": "vector", "depth": 20}
+    expected = index.search_batch(texts[:9], 5, **asked)
+    monkeypatch.setattr("fastlane_rag.search.graph.Graph", lambda _: raise_(AssertionError("a graph")))
+    monkeypatch.setattr("fastlane_rag.search.vectors._WORTH_TWO", 0)
+    policy = SearchPolicy(vector_graph=1)
+    with FastLaneIndex.open(index.path, model=word_model, device="cuda", policy=policy) as on_device:
+        assert_same(on_device.search_batch(texts[:9], 5, **asked), expected)
 
 
 def raise_(error):

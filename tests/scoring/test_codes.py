@@ -91,6 +91,17 @@ def test_threads_change_no_bit(bits, monkeypatch, draw_codes):
         set_threads(None)
 
 
+def test_a_table_that_is_too_large_is_refused(backend, monkeypatch, draw_codes):
+    """The Triton kernel numbers its entries with 31 bits."""
+    if backend != "triton":
+        pytest.skip("other kernels make no such table")
+    monkeypatch.setattr("fastlane_rag.scoring.triton.backend._ENTRIES", 2 * 30 * 37)
+    codes = draw_codes(20, 16, 4)
+    assert maxsim(torch.ones(30, 16), codes, document_offsets=torch.tensor([0, 20])).shape == (1, 1)
+    with pytest.raises(torch.OutOfMemoryError, match="a query of 31 tokens needs a table of 0 GiB on cpu"):
+        maxsim(torch.ones(31, 16), codes, document_offsets=torch.tensor([0, 20]))
+
+
 def test_many_queries_are_scored_in_parts(bits, monkeypatch, draw_codes):
     """The tables of products of query tokens and centroids stay within their budget."""
     codes, queries = draw_codes(40, 16, bits), torch.randn(12, 5, 16, generator=torch.Generator().manual_seed(1))

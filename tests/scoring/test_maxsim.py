@@ -34,6 +34,25 @@ def test_either_side_may_be_padded_or_packed(case, layouts, assert_close):
     assert_close(actual, reference_maxsim(queries.sequences, documents.sequences))
 
 
+def test_more_documents_than_a_launch_has_programs(backend, monkeypatch, assert_close):
+    """On a device there are up to 2 ** 31 programs, one a document and some queries."""
+    if backend != "triton":
+        pytest.skip("a CPU has no launches")
+    monkeypatch.setattr("fastlane_rag.scoring.triton.backend._MOST_PROGRAMS", 7)
+    generator = torch.Generator().manual_seed(0)
+    queries = [torch.randn(length, 8, generator=generator) for length in (70, 2, 33)]
+    documents = [torch.randn(length, 8, generator=generator) for length in (3, 0, 9, 1, 4, 6, 2, 5)]
+    bounds = [np.cumsum([0, *map(len, rows)]) for rows in (queries, documents)]
+    offsets = dict(zip(("query_offsets", "document_offsets"), bounds, strict=True))
+    actual = maxsim(torch.cat(queries), torch.cat(documents), **offsets)
+    assert_close(actual, reference_maxsim(queries, documents))
+    values, rows = token_maxima(queries[0], torch.cat(documents), bounds[1])
+    assert_close(values, reference_token_maxima(queries[0], documents))
+    for n, document in enumerate(documents):
+        best = (queries[0] @ document.T).argmax(1) + bounds[1][n] if len(document) else torch.full((70,), -1)
+        assert torch.equal(rows[n], best)
+
+
 def test_weights_multiply_each_token_maximum(case, assert_close):
     queries, documents = case.batches()
     weights = [torch.linspace(-1, 2, len(q)) for q in queries.sequences]

@@ -14,7 +14,9 @@ from fastlane_rag.scoring.inputs import Packed, Request, Rows, in_order
 __all__ = ["available", "bag", "block_sizes", "scores", "token_maxima"]
 
 _TABLE_BYTES = 256 << 20  # of products of centroids and query tokens, held at once
+_ENTRIES = 1 << 31  # of a table, as the kernel numbers them
 _PROGRAMS = 16  # of the kernel over codes, for each multiprocessor
+_MOST_PROGRAMS = (1 << 31) - 16  # of one launch, as CUDA numbers them
 _HALF_RANGE = 1 << 15  # larger query values are scaled down for documents in float16
 
 
@@ -87,10 +89,18 @@ def _score_codes(
     book = documents.rows.codebook
     key = id(book), grouped
     if key not in request.prepared:
-        longest = max(8, int(request.queries.lengths.max()))
-        step = max(1, _TABLE_BYTES // (8 * longest * len(book.centroids)))  # a query takes up to 2 * longest slots
+        longest = request.longest
+        if 2 * longest * len(book.centroids) > _ENTRIES:
+            size = 8 * longest * len(book.centroids) >> 30
+            raise torch.OutOfMemoryError(f"a query of {longest} tokens needs a table of {size} GiB on {device}")
+        # Of each slot, of which a query takes up to 2 * longest: the table, and the levels.
+        slot_bytes = max(4 * len(book.centroids), 8 // book.bits * (book.width + 128))
+        step = max(1, _TABLE_BYTES // (2 * max(8, longest) * slot_bytes))
         ranges = [slice(first, first + step) for first in range(0, len(request.queries), step)]
-        made = [(here, CodedQueries(request.queries, request.weights, book, here, alone=grouped)) for here in ranges]
+        made = [
+            (here, CodedQueries(request.queries, request.weights, book, here, longest=longest, alone=grouped))
+            for here in ranges
+        ]
         request.prepared[key] = book, made  # with the codebook, so that its id stays its own
     _, parts = request.prepared[key]
     programs = _PROGRAMS * _multiprocessors(device)
@@ -127,30 +137,34 @@ def _score_rows(
         grown = torch.ldexp(torch.ones_like(largest), exponents)
         query_rows, factors = (query_rows.float() / grown[:, None]).to(query_rows.dtype), factors * grown
 
-    slots, width = _slots(queries.on(result.device))
+    slots, width = _slots(queries.on(result.device), request.longest)
     blocks = block_sizes(query_rows.dtype, rows, width, 1 if grouped else len(queries))
     together = max(blocks["BLOCK_Q"] // width, 1)
-    programs = len(documents) * (1 if grouped else triton.cdiv(len(queries), together))
-    maxsim_kernel[(programs,)](
-        query_rows.contiguous(),
-        factors.contiguous(),
-        slots,
-        rows,
-        documents.starts.contiguous(),
-        documents.lengths.contiguous(),
-        result,
-        result if values is None else values,
-        result if argmax is None else argmax,
-        len(queries),
-        tokens,
-        columns,
-        DIM=dim,
-        SLOTS=width,
-        PRECISION="tf32x3",
-        GROUPED=grouped,
-        KEEP=values is not None,
-        **blocks,
-    )
+    each = 1 if grouped else triton.cdiv(len(queries), together)  # programs of a document
+    starts, lengths = documents.starts.contiguous(), documents.lengths.contiguous()
+    step = len(documents) if grouped else max(1, _MOST_PROGRAMS // each)
+    for first in range(0, len(documents), step):
+        here = slice(first, first + step)
+        maxsim_kernel[(len(starts[here]) * each,)](
+            query_rows.contiguous(),
+            factors.contiguous(),
+            slots,
+            rows,
+            starts[here],
+            lengths[here],
+            result.view(-1)[first:],
+            result if values is None else values[first:],
+            result if argmax is None else argmax[first:],
+            len(queries),
+            tokens,
+            columns,
+            DIM=dim,
+            SLOTS=width,
+            PRECISION="tf32x3",
+            GROUPED=grouped,
+            KEEP=values is not None,
+            **blocks,
+        )
     if grown is not None and values is not None:
         values *= grown
 
@@ -178,14 +192,13 @@ def block_sizes(query_dtype: torch.dtype, documents: torch.Tensor, width: int, q
     }
 
 
-def _slots(queries: Packed[torch.Tensor]) -> tuple[torch.Tensor, int]:
+def _slots(queries: Packed[torch.Tensor], longest: int) -> tuple[torch.Tensor, int]:
     """Give every query the same number of slots: returns the row in each slot (-1 for none), and that number.
 
     The number is a power of two from 16 to 64, or a multiple of 64, so that blocks divide it.
     """
     import triton
 
-    longest = int(queries.lengths.max())
     width = max(16, triton.next_power_of_2(longest)) if longest <= 64 else triton.cdiv(longest, 64) * 64
     slot = torch.arange(width, device=queries.lengths.device)
     rows = torch.where(slot < queries.lengths[:, None], queries.starts[:, None] + slot, -1)

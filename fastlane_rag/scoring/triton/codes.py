@@ -234,15 +234,23 @@ class CodedQueries:
         weights: (Tq,) float, or None.
         book: the codebook of the documents.
         here: which of the queries.
+        longest: no query has more rows.
         alone: whether each query is scored with documents of its own.
     """
 
     def __init__(
-        self, queries: Packed[torch.Tensor], weights: torch.Tensor | None, book: Codebook, here: slice, *, alone: bool
+        self,
+        queries: Packed[torch.Tensor],
+        weights: torch.Tensor | None,
+        book: Codebook,
+        here: slice,
+        *,
+        longest: int,
+        alone: bool,
     ) -> None:
         device, bits = book.centroids.device, book.bits
         self.count, self.tokens = len(queries.lengths[here]), len(queries.rows)
-        self.blocks = Blocks.of(int(queries.lengths.max()), 1 if alone else self.count, book)
+        self.blocks = Blocks.of(longest, 1 if alone else self.count, book)
         where = queries.on(device)
         slot = torch.arange(self.blocks.width, device=device)
         rows = torch.where(slot < where.lengths[here, None], where.starts[here, None] + slot, -1).flatten()

@@ -89,3 +89,9 @@ class Engine(Protocol):
     ) -> NDArray[np.float32]:
         """The products of a vector (m,) with those of documents: (n,) of these numbers, of all where None."""
         ...
+
+    def nearest(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], allowed: Mask | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """The documents with the greatest products; None where these are to be compared instead: see `Multiplier`."""
+        ...

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fastlane_rag.vectors.documents import DocumentVectors
 
 __all__ = ["DeviceEngine"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(eq=False)
@@ -98,16 +101,26 @@ class DeviceEngine:
         self, vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None
     ) -> NDArray[np.float32]:
         """Products of vectors that are resident on the device; the host's where they do not fit, or it is lost."""
+        found = self._with_vectors(vectors, lambda there: there.products(query, numbers))
+        return products(vectors, query, numbers) if found is None else found
+
+    def nearest(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], allowed: Mask | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """Chosen on the device, where the vectors are resident."""
+        return self._with_vectors(vectors, lambda there: there.nearest(query, allowed, count))
+
+    def _with_vectors(self, vectors: DocumentVectors, work: Callable[[ResidentVectors], _T | None]) -> _T | None:
+        """What the device makes of vectors; None where they do not fit, or it is lost."""
         if self._lost is None:
             try:
                 there = self._there(vectors)
-                if there is not None:
-                    return there.products(query, numbers)
+                return None if there is None else work(there)
             except torch.OutOfMemoryError as error:
                 self._warn(f"has too little memory for vectors: {error}")
             except Exception as error:
                 self._lose(error)
-        return products(vectors, query, numbers)
+        return None
 
     def _there(self, vectors: DocumentVectors) -> ResidentVectors | None:
         """The vectors on the device, copied there on first use; None where the budget does not reach."""
@@ -125,10 +138,12 @@ class DeviceEngine:
         return sum(one.bytes for one in self._vectors.values() if one is not None)
 
     def _lose(self, error: Exception) -> None:
-        """Use the device no more."""
+        """Use the device no more, and free what is there: it may be the compiler that failed."""
         self._lost = f"cannot be used any longer: {type(error).__name__}: {error}"
-        self._commits.clear()
-        self._vectors.clear()
+        with self._lock:
+            self._commits.clear()
+            self._vectors.clear()
+            self._resident.newest = None
         self._warn(self._lost)
 
     def stats(self) -> DeviceStats:
@@ -150,7 +165,15 @@ class DeviceEngine:
         commit = self._commit(state)
         allowed, met = self._allowed(state, commit, asked.allowed)
         refining = None if asked.refining is None else Asked(asked.refining)
-        chosen = search(commit.collection, Asked(asked.gathering), refining, allowed, asked.depth, asked.also)
+        chosen = search(
+            commit.collection,
+            Asked(asked.gathering),
+            refining,
+            allowed,
+            asked.depth,
+            asked.also,
+            record_after=state.policy.device_graph_after,
+        )
         lengths, share = state.snapshot.lengths, 1000 * (perf_counter() - start) / len(chosen)
         return [
             Scanned(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastlane_rag.search.engines.base import Scan, Scanned
 from fastlane_rag.search.lanes.exhaustive import exhaustive, rescore
@@ -10,6 +14,10 @@ from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import SearchState
 from fastlane_rag.search.vectors import products
+from fastlane_rag.storage.snapshot import Mask
+
+if TYPE_CHECKING:
+    from fastlane_rag.vectors.documents import DocumentVectors
 
 __all__ = ["HostEngine"]
 
@@ -19,6 +27,12 @@ class HostEngine:
 
     scans_all = False
     products = staticmethod(products)
+
+    def nearest(
+        self, vectors: DocumentVectors, query: NDArray[np.float32], allowed: Mask | None, count: int
+    ) -> NDArray[np.int64] | None:
+        """All products are here to be compared."""
+        return None
 
     def together(self, policy: SearchPolicy, documents: int) -> int:
         """As many queries as keep their scores of every document within bounds."""

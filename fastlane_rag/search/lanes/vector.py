@@ -13,7 +13,7 @@ from fastlane_rag.search.lanes.found import Found
 from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import SearchState
-from fastlane_rag.search.vectors import Products, Vectors
+from fastlane_rag.search.vectors import Multiplier, Vectors
 from fastlane_rag.storage.snapshot import Mask
 
 __all__ = ["by_vector"]
@@ -29,7 +29,7 @@ def by_vector(
     *,
     depth: int,
     policy: SearchPolicy,
-    multiply: Products,
+    multiplier: Multiplier,
 ) -> Found:
     """Gather candidates by their vectors, and score them with all tokens.
 
@@ -44,9 +44,9 @@ def by_vector(
         also: numbers of documents that are candidates in any case, in any order.
         depth: candidates to keep of those with a vector, and of those without.
         policy: says how vectors are scanned.
-        multiply: computes the products of vectors.
+        multiplier: of the vectors.
     """
-    chosen, gathered = vectors.nearest(gathering, allowed, depth, policy, multiply)
+    chosen, gathered = vectors.nearest(gathering, allowed, depth, policy, multiplier)
     if vectors.missing is not None:
         plain = vectors.missing if allowed is None else vectors.missing & allowed
         numbers = np.flatnonzero(plain)
