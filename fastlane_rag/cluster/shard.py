@@ -100,9 +100,9 @@ class Shard:
                 empty.save(self._directory)
         self.ready()
 
-    def search(self, queries: list[Any], **options: Any) -> list[Any]:
-        """As `search_batch_detailed` of the index, without sending the queries back."""
-        found = self._index.search_batch_detailed(queries, **options)
+    def search(self, queries: list[Any], *, whole: Any = None, **options: Any) -> list[Any]:
+        """As `search_part` of the index, without sending the queries back."""
+        found = self._index.search_part(whole, queries, **options)
         return [replace(one, routed=cast(Any, None)) for one in found]
 
     def leaving(self, shards: int) -> list[str]:

@@ -545,7 +545,6 @@ class FastLaneIndex(Searches, AddsImages):
         k: int = 10,
         *,
         texts: Sequence[str] | None = None,
-        whole: WordStatistics | None = None,
         **options: Unpack[SearchKeywords],
     ) -> list[SearchResult]:
         """As `search_batch`, with what each search took.
@@ -555,9 +554,33 @@ class FastLaneIndex(Searches, AddsImages):
                 can explain themselves.
             k: as in `search`.
             texts: of queries that come encoded; a hybrid search and the lane of words need them.
-            whole: statistics of the words of a collection that this index is a part of (`word_statistics` of all parts,
-                added up). BM25 is then that of the collection, and a hybrid search gives its candidates as `pool`
-                instead of hits. None where this index is the whole collection.
+            **options: as in `search`.
+
+        Raises:
+            InvalidInputError: an option or a query is not what it must be.
+            FilterError: the filter means nothing.
+            IndexClosedError: the index is closed.
+        """
+        return self.search_part(None, queries, k, texts=texts, **options)
+
+    def search_part(
+        self,
+        whole: WordStatistics | None,
+        queries: Iterable[str] | Iterable[EncodedQuery],
+        k: int = 10,
+        *,
+        texts: Sequence[str] | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> list[SearchResult]:
+        """As `search_batch_detailed`, of an index that is a part of a larger collection.
+
+        Args:
+            whole: statistics of the words of that collection (`word_statistics` of all parts, added up). BM25 is then
+                that of the collection, and a hybrid search gives its candidates as `pool` instead of hits. None where
+                this index is the whole collection, and where words do not count.
+            queries: as in `search_batch_detailed`.
+            k: as in `search`.
+            texts: as in `search_batch_detailed`.
             **options: as in `search`.
 
         Raises:
