@@ -2,9 +2,9 @@
 
 python benchmarks/training.py BASE --data ../shared/data --work ~/.cache/fastlane-training
 
-BASE is a directory with sentence-transformers/all-MiniLM-L6-v2, as for examples/training/fit_default.py. Each run
+BASE is a directory with sentence-transformers/all-MiniLM-L6-v2, as for examples/training/before.py. Each run
 starts from the same fitted model and sees the same pairs in the same order. It differs in one thing from `recipe`, a
-short version of examples/training/default.yaml: one term of the loss is left out, or the width is another. Runs are far
+short version of examples/training/before.yaml: one term of the loss is left out, or the width is another. Runs are far
 shorter than that of the bundled model and cut passages earlier, so they show the effect of a term, not the quality that
 a model can reach. They are judged on some questions of each dev split, over a few hundred passages. A run with results
 is skipped (--again measures it anew).
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "examples" / "training" / "default.yaml"
+RECIPE = ROOT / "examples" / "training" / "before.yaml"
 DIMS = (48, 64, 96, 128)
 DIM = 128
 QUERIES, PASSAGES, PAIRS = 100, 500, 600
@@ -76,16 +76,13 @@ def with_pairs(config: "TrainConfig", folder: Path) -> "TrainConfig":
 
 def fitted(asked: argparse.Namespace, dim: int) -> "FastLaneModel":
     """The untrained model of a width, created once."""
-    import fit_default
+    import before
 
     from fastlane_rag import FastLaneModel
-    from fastlane_rag.model.default import unpack_model
 
     folder = asked.work / f"start-{dim}"
     if not folder.is_dir():
-        packed = asked.work / f"start-{dim}.packed"
-        fit_default.main(asked.base, asked.data, packed, dim)
-        unpack_model(packed, folder)
+        before.fit(asked.base, asked.data, folder, dim)
     model = FastLaneModel.from_pretrained(folder, dtype="float32", device="cpu")
     model.encoder.transformer.document_length = asked.length
     return model
@@ -131,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure runs that are in the results already")
     asked = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(asked.threads)
-    sys.path.insert(0, str(RECIPE.parent))  # fit_default
+    sys.path.insert(0, str(RECIPE.parent))  # before
 
     import torch
     from reproduction.run import FORMAT, SEED, VERSION, Results

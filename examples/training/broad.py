@@ -1,13 +1,18 @@
 """A broad sample of passages and queries, and a transformer's token states of them.
 
+    python examples/training/broad.py BASE DATA SAMPLE [--most 100]
+
+BASE is a directory with sentence-transformers/all-MiniLM-L6-v2 (model.safetensors sha256 53aa5117...d9db), DATA the
+folder of BEIR datasets. SAMPLE gets two files a domain: NAME.json with texts, queries and look-alikes, NAME.pt with the
+states. A stopped run goes on with the domain it was at. --most cuts every domain, to try the recipe out.
+
 What the recipe of the default model learns from, in eight domains: five question sets, titles with abstracts, Python
 Enhancement Proposals, and functions of Python's standard library. Queries are labelled (questions, titles, headings,
 the first sentence of a docstring) or drawn (a sentence of the passage). Only train splits are read, no passage that a
 dev or test split judges, and nothing of the collections that judge the model zero-shot.
-
-States and similar passages are kept in files, so that a stopped run encodes no text twice.
 """
 
+import argparse
 import ast
 import gzip
 import json
@@ -15,7 +20,7 @@ import random
 import re
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -41,6 +46,7 @@ JUDGED = (
     ("scifact", "train_minus_dev", 900, 709),
 )
 DRAWN = 400
+DOMAINS = (*(name for name, *_ in JUDGED), "arxiv", "peps", "code")
 
 
 @dataclass
@@ -61,7 +67,7 @@ class Domain:
     queries: list[str] = field(default_factory=list)
     gold: list[list[int]] = field(default_factory=list)
     labelled: list[bool] = field(default_factory=list)
-    near: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    near: list[list[list[int]]] = field(default_factory=list)
 
     def ask(self, query: str, gold: list[int], *, labelled: bool) -> None:
         """Add a query."""
@@ -70,11 +76,30 @@ class Domain:
         self.labelled.append(labelled)
 
 
+def read(sample: Path) -> list[Domain]:
+    """The domains of a sample that was made, in the order of DOMAINS."""
+    return [Domain(**json.loads((sample / f"{name}.json").read_text(encoding="utf-8"))) for name in DOMAINS]
+
+
+def read_states(sample: Path, name: str) -> tuple[States, States]:
+    """States of one domain's queries and passages."""
+    return torch.load(sample / f"{name}.pt", weights_only=False)
+
+
 def domains(data: Path) -> list[Domain]:
-    """The whole sample; equal at every call."""
+    """The whole sample, without look-alikes; equal at every call."""
     draw = random.Random(SEED)
     made = [_judged(data / name, split, passages, questions, draw) for name, split, passages, questions in JUDGED]
     return [*made, _abstracts(data, draw), _proposals(data, draw), _functions(draw)]
+
+
+def cut(domain: Domain, most: int) -> Domain:
+    """The first passages of a domain, and the queries that they answer."""
+    made = Domain(domain.name, domain.texts[:most])
+    for query, gold, labelled in zip(domain.queries, domain.gold, domain.labelled, strict=True):
+        if found := [d for d in gold if d < most]:
+            made.ask(query, found, labelled=labelled)
+    return made
 
 
 def _judged(folder: Path, split: str, most: int, questions: int, draw: random.Random) -> Domain:
@@ -207,30 +232,39 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
     return torch.load(file, weights_only=False)
 
 
-def encoded(encoder: Callable[[], Encoder], sample: Sequence[Domain], cache: Path) -> dict[str, tuple[States, States]]:
-    """States of each domain's queries and passages."""
+def look_alikes(domain: Domain, queries: States, documents: States) -> list[list[list[int]]]:
+    """For every query the similar passages, by the mean of token states and by BM25."""
+    engine = Bm25([str(i) for i in range(len(domain.texts))], domain.texts)
+    dense = torch.topk(queries.means() @ documents.means().T, MINED).indices.tolist()
+    found = []
+    for query, gold, by_mean in zip(domain.queries, domain.gold, dense, strict=True):
+        by_words = [int(i) for i in engine.answer(query, MINED).ids]
+        found.append([[i for i in by_mean if i not in gold], [i for i in by_words if i not in gold]])
+    return found
+
+
+def main(options: argparse.Namespace) -> None:
+    """Draw, encode, find look-alikes."""
+    encoder = Encoder(options.base)
 
     def both(domain: Domain) -> tuple[States, States]:
         print(f"encoding {domain.name}: {len(domain.queries)} queries, {len(domain.texts)} passages", flush=True)
-        return encoder()(domain.queries, QUERY_TOKENS), encoder()(domain.texts, DOCUMENT_TOKENS)
+        return encoder(domain.queries, QUERY_TOKENS), encoder(domain.texts, DOCUMENT_TOKENS)
 
-    return {domain.name: kept(cache / f"{domain.name}.pt", partial(both, domain)) for domain in sample}
+    for whole in domains(options.data):
+        file = options.sample / f"{whole.name}.json"
+        if not file.exists():
+            domain = cut(whole, options.most) if options.most else whole
+            states = kept(options.sample / f"{domain.name}.pt", partial(both, domain))
+            domain.near = look_alikes(domain, *states)
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(asdict(domain)), encoding="utf-8")
+            part.rename(file)
 
 
-def mine(sample: Sequence[Domain], states: dict[str, tuple[States, States]], cache: Path) -> None:
-    """Find similar passages for every query, by the mean of token states and by BM25."""
-    for domain in sample:
-        queries, documents = states[domain.name]
-
-        def near(
-            domain: Domain = domain, q: States = queries, d: States = documents
-        ) -> list[tuple[list[int], list[int]]]:
-            engine = Bm25([str(i) for i in range(len(domain.texts))], domain.texts)
-            dense = torch.topk(q.means() @ d.means().T, MINED).indices.tolist()
-            found = []
-            for query, gold, by_mean in zip(domain.queries, domain.gold, dense, strict=True):
-                by_words = [int(i) for i in engine.answer(query, MINED).ids]
-                found.append(([i for i in by_mean if i not in gold], [i for i in by_words if i not in gold]))
-            return found
-
-        domain.near = kept(cache / f"{domain.name}-near.pt", near)
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("base", "data", "sample"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--most", type=int, help="passages a domain")
+    main(parser.parse_args())

@@ -1,11 +1,12 @@
 """Train the upper layers and the projection on rankings of two teachers and on labels.
 
-    python examples/training/distil.py BASE DATA FIT START OUT [options]
+    python examples/training/distil.py BASE SAMPLE START OUT --taught DIR [DIR ...] [options]
 
-BASE is a directory with sentence-transformers/all-MiniLM-L6-v2, DATA the folder of BEIR datasets, FIT the folder of
-fit_projection.py and teach.py, START {"model": state of the transformer, "proj": projection}, as this script writes it.
-OUT gets last.pt (a stopped run goes on from there, on other draws), ema-STEP.pt (the running average of the weights,
-which is the result) and log.csv (step, name, value).
+BASE is a directory with sentence-transformers/all-MiniLM-L6-v2, SAMPLE the folder that broad.py made, START a file with
+{"model": state of the transformer, "proj": projection}, as fit_projection.py and this script write it, DIR a folder of
+teach.py. OUT gets last.pt (a stopped run goes on from there, on other draws), average.pt (the running average of the
+weights, which is the result; ema-STEP.pt on the way), log.csv (step, name, value), and in OUT/low the states after the
+frozen layers.
 
 A step draws a domain, BATCH of its queries, and passages that answer them or look alike; every query is ranked over all
 passages of the step. Three terms, each for the whole width and for its prefixes:
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from broad import SEED, Domain, domains, kept, mine
+from broad import SEED, Domain, kept, read, read_states
 from fastlane_rag.training.projection import States, mean_maxsim
 from halves import lower, run_layers
 from torch import Tensor
@@ -89,7 +90,7 @@ class Step:
 
 def draw_step(domain: Domain, pools: Sequence[Taught], options: argparse.Namespace, draw: random.Random) -> Step:
     """Queries of one domain with their answers and look-alikes."""
-    taught = draw.choice(pools) if pools and draw.random() < options.taught else None
+    taught = draw.choice(pools) if pools and draw.random() < options.taught_share else None
     queries = draw.sample(taught.queries if taught else range(len(domain.queries)), options.batch)
     place: dict[int, int] = {}
     answers = []
@@ -122,10 +123,8 @@ class Trainer:
         self.model = AutoModel.from_pretrained(options.base, dtype=torch.float32).eval()
         self.model.load_state_dict(start["model"])
         self.projection = torch.nn.Parameter(start["proj"].clone())
-        self.sample = domains(options.data)
-        cache = options.fit / "cache"
-        self.states = {d.name: torch.load(cache / f"{d.name}.pt", weights_only=False) for d in self.sample}
-        mine(self.sample, self.states, cache)
+        self.sample = read(options.sample)
+        self.states = {d.name: read_states(options.sample, d.name) for d in self.sample}
         frozen = self.model.requires_grad_(False)
         self.low = {d.name: kept(options.out / "low" / f"{d.name}.pt", lambda d=d: self._lower(d)) for d in self.sample}
         self.layers = [p for layer in frozen.encoder.layer[FROZEN:] for p in layer.requires_grad_(True).parameters()]
@@ -138,11 +137,9 @@ class Trainer:
         self.average = {name: value.clone() for name, value in self._weights().items()}
         self.step = 0
         self.pools: dict[str, list[Taught]] = {d.name: [] for d in self.sample}
-        for file in sorted((cache / "taught").glob("*.pt")):
-            found = torch.load(file)
-            if isinstance(found, dict):
-                name = file.stem.rpartition("-")[0] if file.stem not in self.pools else file.stem
-                self.pools[name].append(Taught(**found))
+        for file in sorted((file for folder in options.taught for file in folder.glob("*.pt")), key=lambda f: f.name):
+            name = file.stem.rpartition("-")[0] if file.stem not in self.pools else file.stem
+            self.pools[name].append(Taught(**torch.load(file)))
 
     def _lower(self, domain: Domain) -> tuple[States, States]:
         half = AutoModel.from_pretrained(self.options.base, dtype=torch.bfloat16).eval()
@@ -252,14 +249,15 @@ class Trainer:
                 self.save()
 
     def save(self) -> None:
-        """Write the checkpoint, and every few the running average alone."""
-        out = self.options.out
+        """Write the running average alone, every few times and at the end, and the checkpoint."""
+        out, ended = self.options.out, self.step == self.options.steps
+        if ended or self.step % 200 == 0:
+            average = dict(self.average)
+            name = "average.pt" if ended else f"ema-{self.step}.pt"
+            torch.save({"proj": average.pop("proj"), "model": average}, out / name)
         everything = {"step": self.step, "now": self._weights(), "average": self.average}
         torch.save(everything | {"optimizer": self.optimizer.state_dict()}, out / "last.part")
         (out / "last.part").rename(out / "last.pt")
-        if self.step % 200 == 0 or self.step == self.options.steps:
-            average = dict(self.average)
-            torch.save({"proj": average.pop("proj"), "model": average}, out / f"ema-{self.step}.pt")
 
     def resume(self, file: Path) -> None:
         """Go on from a checkpoint."""
@@ -279,7 +277,8 @@ def main(options: argparse.Namespace) -> None:
     trainer = Trainer(options)
     if (options.out / "last.pt").exists():
         trainer.resume(options.out / "last.pt")
-    with (options.out / "log.csv").open("a", newline="", encoding="utf-8", buffering=1) as file:
+    mode = "a" if trainer.step else "w"
+    with (options.out / "log.csv").open(mode, newline="", encoding="utf-8", buffering=1) as file:
         log = csv.writer(file)
         if not trainer.step:
             log.writerow(["step", "name", "value"])
@@ -288,11 +287,12 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("base", "data", "fit", "start", "out"):
+    for name in ("base", "sample", "start", "out"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--taught", type=Path, nargs="+", default=[], help="folders of teach.py")
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=12, help="queries a step")
-    parser.add_argument("--taught", type=float, default=0.7, help="share of steps over a taught pool")
+    parser.add_argument("--taught-share", type=float, default=0.7, help="share of steps over a taught pool")
     parser.add_argument("--lr", type=float, default=3e-5)
     parser.add_argument("--projection-lr", type=float, default=3e-4)
     parser.add_argument("--base-weight", type=float, default=1.0, help="a fifth of it where a teacher ranks")

@@ -4,8 +4,10 @@
 
 The encoder and the projection become (1 - SHARE) * START + SHARE * TRAINED (weight averaging after fine-tuning,
 arXiv 2109.01903); the routers are the trained ones. SHARE 1 packs the trained model as it is. Choose it on dev splits.
+OUT gets the packed model (OUT/model), complete or not at all.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -28,9 +30,12 @@ def main(start: Path, trained: Path, share: float, out: Path) -> None:
         if value.is_floating_point()
     }
     encoder.load_state_dict(mixed, strict=False)
-    with tempfile.TemporaryDirectory() as work:
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as work:
         encoder.save(str(Path(work) / "model"))
-        pack_model(Path(work) / "model", out)
+        pack_model(Path(work) / "model", Path(work) / "packed")
+        shutil.rmtree(out / "model", ignore_errors=True)
+        (Path(work) / "packed").rename(out / "model")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Train the query router and its context on frozen token embeddings.
 
-    python examples/training/fit_context.py MODEL DATA FIT LOW OUT
+    python examples/training/fit_context.py MODEL DATA SAMPLE LOW OUT
 
-MODEL is a model directory; DATA the folder of BEIR datasets; FIT the folder of fit_projection.py, for the texts' token
-ids and look-alikes; LOW the folder `low` that distil.py wrote, with the states after the layers that it left as they
-were; OUT gets the trained model (OUT/model, which finish_default.py packs) and the log (OUT/log.csv: step, name,
-value). An existing index of MODEL stays valid.
+MODEL is a model directory; DATA the folder of BEIR datasets; SAMPLE the folder that broad.py made; LOW the folder `low`
+that distil.py wrote, with the states after the layers that it left as they were; OUT gets the trained model (OUT/model,
+which finish_default.py packs) and the log (OUT/log.csv: step, name, value). An existing index of MODEL stays valid.
 
 One token of a query is routed and compared by its contextual view. The loss is the cross-entropy of its answer among
 the answers and look-alikes of the batch, averaged exactly over the router's choice of the token. It learns from the
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from broad import SEED, domains, mine
+from broad import SEED, read
 from distil import FROZEN, PROSE
 from fastlane_rag import FastLaneModel
 from fastlane_rag.evaluation.metrics import mean_scores, score_run
@@ -63,13 +62,10 @@ def single(model: FastLaneModel, low: States) -> list[dict[str, Tensor]]:
     return [{"rows": rows[a:b], "ids": states.ids[a:b], "states": states.rows[a:b]} for a, b in spans]
 
 
-def load_train(model: FastLaneModel, data: Path, fit: Path, low: Path) -> dict[str, dict[str, Any]]:
+def load_train(model: FastLaneModel, sample: Path, low: Path) -> dict[str, dict[str, Any]]:
     """The domains: embedded questions and documents, gold and look-alike documents of each question."""
-    sample, sets = domains(data), {}
-    mine(
-        sample, {d.name: torch.load(fit / "cache" / f"{d.name}.pt", weights_only=False) for d in sample}, fit / "cache"
-    )
-    for domain in sample:
+    sets = {}
+    for domain in read(sample):
         queries, documents = torch.load(low / f"{domain.name}.pt", weights_only=False)
         near = [[found[:LOOK_ALIKES] for found in lists] for lists in domain.near]
         asked = zip(single(model, queries), domain.gold, near, domain.labelled, strict=True)
@@ -156,7 +152,7 @@ def batch_loss(router: QueryRouter, train: dict[str, Any], draw: random.Random) 
 def main(options: argparse.Namespace) -> None:
     """Encode what is not encoded yet, train, save."""
     frozen = FastLaneModel.from_pretrained(options.model, device="cpu")
-    train = load_train(frozen, options.data, options.fit, options.low)
+    train = load_train(frozen, options.sample, options.low)
     dev = load_judged(frozen, options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     model = FastLaneModel.from_pretrained(options.model, device="cpu", dtype="float32")
@@ -202,7 +198,7 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "data", "fit", "low", "out"):
+    for name in ("model", "data", "sample", "low", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--lr", type=float, default=2e-3, help="of the context; the router's own is half of it")

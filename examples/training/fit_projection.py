@@ -1,10 +1,8 @@
 """Where distil.py starts: a projection that keeps the ranking of all dimensions, and a transformer between two.
 
-    python examples/training/fit_projection.py BASE DATA OUT [--toward DIR --share 0.5]
+    python examples/training/fit_projection.py BASE SAMPLE OUT [--toward DIR --share 0.5]
 
-BASE is a directory with sentence-transformers/all-MiniLM-L6-v2 (model.safetensors sha256 53aa5117...d9db), DATA the
-folder of BEIR datasets, OUT gets start.pt, what the transformer made of the texts (OUT/cache; delete it when DATA
-changes) and the log (OUT/log.csv: step, name, value). Only train splits are read; see broad.py.
+BASE and SAMPLE are as for broad.py, which makes SAMPLE; OUT gets start.pt and the log (OUT/log.csv: step, name, value).
 
 - [CLS] and [SEP] are scored, prose punctuation is not. On dev passages untrained at 384 dimensions that has the nDCG@10
   of scoring all (.898), for fewer tokens.
@@ -16,11 +14,10 @@ changes) and the log (OUT/log.csv: step, name, value). Only train splits are rea
 
 import argparse
 import csv
-from functools import cache, partial
 from pathlib import Path
 
 import torch
-from broad import SEED, Encoder, domains, encoded, mine
+from broad import SEED, read, read_states
 from distil import PROSE, WIDTHS
 from fastlane_rag.training.projection import Ranking, States, learn_projection, principal_axes
 from halves import between
@@ -42,10 +39,10 @@ def main(options: argparse.Namespace) -> None:
     """Encode, learn, save."""
     torch.manual_seed(SEED)
     out = options.out
-    sample = domains(options.data)
-    states = encoded(cache(partial(Encoder, options.base)), sample, out / "cache")
-    mine(sample, states, out / "cache")
+    out.mkdir(parents=True, exist_ok=True)
+    sample = read(options.sample)
     prose = AutoTokenizer.from_pretrained(options.base).convert_tokens_to_ids(PROSE)
+    states = {domain.name: read_states(options.sample, domain.name) for domain in sample}
     scored = {name: (q.without(prose), d.without(prose)) for name, (q, d) in states.items()}
     rankings = [Ranking(scored[d.name][0], shortened(scored[d.name][1]), d.gold, d.labelled, d.near) for d in sample]
     axes = principal_axes([documents for _, documents in scored.values()], WIDTHS[0])
@@ -69,9 +66,8 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
+    for name in ("base", "sample", "out"):
+        parser.add_argument(name, type=Path)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--toward", type=Path, help="a trained transformer")
     parser.add_argument("--share", type=float, default=0.5, help="of the way to it")

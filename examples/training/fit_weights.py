@@ -1,9 +1,10 @@
 """Train the weights of query tokens (`QueryWeights`) on frozen token embeddings, and put them into a packed model.
 
-    python examples/training/fit_weights.py POOLS MODEL [--log LOG.csv]
+    python examples/training/fit_weights.py POOLS MODEL OUT
 
-POOLS is the folder that pools.py made with the model; MODEL the packed model whose query router gets the weights, for
-example fastlane_rag/model/default. Documents, their index and the model's fingerprint stay as they are.
+POOLS is the folder that pools.py made with the model; MODEL a packed model, such as finish_default.py makes. OUT gets a
+copy of it whose query router has the weights (OUT/model), and the log (OUT/log.csv: step, name, value). Embeddings of
+documents, their index and the model's fingerprint stay as they are.
 
 The loss is the cross-entropy of a train query's answers among its candidates, by weighted mean MaxSim times a learned
 scale, plus SPREAD times the variance of the weights. As the maxima are computed once, a step takes milliseconds.
@@ -15,6 +16,7 @@ import argparse
 import csv
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MEMBERS, INNER, STEPS, BATCH = 4, 64, 1000, 128
+MEMBERS, INNER, BATCH = 4, 64, 128
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT, SPREAD, SCALE = 2e-3, 0.5, 0.4, 0.1, 33.0
 
 Query = dict[str, Any]
@@ -95,7 +97,7 @@ def loss(member: Member, tokens: Tokens, queries: Tensor) -> Tensor:
     return -((logs * right).sum(1) / right.sum(1)).mean() + SPREAD * spread.mean()
 
 
-def train(tokens: Tokens, prior: Tensor, seed: int) -> tuple[QueryWeights, list[float]]:
+def train(tokens: Tokens, prior: Tensor, seed: int, steps: int) -> tuple[QueryWeights, list[float]]:
     """One member, and its loss at every step."""
     torch.manual_seed(seed)
     member = Member(tokens.states.shape[1], prior)
@@ -107,10 +109,10 @@ def train(tokens: Tokens, prior: Tensor, seed: int) -> tuple[QueryWeights, list[
     ]
     optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1, (i + 1) / 20) * 0.5 * (1 + math.cos(math.pi * i / STEPS))
+        optimizer, lambda i: min(1, (i + 1) / 20) * 0.5 * (1 + math.cos(math.pi * i / steps))
     )
     losses = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         value = loss(member, tokens, torch.multinomial(tokens.shares, BATCH, replacement=True))
         optimizer.zero_grad()
         value.backward()
@@ -172,7 +174,7 @@ def main(options: argparse.Namespace) -> None:
     prior = load_file(router / "model.safetensors")["prior"].float()
     tokens = Tokens(one["train"] for one in load(options.pools, (*SETS, *DRAWN), ["train"]).values())
     print(f"{len(tokens.lengths)} train queries of {len(tokens.ids)} tokens", flush=True)
-    trained = [train(tokens, prior, SEED + n) for n in range(MEMBERS)]
+    trained = [train(tokens, prior, SEED + n, options.steps) for n in range(MEMBERS)]
     weights = joined([member for member, _ in trained])
     judged = load(options.pools, (*SETS, *DRAWN, *WHOLE), ["dev", "test"])
     splits = {
@@ -181,20 +183,20 @@ def main(options: argparse.Namespace) -> None:
         "never trained on": {name: judged[name]["test"] for name in WHOLE},
     }
     figures = [row for title, sets in splits.items() for row in report(title, weights, sets, prior)]
-    put(weights, router)
-    if options.log:
-        with options.log.open("w", newline="", encoding="utf-8") as file:
-            log = csv.writer(file)
-            log.writerow(["step", "name", "value"])
-            for step in range(0, STEPS, 10):
-                part = [value for _, losses in trained for value in losses[step : step + 10]]
-                log.writerow([step + 10, "loss", round(sum(part) / len(part), 5)])
-            log.writerows([STEPS, name, round(value, 3)] for name, value in figures)
+    shutil.copytree(options.model, options.out / "model", dirs_exist_ok=True)
+    put(weights, options.out / "model" / router.name)
+    with (options.out / "log.csv").open("w", newline="", encoding="utf-8") as file:
+        log = csv.writer(file)
+        log.writerow(["step", "name", "value"])
+        for step in range(0, options.steps, 10):
+            part = [value for _, losses in trained for value in losses[step : step + 10]]
+            log.writerow([step + 10, "loss", round(sum(part) / len(part), 5)])
+        log.writerows([options.steps, name, round(value, 3)] for name, value in figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pools", type=Path)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--log", type=Path)
+    for name in ("pools", "model", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, default=1000)
     main(parser.parse_args())

@@ -1,9 +1,10 @@
 """Pools of passages, and how well every query token matches each passage: what weights and selection learn from.
 
-    python examples/training/pools.py MODEL DATA POOLS [--sets scifact cacm ...]
+    python examples/training/pools.py MODEL DATA SAMPLE POOLS [--sets scifact cacm ...]
 
-MODEL is a model directory, or "default" for the bundled one; DATA the folder of BEIR datasets; POOLS gets one file a
-set, which later runs read. Documents are encoded once, by the model as users have it, up to MOST_TOKENS tokens.
+MODEL is a model directory, packed or not, or "default" for the bundled one; DATA the folder of BEIR datasets; SAMPLE
+the folder that broad.py made; POOLS gets one file a set, so that a stopped run goes on with the set it was at.
+Documents are encoded once, by the model as users have it, up to MOST_TOKENS tokens.
 
 Six sets have train, dev and test queries over one pool: what judges them, and other passages drawn at random. Further
 train queries are those whose answers are in the pool. Headings of Python Enhancement Proposals and docstrings of
@@ -14,6 +15,7 @@ import argparse
 import gzip
 import json
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from broad import domains
+from broad import read
 from fastlane_rag import FastLaneModel
 from fastlane_rag.evaluation.dataset import load_dataset
+from fastlane_rag.model.default import unpack_model
 from fastlane_rag.scoring import token_maxima
 from torch import Tensor
 
@@ -57,10 +60,10 @@ class Pool:
     held: set[int] = field(default_factory=set)
 
 
-def pool(name: str, data: Path) -> Pool:
+def pool(name: str, data: Path, sample: Path) -> Pool:
     """The passages and queries of one set; equal at every call."""
     if name in DRAWN:
-        return _drawn(name, data)
+        return _drawn(name, sample)
     if name in WHOLE:
         return _judged(name, data, {"test": ("test", 300)}, None)
     splits = {"dev": ("dev", DEV), "test": ("test", TEST)}
@@ -112,9 +115,9 @@ def _judged(name: str, data: Path, splits: dict[str, tuple[str, int]], most: int
     return made
 
 
-def _drawn(name: str, data: Path) -> Pool:
+def _drawn(name: str, sample: Path) -> Pool:
     """Labelled queries of a domain of `broad.py` without a split of its own, some of them as dev queries."""
-    (domain,) = (one for one in domains(data) if one.name == name)
+    (domain,) = (one for one in read(sample) if one.name == name)
     most = PASSAGES - 400
     asked = [
         (text, dict.fromkeys(gold, 1))
@@ -147,9 +150,10 @@ def candidates(maxima: Tensor, gold: list[int], held: Tensor, draw: torch.Genera
     """(C, L) maxima of the answers, of the best other passages by full SumMaxSim, and of random ones; none is held."""
     full = maxima.mean(1).masked_fill(held, -1)
     full[gold] = -1
+    best = torch.topk(full, min(BEST, len(full))).indices
     drawn = torch.randint(len(maxima), (RANDOM,), generator=draw)
-    drawn = drawn[full[drawn] > -1]
-    return torch.cat([maxima[gold], maxima[torch.topk(full, BEST).indices], maxima[drawn]])
+    others = torch.cat([best, drawn])
+    return torch.cat([maxima[gold], maxima[others[full[others] > -1]]])
 
 
 def make(model: FastLaneModel, made: Pool) -> dict[str, Any]:
@@ -190,20 +194,23 @@ def load(folder: Path, names: Sequence[str], splits: Sequence[str]) -> dict[str,
 
 def main(options: argparse.Namespace) -> None:
     """Make the pools that are not there yet."""
-    model = FastLaneModel.from_pretrained(None if options.model == "default" else options.model, device="cpu")
-    model = model.bounded(MOST_TOKENS)
     options.pools.mkdir(parents=True, exist_ok=True)
-    for name in options.sets:
-        file = options.pools / f"{name}.pt"
-        if not file.exists():
-            torch.save(make(model, pool(name, options.data)), part := file.with_suffix(".part"))
-            part.rename(file)
+    with tempfile.TemporaryDirectory() as work:
+        unpacked = None
+        if options.model != "default":
+            unpack_model(Path(options.model), unpacked := Path(work) / "model")
+        model = FastLaneModel.from_pretrained(unpacked, device="cpu").bounded(MOST_TOKENS)
+        for name in options.sets:
+            file = options.pools / f"{name}.pt"
+            if not file.exists():
+                torch.save(make(model, pool(name, options.data, options.sample)), part := file.with_suffix(".part"))
+                part.rename(file)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("pools", type=Path)
+    for name in ("data", "sample", "pools"):
+        parser.add_argument(name, type=Path)
     parser.add_argument("--sets", nargs="+", default=[*SETS, *DRAWN, *WHOLE])
     main(parser.parse_args())

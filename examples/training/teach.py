@@ -1,24 +1,24 @@
 """An outside teacher's scores of queries and passages, for distil.py.
 
-    python examples/training/teach.py TEACHER BASE DATA OUT [DOMAIN ...]
+    python examples/training/teach.py TEACHER SAMPLE OUT [DOMAIN ...]
 
 TEACHER is a directory with sentence-transformers/all-mpnet-base-v2 (model.safetensors sha256 78c0197b...5658), which
-teaches and is never shipped; BASE, DATA and OUT as for fit_projection.py, so that nothing is encoded twice.
+teaches and is never shipped; SAMPLE is the folder that broad.py made.
 
 Of each domain (all of broad.py without DOMAIN; DOMAIN:1 is a second pool) a pool of POOL passages is taught: answers of
 drawn queries and passages that look like them. Every query with an answer in the pool gets two scores of each passage
 of it: the cosine of mean vectors, and the mean of the query's token maxima over all token states (SumMaxSim of an
-untrained mpnet, over its number of tokens). OUT/cache/taught gets a file a pool, so that a stopped run goes on with the
-pool it was at.
+untrained mpnet, over its number of tokens). OUT gets a file a pool, so that a stopped run goes on with the pool it was
+at.
 """
 
 import random
 import sys
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
-from broad import QUERY_TOKENS, SEED, Domain, Encoder, domains, encoded, kept, mine
+from broad import QUERY_TOKENS, SEED, Domain, Encoder, kept, read
 from fastlane_rag.training.projection import States
 from torch.nn import functional as F
 
@@ -69,17 +69,15 @@ def taught(domain: Domain, number: int, teacher: Encoder) -> dict[str, object]:
     }
 
 
-def main(teacher: Path, base: Path, data: Path, out: Path, *names: str) -> None:
-    """Encode, mine, teach."""
+def main(teacher: Path, sample: Path, out: Path, *names: str) -> None:
+    """Teach the pools that are not taught yet."""
     taught_by = Encoder(teacher)
-    sample = {domain.name: domain for domain in domains(data)}
-    for asked in names or sample:
+    drawn = {domain.name: domain for domain in read(sample)}
+    for asked in names or drawn:
         name, _, number = asked.partition(":")
-        one = [sample[name]]
-        mine(one, encoded(cache(partial(Encoder, base)), one, out / "cache"), out / "cache" / "taught")
-        file = out / "cache" / "taught" / f"{asked.replace(':', '-')}.pt"
-        kept(file, partial(taught, sample[name], int(number or 0), taught_by))
+        file = out / f"{asked.replace(':', '-')}.pt"
+        kept(file, partial(taught, drawn[name], int(number or 0), taught_by))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:5]), *sys.argv[5:])
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])

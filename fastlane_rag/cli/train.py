@@ -9,19 +9,46 @@ from fastlane_rag.cli.extras import require
 
 @click.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--fresh", is_flag=True, help="Do not resume; refuse when the output holds checkpoints.")
-def train(config: Path, fresh: bool) -> None:
+@click.option("--fresh", is_flag=True, help="Do not resume; refuse when the output holds an earlier run.")
+@click.option("--dry-run", is_flag=True, help="Of a config with steps, list them and which are done; run nothing.")
+def train(config: Path, fresh: bool, dry_run: bool) -> None:
     """Train an encoder and its routers as CONFIG (YAML) says, resuming from the last checkpoint.
 
     The trained model, a directory, is in the config's output under "model"; checkpoints and log.csv lie beside it.
+
+    A CONFIG with steps is a recipe: scripts that run in order, each into a folder of the output. A step that is
+    complete is passed over, one that was interrupted goes on or begins anew, and one whose command, input or earlier
+    step has changed is run again.
     """
     _ready()
     from fastlane_rag.training import load_config
     from fastlane_rag.training import train as run
+    from fastlane_rag.training.config import read_yaml
 
+    content = read_yaml(config)
+    if isinstance(content, dict) and "steps" in content:
+        _follow(config, fresh=fresh, dry_run=dry_run)
+        return
+    if dry_run:
+        raise click.UsageError(f"--dry-run lists the steps of a recipe; {config} has none")
     settings = load_config(config)
     run(settings, resume=not fresh)
     click.echo(f"The trained model is in {settings.output / 'model'}")
+
+
+def _follow(config: Path, *, fresh: bool, dry_run: bool) -> None:
+    """Run a recipe, or list its steps."""
+    from fastlane_rag.training.recipe import check_inputs, load_recipe, plan, run_recipe
+
+    recipe = load_recipe(config)
+    if dry_run:
+        width = max(map(len, recipe.steps))
+        for step in plan(recipe):
+            click.echo(f"{step.name:<{width}}  {f'to run: {step.why}' if step.why else 'done'}")
+        check_inputs(recipe)
+        return
+    run_recipe(recipe, resume=not fresh)
+    click.echo(f"The result of the last step is in {recipe.output / list(recipe.steps)[-1]}")
 
 
 @click.command("train-router")

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["DataConfig", "LossWeights", "RoutingConfig", "Source", "TrainConfig", "load_config"]
+__all__ = [
+    "DataConfig",
+    "LossWeights",
+    "RoutingConfig",
+    "Source",
+    "Strict",
+    "TrainConfig",
+    "checked",
+    "load_config",
+    "read_yaml",
+]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Settings that refuse unknown names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Strict):
+_Settings = TypeVar("_Settings", bound=Strict)
+
+
+class Source(Strict):
     """One training set: a BEIR folder with a qrels split, or a JSONL file of {query, pos} pairs.
 
     Pairs may have their own negatives, {query, pos, neg: [...]}. With them they may have the scores that an outside
@@ -29,7 +44,7 @@ class Source(_Strict):
     """At most this many pairs, drawn with the run's seed; None for all."""
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Where pairs come from, and how hard negatives are mined."""
 
     train: dict[str, Source]
@@ -45,7 +60,7 @@ class DataConfig(_Strict):
     """Also draw negatives from the starting model's own ranking (encodes the corpora first)."""
 
 
-class LossWeights(_Strict):
+class LossWeights(Strict):
     """Weight of each term of the loss; 0 leaves a term out."""
 
     full: float = 1.0
@@ -73,7 +88,7 @@ class LossWeights(_Strict):
     """Penalty for routing the same positions whatever the query."""
 
 
-class RoutingConfig(_Strict):
+class RoutingConfig(Strict):
     """Settings of routing in training."""
 
     k: dict[int, float] = {1: 0.5, 2: 0.25, 4: 0.25}
@@ -88,8 +103,8 @@ class RoutingConfig(_Strict):
     0 adds none."""
 
 
-class TrainConfig(_Strict):
-    """A training run. Comments of the shipped recipe (examples/training/default.yaml) say how values were chosen."""
+class TrainConfig(Strict):
+    """A training run. Comments of an earlier model's (examples/training/before.yaml) say how values were chosen."""
 
     model: str | None = None
     """The model to start from: a directory or hub id; None for the bundled default."""
@@ -152,18 +167,35 @@ def load_config(path: str | Path) -> TrainConfig:
     Raises:
         ModelError: the file cannot be read, or a setting is unknown or out of range; the message names it.
     """
+    path = Path(path)
+    return _resolve(checked(TrainConfig, read_yaml(path), path), path.resolve().parent)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     import yaml
 
-    path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = TrainConfig.model_validate(content)
-    except (OSError, yaml.YAMLError) as error:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelError(f"cannot read the training config {path}: {error}") from error
+
+
+def checked(kind: type[_Settings], content: Any, path: Path) -> _Settings:
+    """The content of a file as settings.
+
+    Raises:
+        ModelError: a setting is unknown or out of range; the message names the file and the setting.
+    """
+    try:
+        return kind.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ModelError(f"{path}: {problems}") from error
-    return _resolve(config, path.resolve().parent)
 
 
 def _resolve(config: TrainConfig, base: Path) -> TrainConfig:

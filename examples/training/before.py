@@ -1,9 +1,11 @@
-"""Fit the untrained default model: all-MiniLM-L6-v2 with a fitted projection and a measured prior.
+"""The default model before today's: all-MiniLM-L6-v2 with a fitted projection and a measured prior, then trained.
 
-    python examples/training/fit_default.py BASE DATA OUT
+    python examples/training/before.py BASE DATA OUT
 
 BASE is a directory with sentence-transformers/all-MiniLM-L6-v2 (model.safetensors sha256 53aa5117...d9db), DATA the
-folder of BEIR datasets, OUT the packed model to make. Only passages are read, none of a dev or test judgement.
+folder of BEIR datasets. OUT gets the untrained model (OUT/start), what `fastlane train` writes of a run as before.yaml
+says, and in the end OUT/model. A stopped run goes on from its last checkpoint. The untrained model is fitted on
+passages alone, none of a dev or test judgement.
 
 - The scored tokens leave out [CLS], [SEP] and prose punctuation, on both sides. On dev passages of four sets full
   SumMaxSim rises from .905 to .915 nDCG@10, and documents lose a tenth of their tokens. Symbols that carry meaning
@@ -13,10 +15,11 @@ folder of BEIR datasets, OUT the packed model to make. Only passages are read, n
 - The routers' prior is the tokens' inverse document frequency over the same passages.
 """
 
+import argparse
 import gzip
 import json
+import logging
 import random
-import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -25,12 +28,15 @@ import torch
 from fastlane_rag import FastLaneModel
 from fastlane_rag.data import read_passages
 from fastlane_rag.evaluation.dataset import read_qrels
-from fastlane_rag.model.default import pack_model
+from fastlane_rag.model.default import pack_model, unpack_model
+from fastlane_rag.training import load_config, train
+from fastlane_rag.training.config import Source
 from fastlane_rag.training.prepare import add_projection, corpus_idf, fitted_axes
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 PROSE = list(".,?!;:'\"()-")
-DIM, DOCUMENT_LENGTH, SEED = 128, 512, 17
+CONFIG = Path(__file__).with_name("before.yaml")
+DOCUMENT_LENGTH, SEED = 512, 17
 JUDGED = {"squad_dev": "train", "nq_gold_mix": "train", "medquad": "train", "fairytaleqa": "train", "scifact": "train"}
 
 
@@ -47,8 +53,8 @@ def passages(data: Path) -> list[str]:
     return texts
 
 
-def main(base: Path, data: Path, out: Path, dim: int = DIM) -> None:
-    """Fit and pack."""
+def fit(base: Path, data: Path, out: Path, dim: int) -> None:
+    """Write the untrained model, in the precision that a packed one has: complete or not at all."""
     torch.manual_seed(SEED)
     encoder = FastLaneModel.from_pretrained(base, dtype="float32", device="cpu").encoder
     mask = next(m for m in encoder if isinstance(m, MultiVectorMask))
@@ -62,10 +68,39 @@ def main(base: Path, data: Path, out: Path, dim: int = DIM) -> None:
     encoder.query_router.set_prior(idf)
     encoder.document_router.set_prior(idf)
     encoder.max_seq_length = DOCUMENT_LENGTH
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         encoder.save(str(Path(work) / "model"))
-        pack_model(Path(work) / "model", out)
+        pack_model(Path(work) / "model", Path(work) / "packed")
+        unpack_model(Path(work) / "packed", out)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Fit and train."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = load_config(CONFIG)
+
+    def moved(sources: dict[str, Source]) -> dict[str, Source]:
+        """The same sources in the folder DATA."""
+        paths = {name: options.data / one.path.relative_to(CONFIG.parent / "data") for name, one in sources.items()}
+        return {name: one.model_copy(update={"path": paths[name]}) for name, one in sources.items()}
+
+    start = options.out / "start"
+    if not start.is_dir():
+        fit(options.base, options.data, start, config.dim or 0)
+    changes = {
+        "model": str(start),
+        "output": options.out,
+        "data": config.data.model_copy(update={"train": moved(config.data.train), "dev": moved(config.data.dev)}),
+    }
+    if options.steps:
+        changes |= {"max_steps": options.steps, "evaluate_every": min(options.steps, config.evaluate_every)}
+    train(config.model_copy(update=changes))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("base", "data", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, help="fewer, to try it out")
+    main(parser.parse_args())
