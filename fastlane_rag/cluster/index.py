@@ -26,7 +26,7 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.ingestion import ingest
@@ -51,7 +51,7 @@ from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import Entry
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel

@@ -23,7 +23,7 @@ from fastlane_rag.errors import (
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation
-from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
 from fastlane_rag.index.encoding import (
     budget_of,
     check_takes_images,
@@ -54,7 +54,7 @@ from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts
 from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems

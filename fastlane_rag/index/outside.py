@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.index.checks import check_list, prepare
-from fastlane_rag.storage.metadata import kind
+from fastlane_rag.index.checks import prepare
 from fastlane_rag.storage.tables import Entry
+from fastlane_rag.types import check_list, kind
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -293,7 +293,8 @@ class RemoteIndex(Searches):
         self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
     ) -> Explanation:
         """As `FastLaneIndex.explain`."""
-        from fastlane_rag.index.checks import check_hit, check_texts
+        from fastlane_rag.index.checks import check_hit
+        from fastlane_rag.types import check_texts
 
         [query] = check_texts([query], "query")
         check_hit(hit)
@@ -342,7 +343,7 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        from fastlane_rag.index.checks import check_list, check_texts
+        from fastlane_rag.types import check_list, check_texts
 
         plain = [
             None if one is None else plain_metadata(one, f"metadatas[{i}]")
@@ -483,7 +484,8 @@ class _Asked:
 def _asked(
     queries: Iterable[str] | Iterable[EncodedQuery], k: int, texts: Sequence[str] | None, options: SearchKeywords
 ) -> _Asked:
-    from fastlane_rag.index.checks import check_queries, check_texts
+    from fastlane_rag.index.checks import check_queries
+    from fastlane_rag.types import check_texts
 
     told, listed = SearchOptions.of(k=k, **options), check_queries(queries)
     message = {"detail": True, **options_message(told)}

@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.types import IMAGE_KEY
+from fastlane_rag.types import IMAGE_KEY, check_text, kind
 
 __all__ = [
     "catalogue_text",
-    "check_text",
     "image_of",
     "is_date",
     "json_value",
-    "kind",
     "metadata_from_json",
     "metadata_json",
     "plain_metadata",
@@ -105,35 +103,12 @@ def catalogue_text(text: str) -> str:
     return text.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
 
 
-def check_text(where: str, value: Any) -> str:
-    """Return the value if it is a str that can be written as UTF-8.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
-    if not isinstance(value, str):
-        raise InvalidInputError(f"{where} must be str, not {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
-        ) from error
-    return value
-
-
 def image_of(metadata: str) -> str | None:
     """The image that a document is, by its metadata as JSON: a path or a data text; None for a document of text."""
     if f'"{IMAGE_KEY}"' not in metadata:
         return None
     found = json.loads(metadata).get(IMAGE_KEY)
     return found if isinstance(found, str) else None
-
-
-def kind(value: Any) -> str:
-    """Type and shortened value, for messages."""
-    shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
 
 
 def _number(value: decimal.Decimal) -> int | float:

@@ -13,10 +13,10 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.retrievers.fastlane.nodes import with_score
 from pydantic import BeforeValidator
 
-from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.encoding import open_model
 from fastlane_rag.rerank import Ranked, rerank
 from fastlane_rag.search.options import check_count
+from fastlane_rag.types import check_list
 
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
