@@ -21,6 +21,7 @@ __all__ = [
     "check_list",
     "check_text",
     "check_texts",
+    "is_text",
     "kind",
     "whole_number",
 ]
@@ -186,6 +187,14 @@ def kind(value: Any) -> str:
     """Type and shortened value on one line, for messages."""
     shown = " ".join(repr(value).split())
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a str that can be written as UTF-8."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def check_text(where: str, value: Any) -> str:

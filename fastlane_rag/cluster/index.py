@@ -51,7 +51,7 @@ from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import Entry
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts, is_text
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel
@@ -701,7 +701,7 @@ class ClusterIndex(Searches):
         return sum(self._whole(self._run(self._shards.ask("__len__"))).values())
 
     def __contains__(self, id_: object) -> bool:
-        return isinstance(id_, str) and bool(self.get([id_]))
+        return is_text(id_) and bool(self.get([str(id_)]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self._path), self._given)

@@ -54,7 +54,7 @@ from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts, is_text
 from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems
@@ -859,10 +859,8 @@ class FastLaneIndex(Searches):
             return view.snapshot.documents
 
     def __contains__(self, id_: object) -> bool:
-        if not isinstance(id_, str):
-            return False
         with self._storage.view() as view:
-            return view.reader.has(id_)
+            return is_text(id_) and view.reader.has(str(id_))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -875,8 +873,15 @@ class FastLaneIndex(Searches):
                 "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
                 "or save(path) it and open that"
             )
-        options = {"model": self._given_model, "device": self._device, "read_only": self._read_only}
-        return _reopen, (str(self.path), {**options, "max_document_tokens": self._max_document_tokens})
+        options = {
+            "model": self._given_model,
+            "device": self._device,
+            "read_only": self._read_only,
+            "policy": self.policy,
+            "timeout": self._timeout,
+            "max_document_tokens": self._max_document_tokens,
+        }
+        return _reopen, (str(self.path), options)
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else repr(str(self.path))

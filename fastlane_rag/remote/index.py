@@ -48,7 +48,7 @@ from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_cou
 from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.metadata import metadata_from_json, plain_metadata
-from fastlane_rag.types import Document, IndexStats, Ingested, Lane, RouteK
+from fastlane_rag.types import Document, IndexStats, Ingested, Lane, RouteK, check_list, check_texts, is_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,7 @@ class RemoteIndex(Searches):
     ) -> None:
         if not isinstance(url, str):
             raise InvalidInputError(f"url must be the address of a server, like 'http://localhost:8000', not {url!r}")
-        if not isinstance(name, str | None):
+        if not is_text(name) and name is not None:
             raise InvalidInputError(f"name must be that of an index on the server, a text, or None, not {name!r}")
         seconds = (check_seconds(timeout), check_seconds(write_timeout, "write_timeout"))
         key = api_key or os.environ.get("FASTLANE_API_KEY")
@@ -170,7 +170,7 @@ class RemoteIndex(Searches):
         """As `FastLaneIndex.add_embeddings`."""
         from fastlane_rag.index.outside import checked_rows
 
-        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(rows)]
+        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(check_list("rows", rows))]
         final, call = _adding([""] * len(given) if texts is None else texts, ids, metadatas, given)
         if final:
             self._transport.ask(call)
@@ -294,7 +294,6 @@ class RemoteIndex(Searches):
     ) -> Explanation:
         """As `FastLaneIndex.explain`."""
         from fastlane_rag.index.checks import check_hit
-        from fastlane_rag.types import check_texts
 
         [query] = check_texts([query], "query")
         check_hit(hit)
@@ -343,7 +342,6 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        from fastlane_rag.types import check_list, check_texts
 
         plain = [
             None if one is None else plain_metadata(one, f"metadatas[{i}]")
@@ -427,7 +425,7 @@ class RemoteIndex(Searches):
         return self.stats().documents
 
     def __contains__(self, id_: object) -> bool:
-        return isinstance(id_, str) and bool(self.get([id_]))
+        return is_text(id_) and bool(self.get([str(id_)]))
 
     async def __aenter__(self) -> Self:
         return self
@@ -485,7 +483,6 @@ def _asked(
     queries: Iterable[str] | Iterable[EncodedQuery], k: int, texts: Sequence[str] | None, options: SearchKeywords
 ) -> _Asked:
     from fastlane_rag.index.checks import check_queries
-    from fastlane_rag.types import check_texts
 
     told, listed = SearchOptions.of(k=k, **options), check_queries(queries)
     message = {"detail": True, **options_message(told)}

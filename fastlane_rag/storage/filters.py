@@ -166,7 +166,7 @@ def _denied(filter_: Any) -> Mapping[str, Any] | None:
         return inside
     if key is None or (key.startswith("$") and key != "$id"):
         return None
-    if asked == "$ne" and _is_plain(operand) or asked == "$not" and isinstance(operand, Mapping):
+    if (asked == "$ne" and _is_plain(operand)) or (asked == "$not" and isinstance(operand, Mapping)):
         return {key: operand}
     return {key: {"$in": operand}} if asked == "$nin" and isinstance(operand, _LISTS) else None
 

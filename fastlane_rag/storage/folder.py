@@ -179,5 +179,9 @@ def index_path(path: Any) -> Path:
         raise InvalidInputError(f"the path of an index is a str or a Path, not {kind(path)}") from error
     if "\0" in text:
         raise InvalidInputError(f"the path of an index holds no NUL character, as {text!r} does")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"the path of an index holds no half of a surrogate pair, as {text!r} does") from error
     with refusals(f"cannot use the path {text}"):
         return Path(text).absolute()

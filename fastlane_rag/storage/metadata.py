@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.storage.instants import within_reach
 from fastlane_rag.types import IMAGE_KEY, check_text, kind
 
 __all__ = [
@@ -37,6 +38,7 @@ _DEEPEST = 100
 _ESCAPE = "\ufdd0"
 # Python writes no whole number of more.
 _MOST_DIGITS = 4300
+_MOST_BITS = int(_MOST_DIGITS * math.log2(10))
 
 
 def metadata_json(metadata: Any, where: str = "metadata") -> str:
@@ -86,8 +88,10 @@ def json_value(value: Any) -> Any:
 
 
 def is_date(value: Any) -> bool:
-    """Whether a value of Python or NumPy is a date, with a time or without; "not a time" is none."""
-    return isinstance(value, datetime.date | np.datetime64) and bool(value == value)
+    """Whether a value is a date of Python, or a NumPy date that Python has too; "not a time" is none."""
+    if isinstance(value, np.datetime64):
+        return within_reach(value)
+    return isinstance(value, datetime.date) and bool(value == value)
 
 
 def metadata_from_json(text: str) -> dict[str, Any]:
@@ -120,14 +124,21 @@ def _number(value: decimal.Decimal) -> int | float:
 
 
 def _of_numpy(value: Any) -> Any:
-    if value.dtype.kind in "Mm":  # to what Python's dates and durations can be; tolist makes numbers of finer ones
-        value = value.astype(f"{value.dtype.kind}8[us]")
+    if value.dtype.kind in "Mm":
+        return [*value] if value.ndim else _of_date(value[()])
     found = value.tolist()
     if isinstance(found, np.floating):  # a longdouble, of which Python has none
         return float(found)
-    # A date beyond what Python's dates reach is a number here, or a scalar still.
     is_json = isinstance(found, int | float | str | bool | list | np.generic | None)
     return found if is_json else json_value(found)
+
+
+def _of_date(value: np.datetime64 | np.timedelta64) -> Any:
+    """The text of a NumPy date; durations, and dates that Python has not, stay as they are, and are no JSON."""
+    if np.isnat(value):
+        return None
+    # Python's dates have microseconds: tolist makes a number of a finer one.
+    return json_value(value.astype("datetime64[us]").tolist()) if is_date(value) else value
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:
@@ -150,6 +161,8 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         return plain
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise InvalidInputError(f"{where} is a whole number of more than {_MOST_DIGITS} digits; store it as text")
     if value is not None and not isinstance(value, bool | int):
         raise InvalidInputError(
             f"{where} is {kind(value)}, which is not JSON; give texts, numbers, True, False, None, dates, and lists "

@@ -437,6 +437,8 @@ def test_find_reads_in_the_order_of_addition(filtered):
         ({"draft": "true"}, "compares 'draft' with a text, and it is true or false"),
         ({"lang": 3}, "compares 'lang' with a number, and it is a text in the documents: give a text"),
         ({"note": {"$gt": dt.date(2024, 1, 1)}}, "compares 'note' with a date"),
+        ({"$id": {"$in": [1, 2]}}, "compares '$id' with a number, and it is a text in the documents: give a text"),
+        ({"$id": "nobody"}, ""),
         (all_of({"draft": "no"}, lambda metadata: True), "'draft'"),
         ({"lang": "xx"}, ""),
         ({"year": {"$gt": 3000}}, ""),

@@ -77,7 +77,12 @@ def test_importing_the_module_loads_no_torch():
         (QUERY, b"cats", {}, "texts must be a list, not bytes"),
         (QUERY, ["cats", None], {}, r"texts\[1\] must be str, not NoneType"),
         (QUERY, TEXTS, {"weighted": "no"}, "weighted must be True or False, not 'no'"),
-        (QUERY, TEXTS, {"model": "default"}, "model must be a FastLaneModel or an object that encodes, not str 'default'"),
+        (
+            QUERY,
+            TEXTS,
+            {"model": "default"},
+            "model must be a FastLaneModel or an object that encodes, not str 'default'",
+        ),
         (QUERY, TEXTS, {"model": None}, "model must be a FastLaneModel or an object that encodes, not NoneType"),
     ],
 )
