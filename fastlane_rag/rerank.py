@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.lengths import chunks, one_warning
+from fastlane_rag.lengths import check_text, check_texts, chunks, kind, one_warning
 from fastlane_rag.search.options import check_count, check_flag, check_share, check_weight
 from fastlane_rag.search.result import SearchResult, relevance
-from fastlane_rag.types import check_text, check_texts, kind
 
 if TYPE_CHECKING:
     import numpy.typing as npt

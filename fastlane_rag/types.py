@@ -1,11 +1,8 @@
-"""Small types, and what a whole number, a text and a list are, for all packages."""
+"""Small types, and what a whole number is, for all packages."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from fastlane_rag.errors import InvalidInputError
 
 __all__ = [
     "DEFAULT_ROUTE_K",
@@ -18,11 +15,6 @@ __all__ = [
     "Ingested",
     "Lane",
     "RouteK",
-    "check_list",
-    "check_text",
-    "check_texts",
-    "is_text",
-    "kind",
     "whole_number",
 ]
 
@@ -181,54 +173,3 @@ def whole_number(value: Any) -> int | None:
         return None if isinstance(value, bool) else int(value.__index__())
     except (AttributeError, TypeError):
         return None
-
-
-def kind(value: Any) -> str:
-    """Type and shortened value on one line, for messages."""
-    shown = " ".join(repr(value).split())
-    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
-
-
-def is_text(value: Any) -> bool:
-    """Whether a value is a str that can be written as UTF-8."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
-
-
-def check_text(where: str, value: Any) -> str:
-    """Return the value if it is a str that can be written as UTF-8.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
-    if not isinstance(value, str):
-        raise InvalidInputError(f"{where} must be str, not {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
-        ) from error
-    return value
-
-
-def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """A list of str that can be stored as UTF-8.
-
-    Raises:
-        InvalidInputError: a single str instead of a list, or an item that is no text.
-    """
-    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(check_list(name, texts))]
-
-
-def check_list(name: str, values: Any) -> list[Any]:
-    """The values of any iterable as a list.
-
-    Raises:
-        InvalidInputError: a single value instead of several.
-    """
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
-    return list(values) if not isinstance(values, Sequence) else [*values]

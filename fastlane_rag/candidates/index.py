@@ -14,8 +14,8 @@ from fastlane_rag.index.encoding import encoded_queries
 from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
 from fastlane_rag.index.searches import Searches
+from fastlane_rag.lengths import kind
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
-from fastlane_rag.types import kind
 
 if TYPE_CHECKING:
     import os

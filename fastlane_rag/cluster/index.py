@@ -33,7 +33,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
-from fastlane_rag.lengths import one_warning, warn_caller
+from fastlane_rag.lengths import check_list, check_texts, is_text, one_warning, warn_caller
 from fastlane_rag.search.bm25 import WordStatistics
 from fastlane_rag.search.options import (
     SearchKeywords,
@@ -51,7 +51,7 @@ from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import Entry
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts, is_text
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel

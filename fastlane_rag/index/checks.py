@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.lengths import warn_caller
+from fastlane_rag.lengths import check_list, check_text, check_texts, kind, warn_caller
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
-from fastlane_rag.types import check_list, check_text, check_texts, kind
 
 __all__ = [
     "check_hit",

@@ -14,11 +14,11 @@ from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.index.checks import checked_query
 from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
-from fastlane_rag.lengths import check_batch_size, chunks
+from fastlane_rag.lengths import check_batch_size, check_texts, chunks
 from fastlane_rag.search.engines.choice import check_device, is_cuda
 from fastlane_rag.storage.metadata import image_of
 from fastlane_rag.storage.tables import Entry
-from fastlane_rag.types import IMAGE_KEY, check_texts
+from fastlane_rag.types import IMAGE_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor

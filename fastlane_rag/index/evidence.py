@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.explain import Explanation, explain, explain_image
 from fastlane_rag.index.checks import check_hit
+from fastlane_rag.lengths import check_texts
 from fastlane_rag.search.options import check_flag
 from fastlane_rag.search.result import Hit, remember
-from fastlane_rag.types import IMAGE_KEY, Document, RouteK, check_texts
+from fastlane_rag.types import IMAGE_KEY, Document, RouteK
 
 if TYPE_CHECKING:
     from fastlane_rag.model import FastLaneModel

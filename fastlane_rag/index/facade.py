@@ -39,7 +39,7 @@ from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
-from fastlane_rag.lengths import check_max_document_tokens, one_warning
+from fastlane_rag.lengths import check_list, check_max_document_tokens, check_texts, is_text, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
@@ -54,7 +54,7 @@ from fastlane_rag.storage.lock import TIMEOUT_SECONDS
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
-from fastlane_rag.types import Document, IndexStats, Ingested, RouteK, check_list, check_texts, is_text
+from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
 from fastlane_rag.upkeep.build import built_beside
 from fastlane_rag.upkeep.copy import copy_live
 from fastlane_rag.upkeep.verify import problems

@@ -11,8 +11,9 @@ from typing import Any
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import check_takes_images
+from fastlane_rag.lengths import check_list, check_texts, kind
 from fastlane_rag.storage.metadata import image_of
-from fastlane_rag.types import IMAGE_KEY, check_list, check_texts, kind
+from fastlane_rag.types import IMAGE_KEY
 
 __all__ = [
     "check_no_other_image",

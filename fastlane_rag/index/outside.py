@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError, ModelError
 from fastlane_rag.index.checks import prepare
+from fastlane_rag.lengths import check_list, kind
 from fastlane_rag.storage.tables import Entry
-from fastlane_rag.types import check_list, kind
 
 if TYPE_CHECKING:
     from torch import Tensor

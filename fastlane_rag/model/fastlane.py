@@ -18,7 +18,14 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.lengths import check_batch_size, check_max_document_tokens, warn_of_documents, warn_of_queries
+from fastlane_rag.lengths import (
+    check_batch_size,
+    check_max_document_tokens,
+    check_texts,
+    kind,
+    warn_of_documents,
+    warn_of_queries,
+)
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
@@ -34,7 +41,7 @@ from fastlane_rag.model.spans import token_spans
 from fastlane_rag.model.windows import LongText, encoded_windows, long_texts, token_count
 from fastlane_rag.progress import encoded
 from fastlane_rag.scoring.threads import follow_quota
-from fastlane_rag.types import check_texts, kind, whole_number
+from fastlane_rag.types import whole_number
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
 _BLOCK = 8192  # rows of a text that are normalised at once

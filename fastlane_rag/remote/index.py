@@ -15,6 +15,7 @@ from urllib.parse import quote
 from fastlane_rag.errors import FastLaneError, InvalidInputError
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index.searches import Searches
+from fastlane_rag.lengths import check_list, check_texts, is_text
 from fastlane_rag.remote.encoded import AskedQuery, matrix, query_message
 from fastlane_rag.remote.filters import filter_message
 from fastlane_rag.remote.images import sending_images
@@ -48,7 +49,7 @@ from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_cou
 from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.metadata import metadata_from_json, plain_metadata
-from fastlane_rag.types import Document, IndexStats, Ingested, Lane, RouteK, check_list, check_texts, is_text
+from fastlane_rag.types import Document, IndexStats, Ingested, Lane, RouteK
 
 if TYPE_CHECKING:
     import numpy as np

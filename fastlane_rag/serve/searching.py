@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.lengths import check_texts
 from fastlane_rag.remote.encoded import matrix, query_message, received_query
 from fastlane_rag.remote.messages import (
     Encoded,
@@ -34,7 +35,6 @@ from fastlane_rag.serve.problems import RESPONSES
 from fastlane_rag.serve.requests import account
 from fastlane_rag.serve.service import Readable, Served, reply
 from fastlane_rag.serve.tracing import search_span
-from fastlane_rag.types import check_texts
 
 if TYPE_CHECKING:
     from fastlane_rag.search.query import EncodedQuery

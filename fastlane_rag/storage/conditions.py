@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlane_rag.errors import FilterError, InvalidInputError
+from fastlane_rag.lengths import check_text
 from fastlane_rag.storage.instants import IS_INSTANT, SQL_INSTANT, instant
 from fastlane_rag.storage.metadata import catalogue_text, is_date, json_value
-from fastlane_rag.types import check_text
 
 __all__ = [
     "Compiled",

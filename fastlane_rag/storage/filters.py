@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from fastlane_rag.errors import FilterError, InvalidInputError
+from fastlane_rag.lengths import check_text
 from fastlane_rag.storage.conditions import (
     Compiled,
     between,
@@ -46,7 +47,7 @@ from fastlane_rag.storage.conditions import (
     one_of,
 )
 from fastlane_rag.storage.metadata import catalogue_text
-from fastlane_rag.types import Document, check_text
+from fastlane_rag.types import Document
 
 __all__ = ["AllOf", "Compiled", "DocumentFilter", "Filter", "all_of", "compile_filter", "having", "value_at"]
 

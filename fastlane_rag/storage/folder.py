@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import IndexFormatError, InvalidInputError
+from fastlane_rag.lengths import kind
 from fastlane_rag.storage.refusals import refusals
-from fastlane_rag.types import kind
 
 __all__ = ["Folder", "check_regular", "index_path", "sync_directory", "sync_file"]
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.lengths import check_text, kind
 from fastlane_rag.storage.instants import within_reach
-from fastlane_rag.types import IMAGE_KEY, check_text, kind
+from fastlane_rag.types import IMAGE_KEY
 
 __all__ = [
     "catalogue_text",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastlane_rag.errors import ModelError
-from fastlane_rag.types import kind
+from fastlane_rag.lengths import kind
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

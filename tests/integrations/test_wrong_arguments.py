@@ -259,3 +259,15 @@ def test_a_rerankers_top_n_is_checked_when_it_was_set_later():
         reranker.postprocess_nodes([NodeWithScore(node=NODE)] * 2, query_str="cats")
     with pytest.raises(InvalidInputError, match="top_n must be a whole number, 0 or more"):
         compressor.compress_documents([DOCUMENT] * 2, "cats")
+
+
+@pytest.mark.parametrize("wrong", ["n=1", ["n"], 5], ids=str)
+def test_what_is_no_filter_is_refused_where_it_is_given(index, wrong):
+    for make in (
+        lambda: FastLaneRetriever(index=index, filter=wrong),
+        lambda: FastLaneVectorStore(index).as_retriever(filter=wrong),
+        lambda: FastLaneVectorStore(index).as_retriever(search_kwargs={"filter": wrong}),
+        lambda: NodeRetriever(index, filter=wrong),
+    ):
+        with pytest.raises(ValueError, match="a filter is a dict like"):
+            make()

@@ -9,9 +9,9 @@ from fastlane_rag import Hit
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.passages import as_passage
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_list, kind
 from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
 from fastlane_rag.types import Document as StoredDocument
-from fastlane_rag.types import check_list, kind
 
 
 def to_document(stored: Hit | StoredDocument, id_key: str | None = None) -> Document:

@@ -19,10 +19,10 @@ from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.protocol import AnyIndex, given_index
+from fastlane_rag.lengths import check_list
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchOptions, call_filter, check_count
 from fastlane_rag.search.result import SearchResult
-from fastlane_rag.types import check_list
 from langchain_fastlane._documents import add_documents, to_document, to_filter
 from langchain_fastlane._reports import report
 

@@ -17,6 +17,7 @@ from fastlane_rag.index.checks import check_ids
 from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_text, check_texts
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import (
     RankingKeywords,
@@ -28,7 +29,6 @@ from fastlane_rag.search.options import (
 )
 from fastlane_rag.search.tracing import searches
 from fastlane_rag.storage.filters import Filter, all_of
-from fastlane_rag.types import check_text, check_texts
 from langchain_fastlane._documents import add_documents, to_document, to_filter
 from langchain_fastlane._reports import report
 

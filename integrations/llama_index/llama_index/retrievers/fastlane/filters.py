@@ -16,9 +16,9 @@ from typing import Any
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from fastlane_rag.errors import FilterError
+from fastlane_rag.lengths import kind
 from fastlane_rag.storage.filters import Filter, all_of, value_at
 from fastlane_rag.storage.instants import instant
-from fastlane_rag.types import kind
 
 _ORDER: dict[FilterOperator, str] = {
     FilterOperator.GT: "$gt",

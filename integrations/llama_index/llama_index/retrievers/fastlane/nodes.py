@@ -20,9 +20,9 @@ from fastlane_rag import Hit
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.passages import NODE_CONTENT
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_list, kind
 from fastlane_rag.storage.metadata import plain_metadata
 from fastlane_rag.types import Document as StoredDocument
-from fastlane_rag.types import check_list, kind
 
 # Keys stored beside those of the node's own metadata, which stay at the top level for filters.
 SOURCE_KEY = "_node_source"

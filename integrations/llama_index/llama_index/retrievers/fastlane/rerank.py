@@ -15,9 +15,9 @@ from pydantic import BeforeValidator
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import open_model
+from fastlane_rag.lengths import check_list
 from fastlane_rag.rerank import Ranked, rerank
 from fastlane_rag.search.options import check_count
-from fastlane_rag.types import check_list
 
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
 

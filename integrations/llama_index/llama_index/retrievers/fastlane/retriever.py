@@ -20,10 +20,10 @@ from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.protocol import AnyIndex, given_index
+from fastlane_rag.lengths import check_text
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_flag, check_keywords
 from fastlane_rag.search.result import SearchResult, with_relevance
 from fastlane_rag.storage.filters import all_of
-from fastlane_rag.types import check_text
 
 # Hits to find for each of several query texts, before their scores are averaged.
 _FUSED_DEPTH = 100

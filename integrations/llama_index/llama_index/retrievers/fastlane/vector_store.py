@@ -29,6 +29,7 @@ from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_text, check_texts, kind
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import (
     SearchKeywords,
@@ -41,7 +42,6 @@ from fastlane_rag.search.options import (
 )
 from fastlane_rag.storage.filters import Filter, all_of
 from fastlane_rag.storage.folder import index_path
-from fastlane_rag.types import check_text, check_texts, kind
 
 _OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
 # More nodes, or times as many, than there can be.
