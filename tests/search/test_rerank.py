@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.errors import FastLaneWarning, InvalidInputError
 from fastlane_rag.rerank import diversify, relevance, relevances, rerank
 
 QUERY = "when do cats purr?"
@@ -97,3 +97,9 @@ def test_diversify_says_what_it_takes(index, model):
         diversify(result.hits, 1, model=model)
     with pytest.raises(InvalidInputError, match="model must be a FastLaneModel"):
         diversify(result, 1, model=None)
+
+
+@pytest.mark.parametrize("query", ["", " \n"])
+def test_an_empty_query_is_warned_of(model, query):
+    with pytest.warns(FastLaneWarning, match="the query is empty"):
+        assert len(rerank(query, TEXTS, model=model)) == 4
