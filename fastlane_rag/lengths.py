@@ -1,10 +1,10 @@
-"""Texts of any length: some at a time, and what was cut off them in one warning a call."""
+"""Texts: what is one, some of any length at a time, and what was cut off them in one warning a call."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,8 +14,13 @@ from fastlane_rag.types import whole_number
 
 __all__ = [
     "check_batch_size",
+    "check_list",
     "check_max_document_tokens",
+    "check_text",
+    "check_texts",
     "chunks",
+    "is_text",
+    "kind",
     "one_warning",
     "warn_caller",
     "warn_of_documents",
@@ -54,6 +59,57 @@ def _from_one(value: Any, name: str, none: str) -> int | None:
     if value is not None and (number is None or number < 1):
         raise InvalidInputError(f"{name} must be a whole number from 1, or {none}, not {value!r}")
     return number
+
+
+def kind(value: Any) -> str:
+    """Type and shortened value on one line, for messages."""
+    shown = " ".join(repr(value).split())
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a str that can be written as UTF-8."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def check_text(where: str, value: Any) -> str:
+    """Return the value if it is a str that can be written as UTF-8.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{where} must be str, not {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
+        ) from error
+    return value
+
+
+def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """A list of str that can be stored as UTF-8.
+
+    Raises:
+        InvalidInputError: a single str instead of a list, or an item that is no text.
+    """
+    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(check_list(name, texts))]
+
+
+def check_list(name: str, values: Any) -> list[Any]:
+    """The values of any iterable as a list.
+
+    Raises:
+        InvalidInputError: a single value instead of several.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
+    return list(values) if not isinstance(values, Sequence) else [*values]
 
 
 def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

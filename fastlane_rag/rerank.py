@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.lengths import chunks, one_warning
-from fastlane_rag.search.options import check_count, check_share, check_weight
-from fastlane_rag.search.result import relevance
+from fastlane_rag.lengths import check_text, check_texts, chunks, kind, one_warning, warn_caller
+from fastlane_rag.search.options import check_count, check_flag, check_share, check_weight
+from fastlane_rag.search.result import SearchResult, relevance
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fastlane_rag.model import FastLaneModel
     from fastlane_rag.search.query import DocumentEncoder
-    from fastlane_rag.search.result import Hit, SearchResult
+    from fastlane_rag.search.result import Hit
 
 __all__ = ["Ranked", "diversify", "relevance", "relevances", "rerank"]
 
@@ -64,12 +64,14 @@ def rerank(
         score_threshold: leave out texts of lower relevance.
 
     Raises:
-        InvalidInputError: `score_threshold` is no number from 0 to 1, or `texts` is a single text.
+        InvalidInputError: an argument is not what it must be.
     """
     least = check_share(score_threshold, "score_threshold") or 0.0
-    if isinstance(texts, str):
-        raise InvalidInputError("texts must be a list, not a str; put a single text into [ ]")
-    texts = list(texts)
+    weighted, query = check_flag(weighted, "weighted"), check_text("query", query)
+    texts = check_texts(texts)
+    _check_encodes(model, "encode_routed")
+    if not query.strip():
+        warn_caller("the query is empty: how texts rank for it means nothing")
     if not texts:
         return []
     import torch
@@ -111,6 +113,9 @@ def diversify(result: SearchResult, k: int, *, model: DocumentEncoder, relevance
         InvalidInputError: `relevance_weight` is not from 0 to 1, or `k` is no whole number from 0.
     """
     wanted, weight = check_count(k), check_weight(relevance_weight, "relevance_weight")
+    if not isinstance(result, SearchResult):
+        raise InvalidInputError(f"result must be what search_detailed returns, not {kind(result)}")
+    _check_encodes(model, "encode_documents")
     hits = result.hits
     if not hits or not wanted:
         return []
@@ -122,6 +127,16 @@ def diversify(result: SearchResult, k: int, *, model: DocumentEncoder, relevance
         value[picked] = -np.inf
         picked.append(int(value.argmax()))
     return [hits[position] for position in picked]
+
+
+def _check_encodes(model: Any, method: str) -> None:
+    """Refuse what is no model, such as the name of one.
+
+    Raises:
+        InvalidInputError: it does not encode.
+    """
+    if not hasattr(model, method):
+        raise InvalidInputError(f"model must be a FastLaneModel or an object that encodes, not {kind(model)}")
 
 
 def _likeness(documents: Sequence[torch.Tensor | npt.NDArray[np.floating]]) -> npt.NDArray[np.float32]:

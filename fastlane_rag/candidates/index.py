@@ -15,8 +15,8 @@ from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
 from fastlane_rag.index.images import AddsImages
 from fastlane_rag.index.searches import Searches
+from fastlane_rag.lengths import kind
 from fastlane_rag.search.options import SearchKeywords, SearchOptions
-from fastlane_rag.storage.metadata import kind
 
 if TYPE_CHECKING:
     import os

@@ -1,7 +1,9 @@
 """`fastlane verify`, `stats` and `export`, which need no model."""
 
 import gzip
+import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -105,10 +107,17 @@ def _write(documents: "Iterable[Document]", write: Callable[[bytes], Any]) -> in
 
 @contextmanager
 def _complete_or_absent(out: Path) -> Iterator[BufferedIOBase]:
-    """A file that gets its name only when it is complete."""
-    part = out.with_name(out.name + ".part")
+    """A file that gets its name only when it is complete; a link stays one. A device or a pipe is written as it is."""
+    if out.exists() and not out.is_file():
+        with out.open("wb") as device:
+            yield device
+        return
+    out = out.resolve()
+    part = out.with_name(f".fastlane-{uuid.uuid4().hex[:8]}.part")
     try:
-        with gzip.open(part, "wb") if out.suffix == ".gz" else part.open("wb") as file:
+        with part.open("xb") as plain, gzip.open(plain, "wb") if out.suffix == ".gz" else plain as file:
+            if out.exists():
+                shutil.copymode(out, part)
             yield file
         part.replace(out)
     finally:

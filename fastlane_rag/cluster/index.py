@@ -26,7 +26,7 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.images import AddsImages
@@ -34,7 +34,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
-from fastlane_rag.lengths import one_warning, warn_caller
+from fastlane_rag.lengths import check_list, check_texts, is_text, one_warning, warn_caller
 from fastlane_rag.search.bm25 import WordStatistics
 from fastlane_rag.search.options import (
     SearchKeywords,
@@ -702,7 +702,7 @@ class ClusterIndex(Searches, AddsImages):
         return sum(self._whole(self._run(self._shards.ask("__len__"))).values())
 
     def __contains__(self, id_: object) -> bool:
-        return isinstance(id_, str) and bool(self.get([id_]))
+        return is_text(id_) and bool(self.get([str(id_)]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self._path), self._given)

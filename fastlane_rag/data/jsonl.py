@@ -138,7 +138,8 @@ def record_text(record: dict[str, Any], key: str, default: str | None = None) ->
 
 
 def _passage(record: dict[str, Any]) -> Passage:
-    rest = {key: value for key, value in record.items() if key not in (*_ID_KEYS, "title", "text")}
+    of_id = next((key for key in _ID_KEYS if key in record), None)
+    rest = {key: value for key, value in record.items() if key not in (of_id, "title", "text")}
     if isinstance(rest.get("metadata"), dict):
         rest = rest.pop("metadata") | rest
     if _deeper(rest, _DEEPEST):
@@ -180,7 +181,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"longer than {_LONGEST >> 20} MiB")
     try:
-        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_object)
         # A lone surrogate ("\ud800") is legal JSON, but neither tokenizers nor databases take it as text.
         # 1e999 is read as infinity, which JSON cannot write.
         json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
@@ -195,6 +196,14 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, not {_show(record)}")
     return record
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"has the key {twice!r} twice")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

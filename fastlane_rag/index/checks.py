@@ -6,17 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.lengths import warn_caller
+from fastlane_rag.lengths import check_list, check_text, check_texts, kind, warn_caller
 from fastlane_rag.search.query import EncodedQuery
-from fastlane_rag.storage.metadata import check_text, kind, metadata_json
+from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 
 __all__ = [
     "check_hit",
     "check_ids",
-    "check_list",
     "check_queries",
-    "check_texts",
     "checked_query",
     "prepare",
     "query_texts",
@@ -49,15 +47,6 @@ def prepare(
     for i, (id_, text) in enumerate(zip(final, texts, strict=True)):
         entries[id_] = (id_, text, metadata_json(dicts[i], f"metadatas[{i}] (id {id_!r})"))
     return final, list(entries.values())
-
-
-def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """A list of str that can be stored as UTF-8.
-
-    Raises:
-        InvalidInputError: a single str instead of a list, or an item that is no text.
-    """
-    return [check_text(f"{name}[{i}]", text) for i, text in enumerate(check_list(name, texts))]
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
@@ -121,14 +110,3 @@ def check_hit(hit: Any) -> None:
     """
     if not isinstance(hit, str) and not (isinstance(getattr(hit, "text", None), str) and hasattr(hit, "metadata")):
         raise InvalidInputError(f"hit must be a hit of a search, or the id of a document, not {kind(hit)}")
-
-
-def check_list(name: str, values: Any) -> list[Any]:
-    """The values of any iterable as a list.
-
-    Raises:
-        InvalidInputError: a single value instead of several.
-    """
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
-    return list(values) if not isinstance(values, Sequence) else [*values]

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.index.checks import check_texts, checked_query
+from fastlane_rag.index.checks import checked_query
 from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
-from fastlane_rag.lengths import check_batch_size, chunks
-from fastlane_rag.search.engines.choice import is_cuda
+from fastlane_rag.lengths import check_batch_size, check_texts, chunks
+from fastlane_rag.search.engines.choice import check_device, is_cuda
 from fastlane_rag.storage.metadata import image_of
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import IMAGE_KEY
@@ -65,6 +65,7 @@ def open_model(
 
     Raises:
         InvalidInputError: an object that encodes itself cannot follow an option.
+        DeviceError: there is no such CUDA device, or it cannot be used.
         ModelError: the model cannot be opened.
     """
     if dim is not None and (model is None or isinstance(model, str)):
@@ -84,6 +85,7 @@ def open_model(
     else:
         from fastlane_rag.model.shared import shared_model
 
+        check_device(device)
         opened = shared_model(
             model,
             device=device,

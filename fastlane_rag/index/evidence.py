@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.explain import Explanation, explain, explain_image
-from fastlane_rag.index.checks import check_hit, check_texts
+from fastlane_rag.index.checks import check_hit
+from fastlane_rag.lengths import check_texts
+from fastlane_rag.search.options import check_flag
 from fastlane_rag.search.result import Hit, remember
 from fastlane_rag.types import IMAGE_KEY, Document, RouteK
 
@@ -87,7 +89,9 @@ def explained(
     else:
         document = hit
     image = document.metadata.get(IMAGE_KEY)
-    return evidence_of(model, query, route_k, policy, weighted=weighted)(document.text, image=image)
+    return evidence_of(model, query, route_k, policy, weighted=check_flag(weighted, "weighted"))(
+        document.text, image=image
+    )
 
 
 def _of_kind(model: FastLaneModel, query: str, text: str, *, image: object = None, **options: Any) -> Explanation:

@@ -23,7 +23,7 @@ from fastlane_rag.errors import (
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation
-from fastlane_rag.index.checks import check_ids, check_list, check_queries, check_texts, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
 from fastlane_rag.index.encoding import (
     budget_of,
     encoded_entries,
@@ -38,7 +38,7 @@ from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
-from fastlane_rag.lengths import check_max_document_tokens, one_warning
+from fastlane_rag.lengths import check_list, check_max_document_tokens, check_texts, is_text, one_warning
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
@@ -846,10 +846,8 @@ class FastLaneIndex(Searches, AddsImages):
             return view.snapshot.documents
 
     def __contains__(self, id_: object) -> bool:
-        if not isinstance(id_, str):
-            return False
         with self._storage.view() as view:
-            return view.reader.has(id_)
+            return is_text(id_) and view.reader.has(str(id_))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -862,8 +860,15 @@ class FastLaneIndex(Searches, AddsImages):
                 "an in-memory FastLaneIndex cannot be pickled; create it with a path, which the copy then opens, "
                 "or save(path) it and open that"
             )
-        options = {"model": self._given_model, "device": self._device, "read_only": self._read_only}
-        return _reopen, (str(self.path), {**options, "max_document_tokens": self._max_document_tokens})
+        options = {
+            "model": self._given_model,
+            "device": self._device,
+            "read_only": self._read_only,
+            "policy": self.policy,
+            "timeout": self._timeout,
+            "max_document_tokens": self._max_document_tokens,
+        }
+        return _reopen, (str(self.path), options)
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else repr(str(self.path))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_list, check_texts
 from fastlane_rag.index.encoding import check_takes_images
-from fastlane_rag.storage.metadata import image_of, kind
+from fastlane_rag.lengths import check_list, check_texts, kind
+from fastlane_rag.storage.metadata import image_of
 from fastlane_rag.types import IMAGE_KEY
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import MANY
 from fastlane_rag.index.progress import documents_bar
-from fastlane_rag.storage.metadata import check_text, kind, metadata_json
+from fastlane_rag.lengths import check_text, kind
+from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, Ingested
 

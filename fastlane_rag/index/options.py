@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import InvalidInputError, ModelMismatchError
-from fastlane_rag.index.checks import check_texts
 from fastlane_rag.index.encoding import budget_of, model_device, open_model
-from fastlane_rag.lengths import check_max_document_tokens
+from fastlane_rag.lengths import check_max_document_tokens, check_texts
 from fastlane_rag.search.engines.choice import check_device, is_cuda
 from fastlane_rag.search.options import SearchOptions, check_keywords, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.index.checks import check_list, prepare
-from fastlane_rag.storage.metadata import kind
+from fastlane_rag.index.checks import prepare
+from fastlane_rag.lengths import check_list, kind
 from fastlane_rag.storage.tables import Entry
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.storage.metadata import kind
+from fastlane_rag.lengths import kind
 
 if TYPE_CHECKING:
     from fastlane_rag.search.options import SearchKeywords

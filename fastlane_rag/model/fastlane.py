@@ -18,7 +18,14 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from fastlane_rag.errors import InvalidInputError, ModelError
-from fastlane_rag.lengths import check_batch_size, check_max_document_tokens, warn_of_documents, warn_of_queries
+from fastlane_rag.lengths import (
+    check_batch_size,
+    check_max_document_tokens,
+    check_texts,
+    kind,
+    warn_of_documents,
+    warn_of_queries,
+)
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
@@ -37,7 +44,6 @@ from fastlane_rag.scoring.threads import follow_quota
 from fastlane_rag.types import whole_number
 
 __all__ = ["CONTEXT_MOST", "FastLaneModel"]
-_SHOWN = 40
 _BLOCK = 8192  # rows of a text that are normalised at once
 # Features of single tokens that the query router adds.
 _OF_ROUTER = ("routing_states", "routing_scores", "routing_attended", "routing_norms", "routing_weights")
@@ -336,7 +342,7 @@ class FastLaneModel:
         self, texts: Sequence[str], *, batch_size: int | None = None, show_progress: bool | None = None
     ) -> list[RoutedQuery]:
         """Encode queries in one forward pass: embeddings, router scores and token strings."""
-        queries = []
+        texts, queries = check_texts(texts), []
         rows, router = self._encode(texts, "query", batch_size, show_progress), self.encoder.query_router
         self._warn_of_cut(texts)
         for row in rows:
@@ -368,7 +374,7 @@ class FastLaneModel:
         Returns:
             A list of one :class:`Route` a query, which notebooks and ``rich.print`` display.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = check_texts([texts] if isinstance(texts, str) else texts)
         tokenizer, prompt = self.encoder.tokenizer, self.encoder.prompt_of("query")
         routes = Routes()
         trained = self.encoder.query_router.trained
@@ -387,14 +393,20 @@ class FastLaneModel:
         return self._encode_dense(texts, "document", batch_size)
 
     def save(self, path: str | Path) -> None:
-        """Write a model directory (safetensors, JSON, tokenizer) that :meth:`from_pretrained` opens."""
+        """Write a model directory (safetensors, JSON, tokenizer) that :meth:`from_pretrained` opens.
+
+        Raises:
+            InvalidInputError: `path` is no path.
+        """
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidInputError(f"path must be that of a directory, a str or a Path, not {kind(path)}")
         with without_bars():
             self.encoder.save(str(path))
 
     def _encode(
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None
     ) -> list[dict[str, Any]]:
-        texts = _checked(texts)
+        texts = check_texts(texts)
         size = check_batch_size(batch_size) or (32 if self.device.type == "cpu" else 128)
         if not texts:
             return []
@@ -463,7 +475,7 @@ class FastLaneModel:
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
     def _encode_dense(self, texts: Sequence[str], task: str, batch_size: int | None) -> np.ndarray:
-        texts = _checked(texts)
+        texts = check_texts(texts)
         size = check_batch_size(batch_size) or 32
         long = self._long_texts(texts) if task == "document" else {}
         order = sorted((i for i in range(len(texts)) if i not in long), key=lambda i: -len(texts[i]))
@@ -527,22 +539,9 @@ def _device_name(device: Any) -> str | None:
         raise InvalidInputError(f"device must be 'cpu', 'cuda', 'cuda:1', 'mps' or None, not {device!r}") from error
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise InvalidInputError(f"texts must be a list, not one string: put it into a list, [{_short(texts)}]")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"text {position} is a {type(text).__name__}, not a string: {text!r}")
-    return list(texts)
-
-
 def _by_text(value: dict[Any, Any]) -> dict[str, Any]:
     """A mapping with keys that JSON takes; those of a Router are pairs."""
     return {str(key): one for key, one in value.items()}
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) < _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def _stored_weights(encoder: RoutedEncoder) -> set[str]:

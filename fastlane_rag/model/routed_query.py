@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.model.router import QueryRouter, takes_context, toward_views
 from fastlane_rag.model.selection import cover, needs
 from fastlane_rag.model.token_weights import mean_one
@@ -156,7 +157,7 @@ class RoutedQuery:
             count = min(int((mass < AUTO_MASS).sum()) + 1, len(order))
         elif k is not None:
             if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-                raise ValueError(f'route_k must be None, "auto" or a whole number of at least 1, got {k!r}')
+                raise InvalidInputError(f"route_k must be a number from 1, 'auto' or None, not {k!r}")
             count = min(int(k), len(order))
         if ordered or count < len(order):
             norms = None if self.norms is None else self.norms.detach().float().cpu().numpy()

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from fastlane_rag.errors import FastLaneError, InvalidInputError
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index.searches import Searches
+from fastlane_rag.lengths import check_list, check_texts, is_text
 from fastlane_rag.remote.encoded import AskedQuery, matrix, query_message
 from fastlane_rag.remote.filters import filter_message
 from fastlane_rag.remote.images import sending_images
@@ -104,7 +105,7 @@ class RemoteIndex(Searches):
     ) -> None:
         if not isinstance(url, str):
             raise InvalidInputError(f"url must be the address of a server, like 'http://localhost:8000', not {url!r}")
-        if not isinstance(name, str | None):
+        if not is_text(name) and name is not None:
             raise InvalidInputError(f"name must be that of an index on the server, a text, or None, not {name!r}")
         seconds = (check_seconds(timeout), check_seconds(write_timeout, "write_timeout"))
         key = api_key or os.environ.get("FASTLANE_API_KEY")
@@ -170,7 +171,7 @@ class RemoteIndex(Searches):
         """As `FastLaneIndex.add_embeddings`."""
         from fastlane_rag.index.outside import checked_rows
 
-        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(rows)]
+        given = [checked_rows(one, self.dim, f"rows[{i}]") for i, one in enumerate(check_list("rows", rows))]
         final, call = _adding([""] * len(given) if texts is None else texts, ids, metadatas, given)
         if final:
             self._transport.ask(call)
@@ -293,7 +294,7 @@ class RemoteIndex(Searches):
         self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
     ) -> Explanation:
         """As `FastLaneIndex.explain`."""
-        from fastlane_rag.index.checks import check_hit, check_texts
+        from fastlane_rag.index.checks import check_hit
 
         [query] = check_texts([query], "query")
         check_hit(hit)
@@ -342,7 +343,6 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        from fastlane_rag.index.checks import check_list, check_texts
 
         plain = [
             None if one is None else plain_metadata(one, f"metadatas[{i}]")
@@ -426,7 +426,7 @@ class RemoteIndex(Searches):
         return self.stats().documents
 
     def __contains__(self, id_: object) -> bool:
-        return isinstance(id_, str) and bool(self.get([id_]))
+        return is_text(id_) and bool(self.get([str(id_)]))
 
     async def __aenter__(self) -> Self:
         return self
@@ -483,7 +483,7 @@ class _Asked:
 def _asked(
     queries: Iterable[str] | Iterable[EncodedQuery], k: int, texts: Sequence[str] | None, options: SearchKeywords
 ) -> _Asked:
-    from fastlane_rag.index.checks import check_queries, check_texts
+    from fastlane_rag.index.checks import check_queries
 
     told, listed = SearchOptions.of(k=k, **options), check_queries(queries)
     message = {"detail": True, **options_message(told)}

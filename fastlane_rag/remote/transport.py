@@ -200,7 +200,8 @@ def _is_address(url: str) -> bool:
         host = (parsed.hostname or "").encode("idna")
     except ValueError:
         return False
-    return parsed.scheme in ("http", "https") and bool(host) and b" " not in host and port != 0
+    plain = url.isprintable() and not parsed.query and not parsed.fragment
+    return plain and parsed.scheme in ("http", "https") and bool(host) and b" " not in host and port != 0
 
 
 def _error(url: str, response: httpx.Response) -> FastLaneError:

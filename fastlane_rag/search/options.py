@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Real
@@ -16,9 +16,9 @@ from typing import Any, Literal, Self, TypedDict, cast, get_args
 
 import numpy as np
 
-from fastlane_rag.errors import InvalidInputError, UnknownOptionError
+from fastlane_rag.errors import FilterError, InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
-from fastlane_rag.storage.filters import Filter, all_of
+from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
 from fastlane_rag.types import Fusion, Lane, RouteK, whole_number
 
 __all__ = [
@@ -76,9 +76,11 @@ def check_count(value: Any, name: str = "k") -> int:
     return number
 
 
-def _as_given(value: Any, name: str) -> Any:
-    """A filter is checked where it is compiled, with what is wrong in it."""
-    return value
+def _check_filter(value: Any, name: str) -> Filter | None:
+    """What may be a filter; what is wrong in it is told where it is compiled."""
+    if value is None or callable(value) or isinstance(value, Mapping | AllOf | DocumentFilter):
+        return cast("Filter | None", value)
+    raise FilterError(f"a filter is a dict like {{'lang': 'en'}}, not {value!r}")
 
 
 def _check_route_k(value: Any, name: str) -> RouteK | None:
@@ -110,7 +112,7 @@ def check_keywords(given: Iterable[str], known: Sequence[str], of: str) -> None:
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'none'}"
             raise UnknownOptionError(f"{name!r} is an unexpected keyword argument of {of}{hint}")
 
 
@@ -310,7 +312,7 @@ class SearchOptions:
 
     k: int = field(default=10, metadata=about("Hits wanted.", check_count))
     filter: Filter | None = field(
-        default=None, metadata=about("Metadata filter, a JSON object.", _as_given, parse_filter)
+        default=None, metadata=about("Metadata filter, a JSON object.", _check_filter, parse_filter)
     )
     route_k: RouteK | None = field(
         default=None,

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_texts
+from fastlane_rag.lengths import check_texts
 from fastlane_rag.remote.encoded import matrix, query_message, received_query
 from fastlane_rag.remote.messages import (
     Encoded,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from fastlane_rag.errors import IndexNotFoundError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.images import check_sent_image
+from fastlane_rag.search.options import check_keywords
 from fastlane_rag.serve.batching import Batcher
 from fastlane_rag.serve.keys import Scope, holder
 from fastlane_rag.serve.metrics import Metrics
@@ -127,10 +128,13 @@ def _served(scope: Scope) -> Callable[..., Awaitable[Served]]:
     """A dependency that gives the index of a request whose key has a scope."""
 
     async def find(
+        request: Request,
         service: CurrentService,
         key: Annotated[None, Depends(may(scope))],
         index: Annotated[str, Path(description=_NAME)],
     ) -> Served:
+        known = [one.alias for one in request.scope["route"].dependant.query_params]
+        check_keywords(request.query_params, known, f"{request.method} {request.url.path}")
         index = _named(index, service.indexes)
         if (now := account.get()) is not None:
             now.index = index

@@ -9,13 +9,14 @@ themselves, null only with null. Dates compare as instants, see `fastlane_rag.st
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from fastlane_rag.errors import FilterError, InvalidInputError
+from fastlane_rag.lengths import check_text
 from fastlane_rag.storage.instants import IS_INSTANT, SQL_INSTANT, instant
-from fastlane_rag.storage.metadata import catalogue_text, check_text, is_date, json_value
+from fastlane_rag.storage.metadata import catalogue_text, is_date, json_value
 
 __all__ = [
     "Compiled",
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 # SQLite's parser stack holds 100 symbols, and its expressions are at most 1,000 terms deep.
-_LONGEST = 500
+_LONGEST = 100
+# SQLite's own bound on patterns.
+_LONGEST_PATTERN = 50_000
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 # Not so of a whole number beyond 64 bits: a float to SQLite, of type 'integer'.
 _EXACT = "typeof(e.value) = e.type"
@@ -151,6 +154,10 @@ def like(key: str, pattern: Any) -> Compiled:
     if not isinstance(pattern, str):
         raise FilterError(f"$like on {key!r} takes a text with % and _, not {pattern!r}")
     glob = re.sub(r"\\.|\\$|[%_*?\[]", _as_glob, str(plain("$like", key, pattern)), flags=re.DOTALL)
+    if len(glob.encode()) > _LONGEST_PATTERN:
+        raise FilterError(
+            f"$like on {key!r} takes a pattern of up to {_LONGEST_PATTERN} bytes, not one of {len(glob.encode())}"
+        )
     return Compiled("(e.type = 'text' AND e.value GLOB ?)", (glob,))
 
 
@@ -162,14 +169,14 @@ def _as_glob(found: re.Match[str]) -> str:
     return f"[{literal}]" if literal in ("*", "?", "[") else literal
 
 
-def contains(key: str, value: Any) -> Compiled:
-    """e is a list with this element, or a text with this substring."""
-    element = equal("$contains", key, value)
+def contains(key: str, values: Sequence[Any]) -> Compiled:
+    """e is a list with one of these as an element, or a text with one of them as a substring."""
+    element = one_of("$contains", key, values)
     sql = f"(e.type = 'array' AND EXISTS (SELECT 1 FROM json_each(e.value) AS x WHERE {element.about('x')})"
-    if isinstance(value, str):
-        return Compiled(
-            sql + " OR e.type = 'text' AND instr(e.value, ?) > 0)", (*element.parameters, catalogue_text(value))
-        )
+    texts = [catalogue_text(value) for value in values if isinstance(value, str)]
+    if texts:
+        within = "EXISTS (SELECT 1 FROM json_each(?) AS t WHERE instr(e.value, t.value) > 0)"
+        return Compiled(f"{sql} OR e.type = 'text' AND {within})", (*element.parameters, json.dumps(texts)))
     return Compiled(sql + ")", element.parameters)
 
 

@@ -50,7 +50,7 @@ def _conditions(filter_: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         if key in ("$and", "$or"):
             for part in condition:
                 yield from _conditions(part)
-        elif key.startswith("$"):
+        elif key.startswith("$") and key != "$id":
             continue
         elif not isinstance(condition, Mapping):
             yield key, "$eq", condition

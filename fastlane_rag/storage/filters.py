@@ -28,11 +28,13 @@ Every key and value travels as an SQL parameter.
 import datetime
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastlane_rag.errors import FilterError, InvalidInputError
+from fastlane_rag.lengths import check_text
 from fastlane_rag.storage.conditions import (
     Compiled,
     between,
@@ -44,7 +46,7 @@ from fastlane_rag.storage.conditions import (
     negated,
     one_of,
 )
-from fastlane_rag.storage.metadata import catalogue_text, check_text
+from fastlane_rag.storage.metadata import catalogue_text
 from fastlane_rag.types import Document
 
 __all__ = ["AllOf", "Compiled", "DocumentFilter", "Filter", "all_of", "compile_filter", "having", "value_at"]
@@ -68,10 +70,23 @@ Filter = Mapping[str, Any] | Callable[[Any], bool] | DocumentFilter | AllOf
 """A filter as users write it: the language above, or a function of a document's metadata, or of the document."""
 
 _DEEPEST = 20
-_MOST_VALUES = 30_000
+# SQLite takes about a second to make ready for these, and the time grows with the square.
+_MOST_VALUES = 8000
+_LISTS = (list, tuple, set, frozenset)
 _OPERATORS = (
     "$eq $ne $gt $gte $lt $lte $between $in $nin $contains $like $exists $not, and between filters $and $or $not"
 )
+
+
+# Conditions on a value, or on an element of a list.
+_ON_VALUES: dict[Any, Callable[[str, Any], Compiled]] = {
+    "$gt": partial(compared, "$gt"),
+    "$gte": partial(compared, "$gte"),
+    "$lt": partial(compared, "$lt"),
+    "$lte": partial(compared, "$lte"),
+    "$between": between,
+    "$like": like,
+}
 
 
 def all_of(*filters: Filter | None) -> Filter | None:
@@ -94,8 +109,9 @@ def compile_filter(filter: Filter, indexed: Collection[str] = ()) -> Compiled:
     """
     filters = filter.filters if isinstance(filter, AllOf) else (filter,)
     tests = tuple(one for one in filters if _is_test(one))
-    parts = [_all_of(one, frozenset(indexed), 0) for one in filters if not _is_test(one)]
-    compiled = replace(join(parts, " AND ", empty="1"), tests=tests)
+    dicts = [one for one in filters if not _is_test(one)]
+    of_dicts = _all_of(dicts[0], frozenset(indexed), 0) if len(dicts) == 1 else _every(dicts, frozenset(indexed), -1)
+    compiled = replace(of_dicts, tests=tests)
     if len(compiled.parameters) > _MOST_VALUES:
         raise FilterError(
             f"the filter has {len(compiled.parameters)} keys and values, above {_MOST_VALUES}; "
@@ -130,30 +146,67 @@ def _all_of(filter_: Any, indexed: frozenset[str], depth: int) -> Compiled:
 def _joined(operator: str, filters: Any, indexed: frozenset[str], depth: int) -> Compiled:
     if not isinstance(filters, Sequence) or isinstance(filters, str):
         raise FilterError(f"{operator} takes a list of filters, not {filters!r}")
-    parts = [_all_of(part, indexed, depth + 1) for part in _grouped(operator, filters, depth)]
-    return join(parts, " AND ", empty="1") if operator == "$and" else join(parts, " OR ", empty="0")
+    parts = list(_flat(operator, filters, depth))
+    return (_any_of if operator == "$or" else _every)(parts, indexed, depth)
 
 
-def _grouped(operator: str, filters: Sequence[Any], depth: int) -> list[Any]:
-    """Combine the $eq and $in of one key in an $or to one $in; in an $and, the $ne and $nin to one $nin.
+def _every(filters: Sequence[Any], indexed: frozenset[str], depth: int) -> Compiled:
+    """The condition that all of these hold: no a and no b is neither of them, which `_any_of` makes quick."""
+    denied = [_denied(part) for part in filters]
+    parts = [_all_of(part, indexed, depth + 1) for part, no in zip(filters, denied, strict=True) if no is None]
+    if opposites := [no for no in denied if no is not None]:
+        parts.append(negated(_any_of(opposites, indexed, depth)))
+    return join(parts, " AND ", empty="1")
 
-    Each condition reads the metadata of every document, so 500 equalities take 500 times as long as one $in of 500
-    values.
+
+def _denied(filter_: Any) -> Mapping[str, Any] | None:
+    """What a filter is the opposite of, where it is one condition on one key."""
+    key, asked, operand = _single(filter_)
+    if key == "$not" and isinstance(filter_[key], Mapping):
+        inside: Mapping[str, Any] = filter_[key]
+        return inside
+    if key is None or (key.startswith("$") and key != "$id"):
+        return None
+    if (asked == "$ne" and _is_plain(operand)) or (asked == "$not" and isinstance(operand, Mapping)):
+        return {key: operand}
+    return {key: {"$in": operand}} if asked == "$nin" and isinstance(operand, _LISTS) else None
+
+
+def _any_of(filters: Sequence[Any], indexed: frozenset[str], depth: int) -> Compiled:
+    """The condition that one of these holds.
+
+    Conditions on one key are made one: each reads the metadata of every document, so 500 equalities would take 500
+    times as long as one $in of 500 values.
     """
-    one, many = ("$eq", "$in") if operator == "$or" else ("$ne", "$nin")
     values: dict[str, list[Any]] = {}
-    others = []
-    for part in _flat(operator, filters, depth):
+    contained: dict[str, list[Any]] = {}
+    conditions: dict[str, list[Compiled]] = {}
+    parts = []
+    for part in _flat("$or", filters, depth):
         key, asked, operand = _single(part)
         if key is None or (key.startswith("$") and key != "$id"):
-            others.append(part)
-        elif asked == one and (operand is None or isinstance(operand, str | int | float | datetime.date)):
+            parts.append(_all_of(part, indexed, depth + 1))
+            continue
+        _check_key(key)
+        if asked == "$eq" and _is_plain(operand):
             values.setdefault(key, []).append(operand)
-        elif asked == many and isinstance(operand, list | tuple | set | frozenset):
+        elif asked == "$in" and isinstance(operand, _LISTS):
             values.setdefault(key, []).extend(operand)
+        elif asked == "$contains":
+            contained.setdefault(key, []).append(operand)
+        elif asked in _ON_VALUES:
+            conditions.setdefault(key, []).append(_ON_VALUES[asked](key, operand))
         else:
-            others.append(part)
-    return others + [{key: {many: found}} for key, found in values.items()]
+            parts.append(_all_of(part, indexed, depth + 1))
+    for key, found in values.items():
+        conditions.setdefault(key, []).append(one_of("$in", key, found))
+    parts += [_where(key, join(found, " OR ", empty="0"), indexed) for key, found in conditions.items()]
+    parts += [_where(key, contains(key, found), frozenset(), elements=False) for key, found in contained.items()]
+    return join(parts, " OR ", empty="0")
+
+
+def _is_plain(operand: Any) -> bool:
+    return operand is None or isinstance(operand, str | int | float | datetime.date)
 
 
 def _flat(operator: str, filters: Sequence[Any], depth: int) -> Iterator[Any]:
@@ -203,6 +256,8 @@ def _field(key: str, condition: Any, indexed: frozenset[str], depth: int) -> Com
 def _operation(key: str, operator: Any, operand: Any, indexed: frozenset[str]) -> Compiled:
     if isinstance(operand, np.ndarray):
         operand = list(operand)
+    if operator in _ON_VALUES:
+        return _where(key, _ON_VALUES[operator](key, operand), indexed)
     match operator:
         case "$eq" | "$ne":
             found = _where(key, equal(operator, key, operand), indexed)
@@ -210,14 +265,8 @@ def _operation(key: str, operator: Any, operand: Any, indexed: frozenset[str]) -
         case "$in" | "$nin":
             found = _where(key, one_of(operator, key, operand), indexed)
             return found if operator == "$in" else negated(found)
-        case "$gt" | "$gte" | "$lt" | "$lte":
-            return _where(key, compared(operator, key, operand), indexed)
-        case "$between":
-            return _where(key, between(key, operand), indexed)
-        case "$like":
-            return _where(key, like(key, operand), indexed)
         case "$contains":
-            return _where(key, contains(key, operand), frozenset(), elements=False)
+            return _where(key, contains(key, [operand]), frozenset(), elements=False)
         case "$exists":
             if not isinstance(operand, bool):
                 raise FilterError(f"$exists on {key!r} takes True or False, not {operand!r}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import IndexFormatError, InvalidInputError
-from fastlane_rag.storage.metadata import kind
+from fastlane_rag.lengths import kind
 from fastlane_rag.storage.refusals import refusals
 
 __all__ = ["Folder", "check_regular", "index_path", "sync_directory", "sync_file"]
@@ -179,5 +179,9 @@ def index_path(path: Any) -> Path:
         raise InvalidInputError(f"the path of an index is a str or a Path, not {kind(path)}") from error
     if "\0" in text:
         raise InvalidInputError(f"the path of an index holds no NUL character, as {text!r} does")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"the path of an index holds no half of a surrogate pair, as {text!r} does") from error
     with refusals(f"cannot use the path {text}"):
         return Path(text).absolute()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["IS_INSTANT", "SQL_INSTANT", "instant"]
+__all__ = ["IS_INSTANT", "SQL_INSTANT", "instant", "within_reach"]
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
@@ -31,10 +31,15 @@ SQL_INSTANT = (
 """The SQL for the instant of the text e.value; NULL for a text that is none."""
 
 
+def within_reach(value: np.datetime64) -> bool:
+    """Whether Python has dates of a NumPy date's year; "not a time" has none."""
+    return not np.isnat(value) and 1 <= int(value.astype("datetime64[Y]").astype(np.int64)) + 1970 <= datetime.MAXYEAR
+
+
 def instant(value: Any) -> int | None:
     """Microseconds from 1970-01-01 UTC of a date, a datetime, a NumPy date or an ISO 8601 text; None of others."""
     if isinstance(value, np.datetime64):
-        value = value.astype("datetime64[us]").tolist()
+        value = value.astype("datetime64[us]").tolist() if within_reach(value) else None
     if isinstance(value, str):
         if not _SHAPE.fullmatch(value):
             return None

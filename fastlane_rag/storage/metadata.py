@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.lengths import check_text, kind
+from fastlane_rag.storage.instants import within_reach
 from fastlane_rag.types import IMAGE_KEY
 
 __all__ = [
     "catalogue_text",
-    "check_text",
     "image_of",
     "is_date",
     "json_value",
-    "kind",
     "metadata_from_json",
     "metadata_json",
     "plain_metadata",
@@ -39,6 +39,7 @@ _DEEPEST = 100
 _ESCAPE = "\ufdd0"
 # Python writes no whole number of more.
 _MOST_DIGITS = 4300
+_MOST_BITS = int(_MOST_DIGITS * math.log2(10))
 
 
 def metadata_json(metadata: Any, where: str = "metadata") -> str:
@@ -88,8 +89,10 @@ def json_value(value: Any) -> Any:
 
 
 def is_date(value: Any) -> bool:
-    """Whether a value of Python or NumPy is a date, with a time or without; "not a time" is none."""
-    return isinstance(value, datetime.date | np.datetime64) and bool(value == value)
+    """Whether a value is a date of Python, or a NumPy date that Python has too; "not a time" is none."""
+    if isinstance(value, np.datetime64):
+        return within_reach(value)
+    return isinstance(value, datetime.date) and bool(value == value)
 
 
 def metadata_from_json(text: str) -> dict[str, Any]:
@@ -105,35 +108,12 @@ def catalogue_text(text: str) -> str:
     return text.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
 
 
-def check_text(where: str, value: Any) -> str:
-    """Return the value if it is a str that can be written as UTF-8.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
-    if not isinstance(value, str):
-        raise InvalidInputError(f"{where} must be str, not {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
-        ) from error
-    return value
-
-
 def image_of(metadata: str) -> str | None:
     """The image that a document is, by its metadata as JSON: a path or a data text; None for a document of text."""
     if f'"{IMAGE_KEY}"' not in metadata:
         return None
     found = json.loads(metadata).get(IMAGE_KEY)
     return found if isinstance(found, str) else None
-
-
-def kind(value: Any) -> str:
-    """Type and shortened value, for messages."""
-    shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
 
 
 def _number(value: decimal.Decimal) -> int | float:
@@ -145,14 +125,21 @@ def _number(value: decimal.Decimal) -> int | float:
 
 
 def _of_numpy(value: Any) -> Any:
-    if value.dtype.kind in "Mm":  # to what Python's dates and durations can be; tolist makes numbers of finer ones
-        value = value.astype(f"{value.dtype.kind}8[us]")
+    if value.dtype.kind in "Mm":
+        return [*value] if value.ndim else _of_date(value[()])
     found = value.tolist()
     if isinstance(found, np.floating):  # a longdouble, of which Python has none
         return float(found)
-    # A date beyond what Python's dates reach is a number here, or a scalar still.
     is_json = isinstance(found, int | float | str | bool | list | np.generic | None)
     return found if is_json else json_value(found)
+
+
+def _of_date(value: np.datetime64 | np.timedelta64) -> Any:
+    """The text of a NumPy date; durations, and dates that Python has not, stay as they are, and are no JSON."""
+    if np.isnat(value):
+        return None
+    # Python's dates have microseconds: tolist makes a number of a finer one.
+    return json_value(value.astype("datetime64[us]").tolist()) if is_date(value) else value
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:
@@ -175,6 +162,8 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         return plain
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise InvalidInputError(f"{where} is a whole number of more than {_MOST_DIGITS} digits; store it as text")
     if value is not None and not isinstance(value, bool | int):
         raise InvalidInputError(
             f"{where} is {kind(value)}, which is not JSON; give texts, numbers, True, False, None, dates, and lists "

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastlane_rag.errors import ModelError
+from fastlane_rag.lengths import kind
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "DataConfig",
@@ -20,6 +25,10 @@ __all__ = [
     "load_config",
     "read_yaml",
 ]
+
+
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -63,28 +72,28 @@ class DataConfig(Strict):
 class LossWeights(Strict):
     """Weight of each term of the loss; 0 leaves a term out."""
 
-    full: float = 1.0
+    full: _Weight = 1.0
     """In-batch contrastive on full SumMaxSim."""
-    anchor: float = 0.0
+    anchor: _Weight = 0.0
     """KL of the full ranking from that of the starting model, so that abilities it had are kept."""
-    anchor_tokens: float = 0.0
+    anchor_tokens: _Weight = 0.0
     """1 - cosine of each token embedding with the starting model's. Query tokens count by their probability of not
     being routed: routed tokens may change into a view of the whole query, the others should keep their meaning."""
-    routed: float = 1.0
+    routed: _Weight = 1.0
     """In-batch contrastive on the routed score."""
-    expected: float = 1.0
+    expected: _Weight = 1.0
     """In-batch contrastive of routing one token, averaged exactly over the router's distribution; with
     ``routers_only`` the target is the full ranking instead of the label."""
-    distill: float = 1.0
+    distill: _Weight = 1.0
     """KL of the routed ranking from the full one."""
-    teacher: float = 1.0
+    teacher: _Weight = 1.0
     """KL of the full ranking of a query's own passages from that of an outside teacher, for pairs that have its scores.
     The scores are used as logits."""
-    document: float = 0.5
+    document: _Weight = 0.5
     """KL of the ranking over routed documents from the full one."""
-    document_alignment: float = 0.1
+    document_alignment: _Weight = 0.1
     """Cross-entropy of the document router against the tokens that match the positive's query best."""
-    collapse: float = 0.02
+    collapse: _Weight = 0.02
     """Penalty for routing the same positions whatever the query."""
 
 
@@ -115,7 +124,7 @@ class TrainConfig(Strict):
     data: DataConfig
     loss: LossWeights = LossWeights()
     routing: RoutingConfig = RoutingConfig()
-    scale: float = 20.0
+    scale: _Scale = 20.0
     """Multiplies mean MaxSim (cosines) before a softmax: 1 / temperature of the contrastive terms."""
     routers_only: bool = False
     """Freeze the encoder and train only the routers; indexes made with the model stay valid."""
@@ -129,14 +138,14 @@ class TrainConfig(Strict):
     """Texts to embed at once with cached gradients, so that memory does not grow with the batch; None caches none."""
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    learning_rate: float = 5e-5
-    head_learning_rate: float = 1e-3
+    epochs: _Scale = 1.0
+    learning_rate: _Weight = 5e-5
+    head_learning_rate: _Weight = 1e-3
     """Learning rate of the routers, which start untrained."""
-    projection_learning_rate: float | None = None
+    projection_learning_rate: _Weight | None = None
     """Learning rate of the projection, which starts fitted; None for ``learning_rate``."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
-    weight_decay: float = 0.01
+    weight_decay: _Weight = 0.01
     query_length: Annotated[int, Field(ge=4)] = 48
     document_length: Annotated[int, Field(ge=8)] = 180
     """Documents are cut to this in training; the saved model has ``saved_document_length``."""
@@ -154,9 +163,10 @@ class TrainConfig(Strict):
         low, high = self.routing.document_share
         if not 0 < low <= high <= 1:
             raise ValueError(f"routing.document_share must be 0 < low <= high <= 1, got {low}, {high}")
-        if min(self.routing.temperature) <= 0:
+        if not all(0 < one < math.inf for one in self.routing.temperature):
             raise ValueError(f"routing.temperature must be above 0, got {self.routing.temperature}")
-        if not self.routing.k or min(self.routing.k) < 1 or min(self.routing.k.values()) < 0:
+        shares = self.routing.k.values()
+        if not shares or min(self.routing.k) < 1 or not all(0 <= one < math.inf for one in shares) or not sum(shares):
             raise ValueError(f"routing.k maps counts of at least 1 to probabilities, got {self.routing.k}")
         return self
 
@@ -180,22 +190,49 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the training config {path}: {error}") from error
+        return _content(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise ModelError(f"cannot read the training config {path}: {' '.join(str(error).split())}") from error
 
 
-def checked(kind: type[_Settings], content: Any, path: Path) -> _Settings:
+def checked(form: type[_Settings], content: Any, path: Path) -> _Settings:
     """The content of a file as settings.
 
     Raises:
         ModelError: a setting is unknown or out of range; the message names the file and the setting.
     """
     try:
-        return kind.model_validate(content)
+        return form.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ModelError(f"{path}: {problems}") from error
+        raise ModelError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from error
+
+
+def _content(text: bytes) -> Any:
+    """What a YAML file says.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or has a key twice, of which YAML's own reader drops the first.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(None, None, f"has the key {twice[0]!r} twice", node.start_mark)
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return yaml.load(text, Loader)  # noqa: S506 -- of the safe loader
+
+
+def _problem(found: ErrorDetails) -> str:
+    """A setting that is wrong, with its value."""
+    name = ".".join(map(str, found["loc"])) or "the file"
+    value = "" if found["type"] == "missing" or isinstance(found["input"], dict) else f", not {kind(found['input'])}"
+    return f"{name}: {found['msg']}{value}"
 
 
 def _resolve(config: TrainConfig, base: Path) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexNotFoundError
+from fastlane_rag.errors import FastLaneError, IndexFormatError, IndexNotFoundError, IndexReplacedError
 from fastlane_rag.storage.creation import check_free
 from fastlane_rag.storage.folder import Folder, sync_directory
 from fastlane_rag.storage.lock import WriterLock
@@ -48,12 +49,17 @@ def built_beside(
     """
     check_free(path, overwrite=overwrite)
     _remove_leftovers(path)
-    place = _place_beside(path)
+    place, process = _place_beside(path), os.getpid()
     try:
         storage = Storage.create(place, meta, filter_keys, overwrite=False, timeout=timeout)
         try:
             with storage.turn():  # the lock says that somebody is at work here
                 yield storage
+                if process != os.getpid():
+                    raise IndexReplacedError(
+                        f"a process that was forked in a build block cannot end it: the index {path} is built by "
+                        f"process {process}. End the child by os._exit, as multiprocessing does"
+                    )
                 check_free(path, overwrite=overwrite)
                 target = _to_replace(path, storage, overwrite=overwrite, timeout=timeout)
                 if target is not None:
@@ -66,7 +72,8 @@ def built_beside(
         if target is None and not _renamed(place, path):
             _copied(place, path, storage, timeout)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        if process == os.getpid():  # a forked child that leaves the block leaves its parent's work
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _to_replace(path: Path, built: Storage, *, overwrite: bool, timeout: float) -> Storage | None:

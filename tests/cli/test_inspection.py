@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,34 @@ def test_documents_outlive_their_segments(copy: Path, sound: Path) -> None:
     result = run("stats", copy)
     assert result.exit_code == 1
     assert "segments" in result.stderr
+
+
+def test_an_export_writes_into_pipes_and_through_links(sound: Path, tmp_path: Path) -> None:
+    """A device or a pipe was replaced by a file: as root, /dev/null."""
+    printed, pipe, target = run("export", sound).stdout_bytes, tmp_path / "pipe", tmp_path / "target"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        assert run("export", sound, "--out", pipe).exit_code == 0
+        assert read.result(20) == printed
+    assert pipe.is_fifo()
+    target.write_text("old")
+    target.chmod(0o600)
+    (tmp_path / "link").symlink_to(target)
+    assert run("export", sound, "--out", tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert target.read_bytes() == printed
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_export_touches_no_other_file(sound: Path, tmp_path: Path) -> None:
+    """A file, or what a link led to, named like the export with .part at its end was overwritten, and then removed."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "out.jsonl.part").symlink_to(victim)
+    assert run("export", sound, "--out", tmp_path / "out.jsonl").exit_code == 0
+    assert victim.read_text() == "mine"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.part", "victim"]
 
 
 def test_half_an_export_gets_no_name(copy: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_every_form_of_a_good_line(tmp_path: Path) -> None:
         '{"_id": "c", "text": ""}',
         '{"_id": "d", "text": "z", "metadata": {"metadata": 1, "text": 2, "year": 3}, "year": 4}',
         '{"_id": "e", "text": "z", "metadata": "words"}',
+        '{"id": "other", "_id": "f", "text": "z"}',
     )
     assert list(read_passages(path)) == [
         Passage("a", "T", "x", {"year": 2020}),
@@ -33,6 +34,7 @@ def test_every_form_of_a_good_line(tmp_path: Path) -> None:
         Passage("c", "", ""),
         Passage("d", "", "z", {"metadata": 1, "text": 2, "year": 4}),
         Passage("e", "", "z", {"metadata": "words"}),
+        Passage("f", "", "z", {"id": "other"}),
     ]
 
 
@@ -48,6 +50,8 @@ def test_gzip_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 
 BAD_LINES = {
+    "twice": ('{"_id": "a", "text": "x", "text": "y"}', "has the key 'text' twice"),
+    "twice-inside": ('{"_id": "a", "text": "x", "metadata": {"n": 1, "n": 2}}', "has the key 'n' twice"),
     "not-json": ('{"_id": "a", "text": }', "not JSON"),
     "array": ('["a", "b"]', "must be a JSON object"),
     "no-id": ('{"text": "x"}', "no '_id'"),

@@ -176,6 +176,63 @@ def test_equalities_on_one_key_are_one_list(filtered):
         assert len(compile_filter(filter_).parameters) <= 6
 
 
+@pytest.mark.parametrize(
+    "filter_",
+    [
+        {"$or": [{"tags": {"$contains": f"t{i}"}} for i in range(300)]},
+        {"$or": [{"year": {"$gt": 3000 + i}} for i in range(300)]},
+        {"$or": [{"$id": {"$like": f"{i}%"}} for i in range(300)]},
+        {"$not": {"$and": [{"$not": {"year": i}} for i in range(300)]}},
+        {"$not": {"$and": [{"year": {"$not": {"$eq": i}}} for i in range(300)]}},
+    ],
+    ids=["contains", "greater", "like", "not", "not inside"],
+)
+def test_conditions_on_one_key_are_read_once(filtered, filter_):
+    """LlamaIndex's `any` and `!=` become such filters. Each condition read the metadata of all documents."""
+    assert filtered.ids(filter_) == []
+    assert compile_filter(filter_).sql.count("FROM json_each(documents.metadata)") <= 1
+
+
+@pytest.mark.parametrize("keys", [(), ("year", "tags")], ids=["plain", "indexed"])
+def test_joined_conditions_mean_what_each_means(keys):
+    metadatas = [
+        {"year": 1990, "tags": ["a", "b"]},
+        {"year": [2000, 2010], "tags": "abc"},
+        {"year": None, "tags": [1, True]},
+        {"tags": []},
+        {"year": "1990", "tags": ["c", "d", None]},
+    ]
+    parts = [
+        {"year": {"$gt": 2005}},
+        {"year": 1990},
+        {"year": {"$in": ["1990", None]}},
+        {"year": {"$between": [1980, 1995]}},
+        {"year": {"$like": "19%"}},
+        {"tags": {"$contains": "b"}},
+        {"tags": {"$contains": "bc"}},
+        {"tags": {"$contains": 1}},
+        {"tags": {"$contains": True}},
+        {"tags": {"$contains": None}},
+        {"tags": "c"},
+        {"$id": {"$gte": "4"}},
+        {"$id": "0"},
+    ]
+    with FastLaneIndex.create(model=WordModel(), filter_keys=keys) as index:
+        index.add(["x"] * 5, ids=list("01234"), metadatas=metadatas)
+        alone = [set(index.ids(part)) for part in parts]
+        for i, one in enumerate(parts):
+            for j, two in enumerate(parts):
+                assert set(index.ids({"$or": [one, two]})) == alone[i] | alone[j]
+                both = {"$and": [{"$not": one}, {"$not": two}]}
+                assert set(index.ids(both)) == set("01234") - alone[i] - alone[j]
+
+
+def test_patterns_have_a_bound(filtered):
+    """SQLite's own error came through."""
+    with pytest.raises(FilterError, match=r"\$like on 'lang' takes a pattern of up to 50000 bytes, not one of 60000"):
+        filtered.ids({"lang": {"$like": "%a" * 30_000}})
+
+
 def test_nested_filters(filtered):
     negated = mixed = {"lang": {"$in": ["en", None, 3]}}
     for i in range(18):
@@ -380,6 +437,8 @@ def test_find_reads_in_the_order_of_addition(filtered):
         ({"draft": "true"}, "compares 'draft' with a text, and it is true or false"),
         ({"lang": 3}, "compares 'lang' with a number, and it is a text in the documents: give a text"),
         ({"note": {"$gt": dt.date(2024, 1, 1)}}, "compares 'note' with a date"),
+        ({"$id": {"$in": [1, 2]}}, "compares '$id' with a number, and it is a text in the documents: give a text"),
+        ({"$id": "nobody"}, ""),
         (all_of({"draft": "no"}, lambda metadata: True), "'draft'"),
         ({"lang": "xx"}, ""),
         ({"year": {"$gt": 3000}}, ""),

@@ -12,7 +12,7 @@ import pytest
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.errors import FilterError, InvalidInputError
 from fastlane_rag.types import Document
 
 
@@ -94,6 +94,22 @@ def test_not_a_time_of_pandas_is_null(index):
         assert index.ids({"day": condition}) == ["a"], condition
 
 
+def test_a_number_that_python_writes_no_text_of_is_named(index):
+    with pytest.raises(InvalidInputError, match=r"\['a'\]\[1\] is a whole number of more than 4300 digits"):
+        index.add(["words"], metadatas=[{"a": [10**4299, -(10**4400)]}])
+    index.add(["words"], ["a"], [{"a": 10**4299}])
+    assert index.get(["a"])[0].metadata == {"a": 10**4299}
+
+
+def test_dates_that_python_has_not_are_refused_by_filters(index):
+    """They compared as numbers of microseconds."""
+    index.add(["a"], ["a"], [{"day": dt.date(2024, 1, 1)}])
+    far = np.datetime64("99999-01-01")
+    for condition in (far, {"$lt": far}, {"$in": [far]}, {"$ne": far}, {"$between": [dt.date(1, 1, 1), far]}):
+        with pytest.raises(FilterError, match="99999-01-01"):
+            index.ids({"day": condition})
+
+
 def test_dates_compare_in_their_order(index):
     days = [dt.date(2023, 12, 31), dt.date(2024, 1, 1), dt.date(2024, 6, 1)]
     index.add(["x"] * 3, ["0", "1", "2"], [{"day": day} for day in days])
@@ -110,6 +126,11 @@ def test_dates_compare_in_their_order(index):
         decimal.Decimal("sNaN"),
         decimal.Decimal("1E+999999999"),
         np.timedelta64(1, "ns"),
+        np.timedelta64(10**15, "s"),
+        np.datetime64("99999-01-01"),
+        np.datetime64("-001-01-01"),
+        np.datetime64(10**12, "D"),
+        np.array(["2024-01-01", "10000-01-01"], dtype="M8[D]")[1:],
         decimal.Decimal("Infinity"),
         np.array([1.0, float("nan")]),
         b"bytes",

@@ -20,6 +20,7 @@ from word_model import WordModel, exact_score
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import IndexLockedError, InvalidInputError
+from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.types import Document
 
 HERE = Path(__file__).parent
@@ -293,6 +294,46 @@ def test_pickling_reopens_by_path(tmp_path, word_model):
             assert copy.search("red", k=1)[0].id == "r"
             index.add(["green"], ids=["g"])
             assert copy.search("green", k=1)[0].id == "g"
+
+
+def test_a_pickled_index_keeps_what_it_was_opened_with(tmp_path, word_model):
+    """It searched by the default policy, and waited thirty seconds for other writers."""
+    policy = SearchPolicy(route_k=1)
+    with FastLaneIndex.create(tmp_path / "index", model=word_model, policy=policy, timeout=0.05) as index:
+        index.add(["red"])
+        with pickle.loads(pickle.dumps(index)) as copy, writing(index):
+            assert copy.policy == policy
+            with pytest.raises(IndexLockedError, match=r"0\.05 s"):
+                copy.add(["blue"])
+
+
+def test_a_forked_child_that_leaves_a_build_block_leaves_it_to_its_parent(tmp_path):
+    """It removed what the parent was building."""
+    code = """
+import os
+how = sys.argv[2]
+with FastLaneIndex.build(sys.argv[1], model=WordModel(), overwrite=True) as index:
+    index.add(["one"], ids=["1"])
+    child = os.fork()
+    if child == 0 and how == "exit":
+        sys.exit(3)
+    if child == 0 and how == "error":
+        raise RuntimeError
+    if child:
+        _, status = os.waitpid(child, 0)
+        index.add(["two"], ids=["2"])
+print(status != 0, sorted(index), index.verify())
+"""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this platform")
+    for how in ("exit", "error", "end"):
+        assert run_child(code, str(tmp_path / "index"), how) == "True ['1', '2'] []"
+        assert [one.name for one in tmp_path.iterdir()] == ["index"]
+
+
+def test_what_is_no_text_is_no_id(index):
+    assert "\ud800" not in index
+    assert None not in index
 
 
 def test_pickling_an_index_in_memory_explains_itself(word_model):

@@ -153,8 +153,9 @@ def test_an_index_and_a_model_together_are_refused(store, model):
 def test_there_is_no_single_vector(store):
     assert store.embeddings is None
     assert store.as_retriever().tags == ["FastLaneVectorStore"]
-    with pytest.raises(NotImplementedError):
-        store.similarity_search_by_vector([0.1])
+    for search in (store.similarity_search_by_vector, store.max_marginal_relevance_search_by_vector):
+        with pytest.raises(InvalidInputError, match="give similarity_search the text"):
+            search([0.1])
 
 
 # --- deleting and reading ----------------------------------------------------------------------------------------

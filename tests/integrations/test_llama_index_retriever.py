@@ -25,6 +25,7 @@ from llama_index.core.vector_stores import FilterOperator, MetadataFilter, Metad
 from llama_index.retrievers.fastlane import FastLaneRetriever
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.errors import FilterError
 
 QUERY = "how do I add an enumeration type?"
 
@@ -194,9 +195,9 @@ def test_filters_are_applied_before_ranking_and_can_be_set(retriever):
 async def test_anything_but_metadata_filters_is_refused(node_index):
     retriever = FastLaneRetriever(node_index)
     retriever.filters = {"pep": 8}
-    with pytest.raises(TypeError, match="MetadataFilters"):
+    with pytest.raises(FilterError, match="MetadataFilters"):
         retriever.retrieve(QUERY)
-    with pytest.raises(TypeError, match="MetadataFilters"):
+    with pytest.raises(FilterError, match="MetadataFilters"):
         await retriever.aretrieve(QUERY)
 
 

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from langchain_core.documents import Document
 from langchain_fastlane import FastLaneReranker, FastLaneRetriever, FastLaneVectorStore
 from llama_index.core import QueryBundle
 from llama_index.core.schema import Document as Text
 from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.core.vector_stores import VectorStoreQuery
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.retrievers.fastlane import FastLaneRerank
 from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
 from llama_index.retrievers.fastlane import FastLaneVectorStore as NodeStore
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import InvalidInputError, UnknownOptionError
+from fastlane_rag.errors import FilterError, InvalidInputError, UnknownOptionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 
@@ -127,9 +128,9 @@ def test_no_keyword_is_swallowed(index):
 
 
 def test_filters_of_another_kind_are_refused_where_they_are_given(index):
-    with pytest.raises(TypeError, match="filters must be MetadataFilters, not dict"):
+    with pytest.raises(FilterError, match="filters must be MetadataFilters, not dict"):
         NodeRetriever(index, filters={"lang": "en"})
-    with pytest.raises(TypeError, match="filters must be MetadataFilters, not dict"):
+    with pytest.raises(FilterError, match="filters must be MetadataFilters, not dict"):
         NodeStore(index).delete_nodes(filters={"lang": "en"})
     with pytest.raises(ValueError, match="not fuzzy"):
         NodeStore(index).query(VectorStoreQuery(query_str="cats", mode="fuzzy"))
@@ -148,3 +149,125 @@ def test_a_model_that_gives_arrays_reranks_and_varies(index):
     [best] = FastLaneReranker(model=WordModel(), top_n=1).compress_documents(documents, "cats purr")
     assert best.page_content == "cats purr"
     assert FastLaneVectorStore(index).max_marginal_relevance_search("cats purr", k=2)[0].id == "cat"
+
+
+def asked(store, **fields):
+    return store.query(VectorStoreQuery(query_str="cats", similarity_top_k=2, **fields))
+
+
+@pytest.mark.parametrize("wrong", ["cat", 5, ["cat", 5], b"cat"], ids=str)
+def test_ids_that_are_no_list_of_texts_are_refused_wherever_they_are_given(index, wrong):
+    """The letters of one id were taken for ids, and a number found nothing."""
+    store, nodes = FastLaneVectorStore(index), NodeStore(index)
+    by_filter = MetadataFilters(filters=[MetadataFilter(key="n", value=1)])
+    for call in (
+        lambda: store.get(wrong),
+        lambda: store.update_documents(wrong, [DOCUMENT]),
+        lambda: nodes.get_nodes(wrong),
+        lambda: nodes.get_nodes(wrong, by_filter),
+        lambda: asked(nodes, node_ids=wrong),
+        lambda: asked(nodes, doc_ids=wrong),
+    ):
+        with pytest.raises(InvalidInputError, match=r"ids(\[1\])? must be"):
+            call()
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ["doc"]], ids=str)
+def test_the_source_to_delete_is_a_text(index, wrong):
+    with pytest.raises(InvalidInputError, match="ref_doc_id must be str"):
+        NodeStore(index).delete(wrong)
+
+
+def test_a_key_for_ids_or_scores_is_a_text(index):
+    for make in (
+        lambda: FastLaneVectorStore(index, id_key=5),
+        lambda: NodeStore(index, score_key=5),
+        lambda: NodeRetriever(index, score_key=5),
+    ):
+        with pytest.raises(InvalidInputError, match="_key must be str, not int 5"):
+            make()
+
+
+@pytest.mark.parametrize("wrong", ["0.9", -1, 2, float("nan"), True], ids=str)
+async def test_a_wrong_threshold_of_relevance_is_named(index, wrong):
+    store = FastLaneVectorStore(index)
+    with pytest.raises(InvalidInputError, match="score_threshold must be"):
+        store.similarity_search_with_relevance_scores("cats", score_threshold=wrong)
+    with pytest.raises(InvalidInputError, match="score_threshold must be"):
+        await store.asimilarity_search_with_relevance_scores("cats", score_threshold=wrong)
+
+
+@pytest.mark.parametrize("threshold", [1, np.float32(0.9), np.float64(0.9)], ids=str)
+def test_a_threshold_may_be_any_number(index, threshold):
+    """LangChain's retriever takes a float of Python alone, and says of any other that there is none."""
+    of_threshold = {"search_type": "similarity_score_threshold", "score_threshold": threshold}
+    retriever = FastLaneVectorStore(index).as_retriever(**of_threshold)
+    assert [document.id for document in retriever.invoke("cats purr")] == ["cat"]
+
+
+async def test_a_batch_takes_lists_and_generators(index):
+    retriever = FastLaneRetriever(index=index, k=1)
+    with pytest.raises(InvalidInputError, match="inputs must be a list, not str 'cats'"):
+        retriever.batch("cats")
+    with pytest.raises(InvalidInputError, match="inputs must be a list, not str 'cats'"):
+        await retriever.abatch("cats")
+    found = retriever.batch(query for query in ("cats", "dogs"))
+    assert found == await retriever.abatch(query for query in ("cats", "dogs"))
+    assert [document.id for [document] in found] == ["cat", "dog"]
+
+
+def test_what_a_query_mode_does_not_heed_is_refused(index):
+    nodes = NodeStore(index)
+    with pytest.raises(InvalidInputError, match=r"alpha=0\.3 counts with vector_store_query_mode='hybrid' alone"):
+        asked(nodes, alpha=0.3)
+    with pytest.raises(InvalidInputError, match=r"mmr_threshold=0\.3 counts with vector_store_query_mode='mmr' alone"):
+        asked(nodes, mmr_threshold=0.3)
+    with pytest.raises(InvalidInputError, match=r"mmr_threshold=0\.3 counts with"):
+        nodes.query(VectorStoreQuery(query_str="cats", similarity_top_k=1), mmr_threshold=0.3)
+
+
+def test_numbers_of_any_size_are_counts(index):
+    """A prefetch of more nodes than a float holds raised an OverflowError."""
+    nodes, most = NodeStore(index), 10**400
+    query = VectorStoreQuery(query_str="cats", similarity_top_k=most, mode=VectorStoreQueryMode.MMR)
+    assert len(nodes.query(query, mmr_prefetch_factor=1e308).ids) == 3
+    assert len(nodes.query(query, mmr_prefetch_factor=most).ids) == 3
+
+
+def test_errors_of_adapters_are_of_the_package(index):
+    nodes, reranker = NodeStore(index), FastLaneRerank(WordModel())
+    found = [NodeWithScore(node=NODE)]
+    for call in (
+        lambda: nodes.query("cats"),
+        lambda: nodes.query(VectorStoreQuery(query_embedding=[0.1])),
+        lambda: asked(nodes, mode="fuzzy"),
+        nodes.delete_nodes,
+        lambda: nodes.persist("x.json", fs=MemoryFileSystem()),
+        lambda: reranker.postprocess_nodes(found),
+        lambda: reranker.postprocess_nodes(found, query_str=5),
+        lambda: FastLaneReranker(model=WordModel()).compress_documents([DOCUMENT], None),
+    ):
+        with pytest.raises(InvalidInputError):
+            call()
+
+
+def test_a_rerankers_top_n_is_checked_when_it_was_set_later():
+    """-1 left out the last one."""
+    reranker, compressor = FastLaneRerank(WordModel()), FastLaneReranker(model=WordModel())
+    reranker.top_n = compressor.top_n = -1
+    with pytest.raises(InvalidInputError, match="top_n must be a whole number, 0 or more"):
+        reranker.postprocess_nodes([NodeWithScore(node=NODE)] * 2, query_str="cats")
+    with pytest.raises(InvalidInputError, match="top_n must be a whole number, 0 or more"):
+        compressor.compress_documents([DOCUMENT] * 2, "cats")
+
+
+@pytest.mark.parametrize("wrong", ["n=1", ["n"], 5], ids=str)
+def test_what_is_no_filter_is_refused_where_it_is_given(index, wrong):
+    for make in (
+        lambda: FastLaneRetriever(index=index, filter=wrong),
+        lambda: FastLaneVectorStore(index).as_retriever(filter=wrong),
+        lambda: FastLaneVectorStore(index).as_retriever(search_kwargs={"filter": wrong}),
+        lambda: NodeRetriever(index, filter=wrong),
+    ):
+        with pytest.raises(ValueError, match="a filter is a dict like"):
+            make()

@@ -106,16 +106,33 @@ def test_auto_takes_more_tokens_the_more_alike_their_scores_are(scale: float) ->
 @pytest.mark.parametrize("k", [0, -2, 1.5, True, "all"])
 def test_a_senseless_k_is_refused(model: FastLaneModel, k: object) -> None:
     """The message shows the value."""
-    with pytest.raises(ValueError, match=f"got {k!r}"):
+    with pytest.raises(ValueError, match=f"not {k!r}"):
         model.encode_routed([QUESTION])[0].select(k)  # type: ignore[arg-type]
 
 
 def test_texts_must_be_a_list_of_strings(model: FastLaneModel) -> None:
     """One string alone would be encoded letter by letter."""
-    with pytest.raises(InvalidInputError, match="put it into a list"):
+    with pytest.raises(InvalidInputError, match="put a single value into"):
         model.encode_queries("one string")
-    with pytest.raises(TypeError, match="text 1 is a int"):
+    with pytest.raises(InvalidInputError, match=r"texts\[1\] must be str, not int 7"):
         model.encode_documents(["fine", 7])  # type: ignore[list-item]
+    for encode in (model.encode_queries, model.encode_documents, model.encode_routed, model.route):
+        with pytest.raises(InvalidInputError, match=r"texts\[0\] holds half of a surrogate pair"):
+            encode(["\ud800"])
+        with pytest.raises(InvalidInputError, match="texts must be a list, not NoneType"):
+            encode(None)  # type: ignore[arg-type]
+
+
+def test_texts_may_come_from_a_generator(model: FastLaneModel) -> None:
+    """Checking them used them up, and nothing was encoded."""
+    for encode in (model.encode_queries, model.encode_documents, model.encode_routed, model.route):
+        assert len(encode(text for text in ("one", "two"))) == 2  # type: ignore[arg-type]
+
+
+def test_a_model_is_saved_to_a_path(model: FastLaneModel) -> None:
+    """It went to a directory called None."""
+    with pytest.raises(InvalidInputError, match="path must be that of a directory"):
+        model.save(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("device", ["tpu", "", "CPU", ["cpu"]])

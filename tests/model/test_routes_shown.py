@@ -40,5 +40,5 @@ def test_a_model_without_a_router_says_so_and_counts_its_masks(checkpoints):
 
 def test_one_string_in_place_of_a_list_is_refused_with_what_to_write(model):
     for encode in (model.encode_routed, model.encode_queries, model.encode_documents):
-        with pytest.raises(InvalidInputError, match=r"put it into a list, \['cats purr'\]"):
+        with pytest.raises(InvalidInputError, match=r"not str 'cats purr'; put a single value into"):
             encode("cats purr")

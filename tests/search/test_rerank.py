@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.errors import FastLaneWarning, InvalidInputError
 from fastlane_rag.rerank import diversify, relevance, relevances, rerank
 
 QUERY = "when do cats purr?"
@@ -66,3 +66,40 @@ def test_diversify_passes_over_what_repeats(index, model):
 def test_importing_the_module_loads_no_torch():
     code = "import sys, fastlane_rag.rerank; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "texts", "options", "message"),
+    [
+        (None, TEXTS, {}, "query must be str, not NoneType"),
+        ("\ud800", TEXTS, {}, "query holds half of a surrogate pair"),
+        (QUERY, None, {}, "texts must be a list, not NoneType"),
+        (QUERY, b"cats", {}, "texts must be a list, not bytes"),
+        (QUERY, ["cats", None], {}, r"texts\[1\] must be str, not NoneType"),
+        (QUERY, TEXTS, {"weighted": "no"}, "weighted must be True or False, not 'no'"),
+        (
+            QUERY,
+            TEXTS,
+            {"model": "default"},
+            "model must be a FastLaneModel or an object that encodes, not str 'default'",
+        ),
+        (QUERY, TEXTS, {"model": None}, "model must be a FastLaneModel or an object that encodes, not NoneType"),
+    ],
+)
+def test_what_cannot_be_ranked_is_named(model, query, texts, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        rerank(query, texts, **{"model": model, **options})
+
+
+def test_diversify_says_what_it_takes(index, model):
+    result = index.search_detailed(QUERY, k=2)
+    with pytest.raises(InvalidInputError, match="result must be what search_detailed returns, not list"):
+        diversify(result.hits, 1, model=model)
+    with pytest.raises(InvalidInputError, match="model must be a FastLaneModel"):
+        diversify(result, 1, model=None)
+
+
+@pytest.mark.parametrize("query", ["", " \n"])
+def test_an_empty_query_is_warned_of(model, query):
+    with pytest.warns(FastLaneWarning, match="the query is empty"):
+        assert len(rerank(query, TEXTS, model=model)) == 4

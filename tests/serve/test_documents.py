@@ -1,6 +1,7 @@
 """Storing and fetching documents over HTTP."""
 
 import json
+import re
 
 import pytest
 
@@ -50,6 +51,19 @@ def test_a_list_has_pages_and_filters(client):
     assert "is not JSON" in client.get(BASE, params={"filter": "legs"}).json()["detail"]
     assert "limit" in client.get(BASE, params={"limit": 1001}).json()["detail"]
     assert client.post(f"{BASE}/ids", json={"filter": {"legs": {"$lt": 3}}}).json() == {"ids": ["bird", "fish"]}
+
+
+def test_what_an_address_asks_besides_is_refused(client, index):
+    """A misspelt filter listed everything, and options behind the address of a search counted for nothing."""
+    for method, path, said in (
+        ("GET", f"{BASE}?fitler=%7B%22legs%22:4%7D", "'fitler'.*did you mean 'filter'"),
+        ("POST", f"{BASE}/delete?dry_run=true", "'dry_run'.*it takes none"),
+        ("POST", "/v1/indexes/animals/search?k=1", "'k'.*it takes none"),
+    ):
+        answer = client.request(method, path, json=None if method == "GET" else {"filter": {}, "query": "cats"})
+        assert answer.status_code == 422
+        assert re.search(said, answer.json()["detail"])
+    assert len(index) == 4
 
 
 def test_deleting_needs_ids_or_a_filter(client, index):

@@ -225,7 +225,17 @@ def test_hits_explain_themselves(running, model, passages):
 
 
 URL = "http://localhost:8000"
-NO_ADDRESSES = ("localhost:8000", "", "ftp://x", "http://[", "http://a b", "http://x:99999999", "http://\udcff")
+NO_ADDRESSES = (
+    "localhost:8000",
+    "",
+    "ftp://x",
+    "http://[",
+    "http://a b",
+    "http://x:99999999",
+    "http://\udcff",
+    "http://x\n",
+    "http://x/?a=b",
+)
 
 
 def test_errors_are_those_of_an_index(remote, tmp_path):
@@ -239,6 +249,7 @@ def test_errors_are_those_of_an_index(remote, tmp_path):
         (lambda: remote.search_batch("cats"), InvalidInputError, "must be a list"),
         (lambda: remote.add(["a", "b"], ["x"]), InvalidInputError, "2 texts but 1 ids"),
         (lambda: remote.add(["a"], metadatas=[{"x": object()}]), InvalidInputError, "metadatas"),
+        (lambda: remote.add_embeddings(None, None), InvalidInputError, "rows must be a list"),
         (lambda: remote.delete(), InvalidInputError, "ids or a filter"),
         (lambda: remote.get("cat"), InvalidInputError, "must be a list"),
         (lambda: remote.explain("cats", "cow"), InvalidInputError, "'cow'"),
@@ -253,6 +264,7 @@ def test_errors_are_those_of_an_index(remote, tmp_path):
         (lambda: RemoteIndex(URL, write_timeout=-1), InvalidInputError, "write_timeout must be a number of seconds"),
         (lambda: RemoteIndex(URL, retries=-1), InvalidInputError, "retries must be a whole number"),
         (lambda: RemoteIndex(URL, name=5), InvalidInputError, "name must be"),
+        (lambda: RemoteIndex(URL, name="\ud800"), InvalidInputError, "name must be"),
         (lambda: RemoteIndex(URL, "a\nb"), InvalidInputError, "API key must be a text .* in one line"),
         (
             lambda: RemoteIndex("http://127.0.0.1:9", retries=0).search("x"),

@@ -347,6 +347,13 @@ def test_dev_collections_hold_every_judged_passage(dataset: Path) -> None:
         ({"routing": {"temperature": [0, 1]}}, "temperature must be above 0"),
         ({"routing": {"k": {0: 1.0}}}, "counts of at least 1"),
         ({"routing": {"document_share": [0.9, 0.2]}}, "document_share"),
+        ({"routing": {"k": {1: 0.0}}}, "counts of at least 1"),
+        ({"routing": {"k": {1: float("inf")}}}, "counts of at least 1"),
+        ({"learning_rate": float("nan")}, "learning_rate: .*, not float nan"),
+        ({"learning_rate": -0.1}, r"learning_rate: .*, not float -0\.1"),
+        ({"epochs": float("inf")}, "epochs: .*, not float inf"),
+        ({"scale": 0}, "scale: .*, not int 0"),
+        ({"loss": {"full": -1}}, r"loss\.full: .*, not int -1"),
     ],
 )
 def test_a_bad_config_names_the_setting(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -355,6 +362,34 @@ def test_a_bad_config_names_the_setting(tmp_path: Path, change: dict[str, Any], 
     file.write_text(yaml.safe_dump({"output": "out", "data": {"train": {"a": {"path": "x"}}}} | change))
     with pytest.raises(ModelError, match=message):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"seed: 1\nseed: 2\n", "has the key 'seed' twice"),
+        (b"data: {train: {a: {path: x, path: y}}}\noutput: out\n", "has the key 'path' twice"),
+        (b"", "the file: .*, not NoneType None"),
+        (b"seed: \xff", "cannot read the training config"),
+        (b"a: [", "cannot read the training config"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    """YAML's own reader drops the first of two values, and its errors have several lines."""
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=message) as told:
+        load_config(file)
+    assert "\n" not in str(told.value)
+
+
+def test_a_config_may_use_anchors_and_any_unicode_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    text = "data:\n  train:\n    a: &a {path: x, limit: 5}\n    b: {<<: *a, limit: 6}\noutput: out\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_text(text, encoding=encoding)
+        train = load_config(file).data.train
+        assert [train[name].limit for name in "ab"] == [5, 6]
 
 
 def test_config_paths_are_relative_to_the_file(tmp_path: Path) -> None:

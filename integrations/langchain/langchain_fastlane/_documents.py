@@ -7,11 +7,10 @@ from langchain_core.documents import Document
 
 from fastlane_rag import Hit
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.passages import as_passage
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_list, kind
 from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
-from fastlane_rag.storage.metadata import kind
 from fastlane_rag.types import Document as StoredDocument
 
 

@@ -66,7 +66,7 @@ class FastLaneReranker(BaseDocumentCompressor):
             score_threshold=self.score_threshold,
         )
         best = []
-        for one in ranking[: self.top_n]:
+        for one in ranking[: check_count(self.top_n, "top_n")]:
             document = documents[one.position]
             metadata = {**deepcopy(document.metadata), "relevance_score": one.relevance}
             best.append(document.model_copy(update={"metadata": metadata}))

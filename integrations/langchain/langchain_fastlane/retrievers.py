@@ -19,6 +19,7 @@ from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.protocol import AnyIndex, given_index
+from fastlane_rag.lengths import check_list
 from fastlane_rag.search.fields import SearchFields
 from fastlane_rag.search.options import SearchOptions, call_filter, check_count
 from fastlane_rag.search.result import SearchResult
@@ -185,7 +186,7 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
         With `return_exceptions`, a query that fails has its error in place of its documents, and the others have
         theirs. The options hold for all queries, so an error in them fails all.
         """
-        inputs = list(inputs)
+        inputs = check_list("inputs", inputs)
         configs = get_config_list(config, len(inputs))
         runs = [self._started(query, one, kwargs) for query, one in zip(inputs, configs, strict=True)]
         try:
@@ -197,6 +198,18 @@ class FastLaneRetriever(SearchFields, BaseRetriever):
                 run.on_retriever_error(error)
             raise
         return [self._ended(run, result) for run, result in zip(runs, results, strict=True)]
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """As `batch`, each query in a call of its own."""
+        queries = check_list("inputs", inputs)
+        return await super().abatch(queries, config, return_exceptions=return_exceptions, **kwargs)
 
     def _alone(self, query: str, run: CallbackManagerForRetrieverRun, kwargs: dict[str, Any]) -> Any:
         """The documents of one query of a batch that failed together, or its error."""

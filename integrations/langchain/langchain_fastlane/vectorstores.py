@@ -13,11 +13,20 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index import FastLaneIndex
+from fastlane_rag.index.checks import check_ids
 from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_text, check_texts
 from fastlane_rag.rerank import diversify
-from fastlane_rag.search.options import RankingKeywords, SearchOptions, call_filter, check_count, check_weight
+from fastlane_rag.search.options import (
+    RankingKeywords,
+    SearchOptions,
+    call_filter,
+    check_count,
+    check_share,
+    check_weight,
+)
 from fastlane_rag.search.tracing import searches
 from fastlane_rag.storage.filters import Filter, all_of
 from langchain_fastlane._documents import add_documents, to_document, to_filter
@@ -87,8 +96,8 @@ class FastLaneVectorStore(VectorStore):
             InvalidInputError: it was made with another option; or an index is given and a path or an option as well;
                 or `index` is no index. The message says what to give.
         """
+        self.id_key = None if id_key is None else check_text("id_key", id_key)
         self.index = index_of(index, path, **options)
-        self.id_key = id_key
 
     @classmethod
     def from_texts(  # type: ignore[override]
@@ -223,7 +232,7 @@ class FastLaneVectorStore(VectorStore):
         Raises:
             InvalidInputError: an id is not stored, or lengths differ; nothing is changed.
         """
-        ids = list(ids)
+        ids = check_texts(ids, "ids")
         stored = {document.id for document in self.index.get(ids)}
         for id_ in ids:
             if id_ not in stored:
@@ -245,7 +254,7 @@ class FastLaneVectorStore(VectorStore):
             limit: how many documents at most.
             offset: how many to leave out first.
         """
-        named = None if ids is None else {"$id": {"$in": list(ids)}}
+        named = None if ids is None else {"$id": {"$in": check_ids(ids)}}
         found = self.index.find(all_of(named, to_filter(where)), limit, offset)
         return [to_document(stored, self.id_key) for stored in found]
 
@@ -273,7 +282,9 @@ class FastLaneVectorStore(VectorStore):
         if twice := given.keys() & within.keys():
             raise InvalidInputError(f"{min(twice)!r} is given to as_retriever and in search_kwargs; give it once")
         options = within | given
-        SearchOptions.of(**{name: value for name, value in options.items() if name not in _OF_SEARCH_TYPES})
+        told = SearchOptions.of(**{name: value for name, value in options.items() if name not in _OF_SEARCH_TYPES})
+        if told.score_threshold is not None:
+            options["score_threshold"] = told.score_threshold  # LangChain takes nothing but a float of Python
         tags = kwargs.pop("tags", None) or [*self._get_retriever_tags()]
         return FastLaneStoreRetriever(vectorstore=self, tags=tags, search_kwargs=options, **kwargs)
 
@@ -298,6 +309,36 @@ class FastLaneVectorStore(VectorStore):
         """As `similarity_search`, each with its SumMaxSim: a sum over the query's tokens, higher is better."""
         hits = self.index.search(query, k, filter=to_filter(filter), **options)
         return [(to_document(hit, self.id_key), hit.score) for hit in hits]
+
+    def similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """As `similarity_search`, each with its relevance from 0 to 1; `score_threshold` leaves out what has less."""
+        kwargs["score_threshold"] = check_share(kwargs.get("score_threshold"), "score_threshold")
+        return super().similarity_search_with_relevance_scores(query, k, **kwargs)
+
+    async def asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """As `similarity_search_with_relevance_scores`, off the event loop."""
+        return await run_in_executor(None, self.similarity_search_with_relevance_scores, query, k, **kwargs)
+
+    def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
+        """Refused, because a text has no single vector here.
+
+        Raises:
+            InvalidInputError: always; the message says what to call.
+        """
+        raise InvalidInputError(
+            "FastLane has one vector a token, and searches by no single one: give similarity_search the text, or "
+            "store.index.search_embeddings the token embeddings of a query"
+        )
+
+    def max_marginal_relevance_search_by_vector(
+        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Refused, as `similarity_search_by_vector`; `max_marginal_relevance_search` takes the text."""
+        return self.similarity_search_by_vector(embedding, k)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any

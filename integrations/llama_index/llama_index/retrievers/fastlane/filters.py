@@ -16,6 +16,7 @@ from typing import Any
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from fastlane_rag.errors import FilterError
+from fastlane_rag.lengths import kind
 from fastlane_rag.storage.filters import Filter, all_of, value_at
 from fastlane_rag.storage.instants import instant
 
@@ -54,13 +55,14 @@ def to_filter(filters: MetadataFilters | None) -> Filter | None:
     """Translate a group of filters; None stands for no filter.
 
     Raises:
-        FilterError: an operator does not take its value.
-        TypeError: the filters are no MetadataFilters.
+        FilterError: an operator does not take its value, or the filters are no MetadataFilters.
     """
     if filters is None:
         return None
     if not isinstance(filters, MetadataFilters):
-        raise TypeError(f"filters must be MetadataFilters, not {type(filters).__name__}: {filters!r}")
+        raise FilterError(
+            f"filters must be MetadataFilters, not {kind(filters)}; a dict goes into the option filter of a search"
+        )
     _check(filters)
     if filters.filters and filters.condition in (None, FilterCondition.AND):
         return all_of(*map(_said, filters.filters))

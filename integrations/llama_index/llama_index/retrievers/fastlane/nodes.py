@@ -18,10 +18,10 @@ from llama_index.core.schema import (
 
 from fastlane_rag import Hit
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_list
 from fastlane_rag.index.passages import NODE_CONTENT
 from fastlane_rag.index.protocol import AnyIndex
-from fastlane_rag.storage.metadata import kind, plain_metadata
+from fastlane_rag.lengths import check_list, kind
+from fastlane_rag.storage.metadata import plain_metadata
 from fastlane_rag.types import Document as StoredDocument
 
 # Keys stored beside those of the node's own metadata, which stay at the top level for filters.

@@ -13,8 +13,9 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.retrievers.fastlane.nodes import with_score
 from pydantic import BeforeValidator
 
-from fastlane_rag.index.checks import check_list
+from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import open_model
+from fastlane_rag.lengths import check_list
 from fastlane_rag.rerank import Ranked, rerank
 from fastlane_rag.search.options import check_count
 
@@ -94,7 +95,7 @@ class FastLaneRerank(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if query_bundle is None:
-            raise ValueError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
+            raise InvalidInputError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
         nodes = check_list("nodes", nodes)
         dispatcher.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name)
@@ -115,7 +116,7 @@ class FastLaneRerank(BaseNodePostprocessor):
                 weighted=self.weighted,
                 score_threshold=self.score_threshold,
             )
-            best = [self._scored_copy(nodes[one.position], one) for one in ranking[: self.top_n]]
+            best = [self._scored_copy(nodes[one.position], one) for one in ranking[: check_count(self.top_n, "top_n")]]
             event.on_end(payload={EventPayload.NODES: best})
         dispatcher.event(ReRankEndEvent(nodes=best))
         return best

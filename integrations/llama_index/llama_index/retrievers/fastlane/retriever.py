@@ -20,6 +20,7 @@ from fastlane_rag import Hit
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.options import IndexOptions
 from fastlane_rag.index.protocol import AnyIndex, given_index
+from fastlane_rag.lengths import check_text
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_flag, check_keywords
 from fastlane_rag.search.result import SearchResult, with_relevance
 from fastlane_rag.storage.filters import all_of
@@ -75,7 +76,7 @@ class FastLaneRetriever(BaseRetriever):
     ) -> None:
         self.index: AnyIndex = given_index(index)
         self.normalize_scores = check_flag(normalize_scores, "normalize_scores")
-        self.score_key = score_key
+        self.score_key = None if score_key is None else check_text("score_key", score_key)
         self.similarity_top_k = check_count(similarity_top_k, "similarity_top_k")
         to_filter(filters)  # says what is wrong with them
         self.filters = filters

@@ -29,6 +29,7 @@ from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
 from fastlane_rag.index.protocol import AnyIndex
+from fastlane_rag.lengths import check_text, check_texts, kind
 from fastlane_rag.rerank import diversify
 from fastlane_rag.search.options import (
     SearchKeywords,
@@ -43,6 +44,8 @@ from fastlane_rag.storage.filters import Filter, all_of
 from fastlane_rag.storage.folder import index_path
 
 _OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
+# More nodes, or times as many, than there can be.
+_MOST = 10**12
 _BY_WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 
 
@@ -105,7 +108,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         super().__init__(stores_text=True)
         self._index = index_of(index, path, **options)
         self._normalize_scores = check_flag(normalize_scores, "normalize_scores")
-        self._score_key = score_key
+        self._score_key = None if score_key is None else check_text("score_key", score_key)
 
     @classmethod
     def from_persist_dir(
@@ -166,7 +169,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str) -> None:  # type: ignore[override]
         """Delete the nodes made from this document, if there are any."""
-        self._index.delete(filter={SOURCE_KEY: ref_doc_id})
+        self._index.delete(filter={SOURCE_KEY: check_text("ref_doc_id", ref_doc_id)})
 
     async def adelete(self, ref_doc_id: str, **kwargs: Any) -> None:
         """As `delete`, off the event loop."""
@@ -180,11 +183,11 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         An empty list deletes nothing; `clear` deletes everything.
 
         Raises:
-            ValueError: neither ids nor filters are given.
+            InvalidInputError: neither ids nor filters are given.
         """
         filter_ = to_filter(filters)
         if node_ids is None and (filters is None or not filters.filters):
-            raise ValueError("give node_ids or filters; to delete every node call clear()")
+            raise InvalidInputError("give node_ids or filters; to delete every node call clear()")
         self._index.delete(node_ids, filter=filter_)
 
     async def adelete_nodes(  # type: ignore[override]
@@ -203,7 +206,7 @@ class FastLaneVectorStore(BasePydanticVectorStore):
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """The nodes with these ids, in this order, that match the filters; None does not restrict."""
-        ids = node_ids
+        ids = node_ids = None if node_ids is None else check_texts(node_ids, "node_ids")
         if node_ids is None or filters is not None:
             ids = self._index.ids(to_filter(filters))
             if node_ids is not None:
@@ -253,10 +256,15 @@ class FastLaneVectorStore(BasePydanticVectorStore):
                 them. A `filter` among them narrows the query's own filters: both are applied.
 
         Raises:
-            ValueError: the query has no text, or another mode.
+            InvalidInputError: the query has no text, another mode, or what its mode does not heed.
         """
+        if not isinstance(query, VectorStoreQuery):
+            raise InvalidInputError(
+                f"query must be a VectorStoreQuery, not {kind(query)}; FastLaneRetriever(store.client).retrieve "
+                "takes a text"
+            )
         if query.query_str is None:
-            raise ValueError(
+            raise InvalidInputError(
                 "FastLane searches by text, and this query has only an embedding: give query_str. To search by the "
                 "texts of HyDE, use FastLaneRetriever(store.client)"
             )
@@ -268,12 +276,15 @@ class FastLaneVectorStore(BasePydanticVectorStore):
             options["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
         elif query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             mode = getattr(query.mode, "value", query.mode)
-            raise ValueError(f"FastLane has the query modes default, mmr, hybrid and text_search, not {mode}")
+            raise InvalidInputError(f"FastLane has the query modes default, mmr, hybrid and text_search, not {mode}")
+        varied = query.mode == VectorStoreQueryMode.MMR
+        _refuse_unheeded("alpha", query.alpha, heeded=query.mode == VectorStoreQueryMode.HYBRID, mode="hybrid")
+        for given in (mmr_threshold, query.mmr_threshold):
+            _refuse_unheeded("mmr_threshold", given, heeded=varied, mode="mmr")
         asked = call_filter(to_filter(query.filters), options.get("filter"), override=override_filter)
         options["filter"] = all_of(asked, *_named(query))
-        varied = query.mode == VectorStoreQueryMode.MMR
         top_k = check_count(top_k, "similarity_top_k")
-        fetched = max(top_k, round(top_k * _factor(mmr_prefetch_factor))) if varied else top_k
+        fetched = max(top_k, round(min(top_k, _MOST) * _factor(mmr_prefetch_factor))) if varied else top_k
         [result] = report([self._index.search_detailed(query.query_str, fetched, **options)])
         hits = result.hits
         if varied:
@@ -298,10 +309,12 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         not copied.
 
         Raises:
-            ValueError: the file system is not the local one.
+            InvalidInputError: the file system is not the local one.
         """
         if fs is not None and not isinstance(fs, LocalFileSystem):
-            raise ValueError(f"an index lives in a local directory, not in {type(fs).__name__}: persist it locally")
+            raise InvalidInputError(
+                f"an index lives in a local directory, not in {type(fs).__name__}: persist it locally"
+            )
         self._index.save(_directory(persist_path), overwrite=True)
 
     # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
@@ -312,10 +325,16 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         BaseModel.__setstate__(self, state)
 
 
+def _refuse_unheeded(name: str, value: Any, *, heeded: bool, mode: str) -> None:
+    if value is not None and not heeded:
+        raise InvalidInputError(f"{name}={value!r} counts with vector_store_query_mode={mode!r} alone; give both")
+
+
 def _factor(value: Any) -> float:
-    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not 0 <= number < math.inf:
         raise InvalidInputError(f"mmr_prefetch_factor must be a number from 0, not {value!r}")
-    return float(value)
+    return float(min(number, _MOST))
 
 
 def _weight(alpha: float | None) -> bool | float:
@@ -325,8 +344,8 @@ def _weight(alpha: float | None) -> bool | float:
 
 def _named(query: VectorStoreQuery) -> list[Filter]:
     """The filters of a query that names nodes or source documents."""
-    named = (("$id", query.node_ids), (SOURCE_KEY, query.doc_ids))
-    return [{key: {"$in": list(ids)}} for key, ids in named if ids]
+    named = (("$id", "node_ids", query.node_ids), (SOURCE_KEY, "doc_ids", query.doc_ids))
+    return [{key: {"$in": check_texts(ids, name)}} for key, name, ids in named if ids]
 
 
 def _directory(persist_path: str | os.PathLike[str]) -> Path:
