@@ -75,7 +75,8 @@ class RemoteIndex(Searches):
     Filters must be dicts, whose values may be dates, because functions cannot be sent.
 
     Args:
-        url: of the server, such as "http://localhost:8000".
+        url: of the server, such as "http://localhost:8000". A user name and a password in it are for a proxy in front:
+            they are sent by HTTP's basic scheme, and never shown.
         api_key: a key of the server; None takes $FASTLANE_API_KEY, and none where that is not set.
         name: of the index, where the server has several.
         timeout: seconds that a search may take.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -54,7 +55,8 @@ class Transport:
     """Sends calls to one address. Safe to use from many threads and event loops, and after a fork.
 
     Args:
-        url: what the paths of calls are put behind.
+        url: what the paths of calls are put behind. A user name and a password in it are sent by HTTP's basic scheme,
+            and shown nowhere.
         api_key: sent with each request; None for servers without keys.
         timeout: seconds a request that reads may take.
         write_timeout: seconds a request that writes may take.
@@ -66,11 +68,20 @@ class Transport:
             import httpx  # noqa: F401 -- to say at once that it is missing
         except ImportError as error:
             raise MissingExtraError("RemoteIndex needs httpx: pip install 'fastlane-rag[client]'") from error
+        shown = re.sub(r"//[^/?#]*@", "//", url)
         if not _is_address(url):
-            raise InvalidInputError(f"{url!r} is no address of a server, such as http://localhost:8000")
+            raise InvalidInputError(f"{shown!r} is no address of a server, such as http://localhost:8000")
         if api_key is not None and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
             raise InvalidInputError("the API key must be a text of ASCII characters in one line")
-        self.url = url
+        self.url = shown
+        self._login: tuple[str, str] | None = None
+        if shown != url:
+            parsed = urlsplit(url)
+            self._login = unquote(parsed.username or ""), unquote(parsed.password or "")
+            if api_key is not None:
+                raise InvalidInputError(
+                    f"the user name for {shown} would be sent in the place of the API key: give one of both"
+                )
         self._timeout, self._write_timeout, self._retries = timeout, write_timeout, retries
         self._headers = {"User-Agent": "fastlane-rag"}
         if api_key is not None:
@@ -136,7 +147,7 @@ class Transport:
         import httpx
 
         if self._client is None or self._process != os.getpid():
-            self._client, self._process = httpx.Client(headers=self._headers), os.getpid()
+            self._client, self._process = httpx.Client(headers=self._headers, auth=self._login), os.getpid()
         return self._client
 
     def _loop_connections(self) -> httpx.AsyncClient:
@@ -144,7 +155,7 @@ class Transport:
 
         loop = asyncio.get_running_loop()
         if loop not in self._asynchronous:
-            self._asynchronous[loop] = httpx.AsyncClient(headers=self._headers)
+            self._asynchronous[loop] = httpx.AsyncClient(headers=self._headers, auth=self._login)
         return self._asynchronous[loop]
 
     def _request(self, call: Call[Any]) -> dict[str, Any]:

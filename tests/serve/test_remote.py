@@ -1,6 +1,7 @@
 """An index on a server is used as one in this process."""
 
 import asyncio
+import base64
 import inspect
 import json
 import pickle
@@ -289,6 +290,31 @@ def test_keys_are_sent_and_never_shown(running, index, tmp_path, monkeypatch):
         RemoteIndex(url).search("cats")
     monkeypatch.setenv("FASTLANE_API_KEY", "reader-key-0123456789")
     assert len(RemoteIndex(url)) == 4
+
+
+def test_a_password_in_the_address_is_sent_and_never_shown(running, index):
+    app, seen = create_app(ServeSettings(), {"animals": index}), []
+
+    async def watched(scope, receive, send):
+        seen.extend(value.decode() for name, value in scope.get("headers", ()) if name == b"authorization")
+        await app(scope, receive, send)
+
+    url = running(watched).url.replace("://", "://some%40one:pass%2Fword@")
+    with RemoteIndex(url) as remote:
+        assert len(remote) == 4
+        assert pickle.loads(pickle.dumps(remote)).search("cats", 1)[0].id == "cat"
+        assert {*seen} == {"Basic " + base64.b64encode(b"some@one:pass/word").decode()}
+        assert "pass" not in repr(remote) + str(remote.model) + remote.url
+    with pytest.raises(RemoteError, match="cannot reach") as told:
+        len(RemoteIndex("http://one:pass@localhost:9", retries=0))
+    assert "pass" not in str(told.value)
+    for wrong in ("ftp://one:pass@localhost", "http://one:pass@localhost/?a=b", "http://one:pass@"):
+        with pytest.raises(InvalidInputError, match="no address of a server") as told:
+            RemoteIndex(wrong)
+        assert "pass" not in str(told.value)
+    with pytest.raises(InvalidInputError, match="give one of both") as told:
+        RemoteIndex(url, "reader-key-0123456789")
+    assert "pass" not in str(told.value)
 
 
 def test_a_read_only_server_says_so(running, index):
