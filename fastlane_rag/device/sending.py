@@ -108,12 +108,11 @@ def sent(
         None if refining is None else _tokens(refining, rounded=rounded),
         most,
     )
-    numbers, extra = np.full((len(also), most), -1, np.int32), torch.zeros(0, dtype=torch.int32)
+    numbers = np.full((len(also), most), -1, np.int32)
     for row, some in zip(numbers, also, strict=True):
         row[: len(some)] = some
-    extra = torch.from_numpy(numbers).flatten()
     parts = [] if refining is None or shape.refining is None else _laid_out(refining, shape.refining)
-    return shape, torch.cat([*_laid_out(gathering, shape.gathering), *parts, extra])
+    return shape, torch.cat([*_laid_out(gathering, shape.gathering), *parts, torch.from_numpy(numbers).flatten()])
 
 
 def received(shape: Shape, tensor: torch.Tensor) -> Sent:
