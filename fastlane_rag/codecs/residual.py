@@ -61,15 +61,22 @@ class ResidualCodec:
     def __init__(self, centroids: NDArray[np.float32], steps: NDArray[np.float32], bits: int) -> None:
         _check_parameters(centroids, steps, bits)
         self._centroids, self._steps, self._bits = centroids, steps, bits
+        self._books: list[Codebook] = []
 
-    @cached_property
+    @property
     def codebook(self) -> Codebook:
-        """The parameters as `scoring` takes them; built on first use, because it needs torch."""
-        import torch
+        """The parameters as `scoring` takes them; built on first use, because it needs torch.
 
-        from fastlane_rag.scoring import Codebook
+        Threads that need it first at the same time may build several, and all get the same one: documents and queries
+        of different ones do not go together.
+        """
+        if not self._books:
+            import torch
 
-        return Codebook(torch.from_numpy(self._centroids), torch.from_numpy(self._steps), self._bits)
+            from fastlane_rag.scoring import Codebook
+
+            self._books.append(Codebook(torch.from_numpy(self._centroids), torch.from_numpy(self._steps), self._bits))
+        return self._books[0]
 
     @cached_property
     def _lookup(self) -> torch.Tensor | kernels.Book:

@@ -158,7 +158,7 @@ class Storage:
         """
         known = self._codecs.get(name)
         if known is None:
-            known = self._codecs[name] = reader.codec(name)
+            known = self._codecs.setdefault(name, reader.codec(name))  # the first of several threads wins
         return known
 
     @contextmanager

@@ -1,11 +1,16 @@
 """The residual codec: its loss, its errors, and that its bytes restore it."""
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
+from fastlane_rag import scoring
 from fastlane_rag.codecs.residual import ResidualCodec
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.scoring import maxsim, set_threads
@@ -41,6 +46,22 @@ def test_scores_on_codes_rank_as_the_rows_do(codec):
     for row in range(8):
         assert exact[row].topk(10).indices[0] in coded[row].topk(3).indices
     torch.testing.assert_close(coded, exact, rtol=0, atol=0.15)
+
+
+def test_threads_that_need_the_codebook_at_once_get_the_same(codec, monkeypatch):
+    """Python 3.12 took the lock from cached properties: queries and documents then had codebooks of their own."""
+    together, made = threading.Barrier(2, timeout=5), scoring.Codebook
+
+    def slow(*arguments):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+        return made(*arguments)
+
+    monkeypatch.setattr(scoring, "Codebook", slow)
+    fresh = ResidualCodec.from_bytes(codec.to_bytes())
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: fresh.codebook, range(2))
+    assert first is second is fresh.codebook
 
 
 def test_the_layout_is_what_encode_gives(codec):
