@@ -14,6 +14,7 @@ from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneError, IndexFormatError, StorageError
+from fastlane_rag.upkeep import write
 from fastlane_rag.upkeep.verify import export, verify
 
 HERE = Path(__file__).parent
@@ -498,6 +499,96 @@ def test_a_directory_that_cannot_be_written_can_be_read(damaged):
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+FOLLOWING = """
+import os, sys
+from word_model import WordModel
+from fastlane_rag import FastLaneIndex
+model = WordModel()
+with FastLaneIndex.open(sys.argv[1], read_only=True, model=model) as index:
+    index.search("word", 1), index.verify()  # loads what the other user may not read
+os.setuid(65534)
+index = FastLaneIndex.open(sys.argv[1], read_only=True, model=model)
+for line in sys.stdin:
+    print(len(index), [hit.id for hit in index.search(line.strip(), 1)], index.verify(), flush=True)
+"""
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may become another user")
+def test_a_reader_that_may_not_write_sees_what_the_owner_writes(tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel()) as index:
+        index.add([f"word{i}" for i in range(20)], [str(i) for i in range(20)])
+    for folder in [path, path / "segments", *[*path.parents][:4]]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    for file in [*path.glob("*"), *(path / "segments").glob("*")]:
+        file.chmod(file.stat().st_mode | 0o044)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "HOME": "/nonexistent",
+    }
+    command = [sys.executable, "-c", FOLLOWING, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as reader:
+
+        def asked(query):
+            print(query, file=reader.stdin, flush=True)
+            return reader.stdout.readline().strip()
+
+        assert asked("word3") == "20 ['3'] []"
+        with FastLaneIndex.open(path, model=WordModel()) as index:
+            index.add(["small"], ["waits in the catalogue"])
+            assert asked("small") == "21 ['waits in the catalogue'] []"
+        assert asked("small") == "21 ['waits in the catalogue'] []"
+        monkeypatch.setattr(write, "SMALL_BYTES", 2000)
+        with FastLaneIndex.open(path, model=WordModel()) as index:
+            index.add([f"more{i}" for i in range(200)], [f"m{i}" for i in range(200)])
+            assert asked("more7") == "221 ['m7'] []"
+            index.compact()
+            assert asked("more8") == "221 ['m8'] []"
+        assert asked("more9") == "221 ['m9'] []"
+        reader.stdin.close()
+
+
+WRITING = """
+import sys, time
+from word_model import WordModel
+from fastlane_rag import FastLaneIndex
+from fastlane_rag.upkeep import merge, write
+write.SMALL_BYTES, merge.PENDING_BYTES = 2000, 2000
+with FastLaneIndex.open(sys.argv[1], model=WordModel()) as index:
+    for n in range(10_000):
+        index.add([f"word{n + i} and more" for i in range(8)], [f"{(n + i) % 50}" for i in range(8)])
+        index.delete([f"{n % 50}"])
+        if n % 5 == 4:
+            index.compact()
+        print(n, flush=True)
+"""
+
+
+def test_an_index_is_sound_while_another_process_writes(tmp_path):
+    path = tmp_path / "index"
+    FastLaneIndex.create(path, model=WordModel()).close()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    command = [sys.executable, "-c", WRITING, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as writer:
+        try:
+            for n in range(40):  # at least so many writes meanwhile
+                assert writer.stdout.readline() == f"{n}\n"
+                assert [verify(path) for _ in range(3)] == [[], [], []]
+        finally:
+            writer.kill()
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("name", ["commits", "writer.lock", "catalogue.sqlite3"])
+def test_an_endless_file_in_the_place_of_one_is_not_read(tmp_path, name):
+    with FastLaneIndex.create(tmp_path / "index", model=WordModel()) as index:
+        index.add(["one"], ["1"])
+    (tmp_path / "index" / name).unlink()
+    (tmp_path / "index" / name).symlink_to("/dev/zero")
+    with pytest.raises(FastLaneError, match=name):
+        FastLaneIndex.open(tmp_path / "index", model=WordModel()).add(["two"])
 
 
 def test_segment_names_cannot_leave_the_directory(damaged):
