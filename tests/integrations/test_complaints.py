@@ -5,8 +5,10 @@ import pytest
 import torch
 from langchain_core.documents import Document
 from langchain_fastlane import FastLaneReranker, FastLaneRetriever, FastLaneVectorStore
+from llama_index.core import Document as LlamaDocument
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.retrievers.fastlane import FastLaneRerank
+from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
 
 from fastlane_rag import FastLaneIndex, scoring
 
@@ -63,10 +65,6 @@ def test_ranking_keeps_no_gradients(model, corpus, monkeypatch):
 @pytest.mark.parametrize("framework", ["langchain", "langchain store", "llama_index"])
 def test_a_misspelt_or_failing_build_leaves_the_old_index(model, tmp_path, framework):
     """`overwrite=True` with an option that does not exist, or a text that is none, used to empty the index first."""
-    from langchain_fastlane import FastLaneRetriever, FastLaneVectorStore
-    from llama_index.core.schema import TextNode
-    from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
-
     path = tmp_path / "index"
 
     def build(texts, **options):
@@ -86,3 +84,48 @@ def test_a_misspelt_or_failing_build_leaves_the_old_index(model, tmp_path, frame
         assert kept.search("cat", 1)[0].text.endswith("Cats purr.")
     again = build(["Dogs bark.", "Birds sing."])  # the cell runs once more, its old object still there
     assert len(again) == len(kept) == 2
+
+
+@pytest.mark.parametrize("framework", ["langchain", "langchain store", "llama_index"])
+def test_a_first_build_that_fails_leaves_nothing_and_the_next_one_works(model, tmp_path, framework):
+    path = tmp_path / "index"
+
+    def build(texts):
+        if framework == "langchain":
+            return FastLaneRetriever.from_texts(texts, path=path, model=model).index
+        if framework == "langchain store":
+            return FastLaneVectorStore.from_texts(texts, model, path=path).index
+        nodes = [TextNode(text=text) if isinstance(text, str) else text for text in texts]
+        return NodeRetriever.from_nodes(nodes, path=path, model=model).index
+
+    with pytest.raises(Exception, match="5"):
+        build(["Cats purr.", 5])
+    assert list(tmp_path.iterdir()) == []
+    assert build(["Cats purr."]).search("cat", 1)[0].text.endswith("Cats purr.")
+
+
+def test_an_answer_at_the_end_of_a_long_text_is_found_and_ranked_first(model):
+    filler = "The committee met again on a Tuesday and spoke about the budget of the library without any result. " * 60
+    question = "What is the password of the vault in Zurich?"
+    texts = [f"{filler}The password of the vault in Zurich is heliotrope." if i == 6 else filler for i in range(10)]
+    ids = [str(i) for i in range(10)]
+
+    documents = [LlamaDocument(text=text, id_=id_) for id_, text in zip(ids, texts, strict=True)]
+    found = NodeRetriever.from_documents(documents, model=model, similarity_top_k=1).retrieve(question)
+    assert [one.node.ref_doc_id for one in found] == ["6"]
+    assert "heliotrope" in found[0].node.get_content()
+    (first,) = FastLaneRetriever.from_texts(texts, ids=ids, model=model, k=1).invoke(question)
+    assert first.id == "6"
+
+    (best,) = FastLaneReranker(model=model, top_n=1).compress_documents(
+        [Document(page_content=t) for t in texts], question
+    )
+    assert best.page_content == texts[6]
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=id_)) for id_, text in zip(ids, texts, strict=True)]
+    (best,) = FastLaneRerank(model=model, top_n=1).postprocess_nodes(nodes, query_str=question)
+    assert best.node.node_id == "6"
+
+    summary = {"summary": filler[: len(filler) // 2]}
+    nodes = [TextNode(text=text[-200:], id_=id_, metadata=summary) for id_, text in zip(ids, texts, strict=True)]
+    (hit,) = NodeRetriever.from_nodes(nodes, model=model, similarity_top_k=1).retrieve(question)
+    assert hit.node.node_id == "6"
