@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastlane_rag.data import Passage
-from fastlane_rag.errors import DataError
+from fastlane_rag.errors import DataError, ModelError
 from fastlane_rag.training.config import DataConfig, LossWeights, RoutingConfig, Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def train_router(
 
     Raises:
         DataError: there are fewer than 20 queries to learn from, or fewer than 20 passages.
+        ModelError: ``output`` holds a training with other passages, queries, settings or another model.
     """
     from fastlane_rag.training.trainer import train_from
 
@@ -81,8 +83,15 @@ def train_router(
             f"{len(texts)} queries and {len(passages)} passages are too few to learn routing from; give at least 20 "
             "of each (queries=..., or passages with titles or whole sentences)"
         )
-    if not (folder / "ranking-is-complete").exists():
+    done, asked = folder / "ranking-is-complete", _digest(model, passages, texts)
+    if not done.exists():
         _write_ranking(model, passages, texts, folder, draw)
+        done.write_text(asked)
+    elif done.read_text() != asked:
+        raise ModelError(
+            f"{folder} holds a ranking by another model, or of other passages or queries; remove it, or choose another "
+            "output"
+        )
     config = TrainConfig(
         output=folder,
         dim=None,
@@ -144,7 +153,12 @@ def _write_ranking(
                 negatives = draw.sample(others[1:], _NEGATIVES)
                 file.write(json.dumps({"query": query, "pos": others[0], "neg": negatives}) + "\n")
     _write_dev(folder / "dev", passages, ranked[:dev_count])
-    (folder / "ranking-is-complete").touch()
+
+
+def _digest(model: FastLaneModel, passages: Sequence[Passage], queries: Sequence[str]) -> str:
+    """What a ranking depends on."""
+    content = [model.fingerprint, [(one.id, one.content) for one in passages], list(queries)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _write_dev(folder: Path, passages: Sequence[Passage], ranked: Sequence[tuple[str, list[tuple[str, str]]]]) -> None:

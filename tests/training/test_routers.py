@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Transformer
 from fastlane_rag import FastLaneModel
 from fastlane_rag.cli import main
 from fastlane_rag.data import Passage
-from fastlane_rag.errors import DataError
+from fastlane_rag.errors import DataError, ModelError
 from fastlane_rag.training import train_router
 from fastlane_rag.training.frozen import remembered_states
 from fastlane_rag.training.routers import draw_queries
@@ -36,6 +36,21 @@ def test_routers_move_and_embeddings_stay(model: FastLaneModel, corpus: list[Pas
     torch.testing.assert_close(trained.encode_queries(["how are type hints written?"])[0], before)
     assert trained.encoder.query_router.score.weight.abs().sum() > 0
     assert trained.encoder.document_router.score.weight.abs().sum() > 0
+
+
+def test_an_output_of_another_corpus_is_refused(model: FastLaneModel, corpus: list[Passage], tmp_path: Path) -> None:
+    """It would have learned the ranking of the passages before, without a word."""
+
+    def run(passages: list[Passage], **options: Any) -> None:
+        start = FastLaneModel(copy.deepcopy(model.encoder))
+        train_router(start, passages, tmp_path, steps=1, most_queries=40, batch_size=8, threads=1, **options)
+
+    run(corpus[:40])
+    before = (tmp_path / "pairs.jsonl").read_bytes()
+    for other in (lambda: run(corpus[40:80]), lambda: run(corpus[:40], seed=5)):
+        with pytest.raises(ModelError, match="another"):
+            other()
+    assert (tmp_path / "pairs.jsonl").read_bytes() == before
 
 
 def test_remembered_states_change_nothing_but_the_time(

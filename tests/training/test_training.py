@@ -114,6 +114,9 @@ def test_checkpoints_of_another_run_are_refused(encoder_path: Path, dataset: Pat
     train(settings(encoder_path, dataset, run, max_steps=3))
     with pytest.raises(ModelError, match=r"another run: config\.learning_rate 5e-05 -> 0\.001"):
         train(settings(encoder_path, dataset, run, max_steps=3, learning_rate=1e-3))
+    for name, value in {"seed": 5, "batch_size": 3, "scale": 10.0, "loss": LossWeights(distill=0.5)}.items():
+        with pytest.raises(ModelError, match=rf"another run: config\.{name}"):
+            train(settings(encoder_path, dataset, run, max_steps=3, **{name: value}))
     with pytest.raises(ModelError, match="another run: start "):
         train(settings(run / "model", dataset, run, max_steps=3))
     moved = run.rename(tmp_path / "moved")
