@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from word_model import WordModel
 
-from fastlane_rag import scoring
+from fastlane_rag import FastLaneIndex, scoring
 from fastlane_rag.codecs.residual import ResidualCodec
 from fastlane_rag.errors import IndexFormatError
 from fastlane_rag.scoring import maxsim, set_threads
@@ -215,3 +216,19 @@ def test_rows_unlike_the_few_it_was_trained_on_are_stored_all_the_same(bits):
 def unit_rows(count, dim, seed):
     rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_an_index_has_one_codec_whoever_reads_it_meanwhile():
+    codec = ResidualCodec.train(draw(300), 4)
+    meanwhile = []
+
+    class Slow:
+        def codec(self, name):
+            if not meanwhile:
+                meanwhile.append(None)
+                meanwhile[0] = index._storage.codec(self, name)
+            return ResidualCodec.from_bytes(codec.to_bytes())
+
+    with FastLaneIndex.create(model=WordModel()) as index:
+        assert index._storage.codec(Slow(), codec.name) is meanwhile[0]
+        assert index._storage.codec(Slow(), codec.name) is meanwhile[0]

@@ -115,7 +115,10 @@ class Codes:
 
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.generic], ...]:
-        return tuple(a.contiguous().numpy() for a in (self.residuals, self.centroid_ids, self.scales))
+        made = tuple(a.contiguous().numpy() for a in (self.residuals, self.centroid_ids, self.scales))
+        # The first ones for all threads: `addresses` are theirs.
+        kept: tuple[NDArray[np.generic], ...] = self.__dict__.setdefault("_arrays", made)
+        return kept
 
     @cached_property
     def addresses(self) -> list[int]:
