@@ -416,7 +416,8 @@ def _frozen(path: Path) -> bool:
     write. Elsewhere the owner may write again, so each use compares the file's signature with the one before.
     """
     log = path.with_name(path.name + "-wal")
-    return not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+    effective = os.access in os.supports_effective_ids  # as the kernel checks; a server may have dropped its rights
+    return not os.access(path.parent, os.W_OK, effective_ids=effective) and not (log.exists() and log.stat().st_size)
 
 
 def _signature(path: Path) -> tuple[int, ...]:

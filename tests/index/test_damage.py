@@ -461,7 +461,7 @@ with FastLaneIndex.create(model=WordModel()) as warm:
     warm.search("is imported now")
 import mmap, socket
 if os.getuid() == 0:
-    os.setgid(65534); os.setuid(65534)
+    os.setegid(65534), getattr(os, sys.argv[2])(65534)
 with FastLaneIndex.open(path, model=WordModel(), read_only=True) as index:
     print([hit.id for hit in index.search("pending one", k=1)], len(index), index.ids({"n": 2}))
 print(verify(path))
@@ -477,7 +477,8 @@ for action in (
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="other permissions on Windows")
-def test_a_directory_that_cannot_be_written_can_be_read(damaged):
+@pytest.mark.parametrize("change", ["setuid", "seteuid"])  # a server may keep its real uid
+def test_a_directory_that_cannot_be_written_can_be_read(damaged, change):
     folders = [damaged, damaged / "segments"]
     for folder in [*damaged.parents][:4]:
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -489,7 +490,7 @@ def test_a_directory_that_cannot_be_written_can_be_read(damaged):
                 file.chmod(0o444)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
         done = subprocess.run(
-            [sys.executable, "-c", READ_ONLY_DIRECTORY, str(damaged)],
+            [sys.executable, "-c", READ_ONLY_DIRECTORY, str(damaged), change],
             capture_output=True,
             text=True,
             env=environment | {"HOME": "/nonexistent"},
@@ -508,7 +509,7 @@ from fastlane_rag import FastLaneIndex
 model = WordModel()
 with FastLaneIndex.open(sys.argv[1], read_only=True, model=model) as index:
     index.search("word", 1), index.verify()  # loads what the other user may not read
-os.setuid(65534)
+getattr(os, sys.argv[2])(65534)
 index = FastLaneIndex.open(sys.argv[1], read_only=True, model=model)
 for line in sys.stdin:
     print(len(index), [hit.id for hit in index.search(line.strip(), 1)], index.verify(), flush=True)
@@ -516,7 +517,8 @@ for line in sys.stdin:
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may become another user")
-def test_a_reader_that_may_not_write_sees_what_the_owner_writes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", ["setuid", "seteuid"])
+def test_a_reader_that_may_not_write_sees_what_the_owner_writes(tmp_path, monkeypatch, change):
     path = tmp_path / "index"
     with FastLaneIndex.create(path, model=WordModel()) as index:
         index.add([f"word{i}" for i in range(20)], [str(i) for i in range(20)])
@@ -528,7 +530,7 @@ def test_a_reader_that_may_not_write_sees_what_the_owner_writes(tmp_path, monkey
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
         "HOME": "/nonexistent",
     }
-    command = [sys.executable, "-c", FOLLOWING, str(path)]
+    command = [sys.executable, "-c", FOLLOWING, str(path), change]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as reader:
 
         def asked(query):
