@@ -129,7 +129,7 @@ def _tokens(asked: Asked, *, rounded: bool) -> Tokens:
     if rounded:
         width = max(8, _power(longest)) if longest <= 64 else -(-longest // 64) * 64
         return Tokens(width * len(asked.rows), width, weighted)
-    return Tokens(-(-sum(map(len, asked.rows)) // _ALIGNED) * _ALIGNED, longest, weighted)
+    return Tokens(_aligned(sum(map(len, asked.rows))), longest, weighted)
 
 
 def _power(number: int) -> int:

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import check_takes_images
@@ -16,7 +16,7 @@ from fastlane_rag.storage.metadata import image_of
 from fastlane_rag.types import IMAGE_KEY
 
 if TYPE_CHECKING:
-    from fastlane_rag.model import FastLaneModel
+    from fastlane_rag.index.protocol import AnyIndex
 
 __all__ = [
     "AddsImages",
@@ -32,28 +32,11 @@ __all__ = [
 _NO_LIST = (str, bytes, os.PathLike, Mapping)
 
 
-class _Adds(Protocol):
-    """What `AddsImages` needs of an index."""
-
-    @property
-    def model(self) -> FastLaneModel: ...
-
-    def add(
-        self,
-        texts: Iterable[str],
-        ids: Iterable[str | None] | None = None,
-        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress: bool | None = None,
-    ) -> list[str]: ...
-
-
 class AddsImages:
     """An index that adds images as documents, by its model and its `add`."""
 
     def add_images(
-        self: _Adds,
+        self: AnyIndex,
         images: Iterable[Any],
         ids: Iterable[str | None] | None = None,
         metadatas: Iterable[Mapping[str, Any] | None] | None = None,

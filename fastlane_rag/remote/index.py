@@ -344,7 +344,6 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-
         plain = [
             None if one is None else plain_metadata(one, f"metadatas[{i}]")
             for i, one in enumerate(check_list("metadatas", metadatas))

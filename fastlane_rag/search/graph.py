@@ -40,7 +40,7 @@ class Graph:
         wanted: asked now and then while the graph is built; one that is wanted no longer stays unfinished.
     """
 
-    def __init__(self, vectors: DocumentVectors, wanted: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, vectors: DocumentVectors, wanted: Callable[[], bool]) -> None:
         import faiss
 
         self._faiss: Any = faiss

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import SearchState
+from fastlane_rag.search.vectors import Multiplier
 from fastlane_rag.storage.snapshot import Mask
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from fastlane_rag.vectors.documents import DocumentVectors
 
 __all__ = ["Engine", "Scan", "Scanned"]
 
@@ -63,7 +62,7 @@ class Scanned:
     refining_ms: float
 
 
-class Engine(Protocol):
+class Engine(Multiplier, Protocol):
     """Compares some tokens of queries with all documents, and all tokens with the best of these."""
 
     @property
@@ -82,16 +81,4 @@ class Engine(Protocol):
             state: of the commit to search.
             asked: at least one query.
         """
-        ...
-
-    def products(
-        self, vectors: DocumentVectors, query: NDArray[np.float32], numbers: NDArray[np.int64] | None
-    ) -> NDArray[np.float32]:
-        """The products of a vector (m,) with those of documents: (n,) of these numbers, of all where None."""
-        ...
-
-    def nearest(
-        self, vectors: DocumentVectors, query: NDArray[np.float32], allowed: Mask | None, count: int
-    ) -> NDArray[np.int64] | None:
-        """The documents with the greatest products; None where these are to be compared instead: see `Multiplier`."""
         ...
