@@ -18,6 +18,7 @@ from fastlane_rag.upkeep import write
 from fastlane_rag.upkeep.verify import export, verify
 
 HERE = Path(__file__).parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
 FLIPS = int(os.environ.get("FASTLANE_TEST_FLIPS", "80"))
 
 
@@ -269,8 +270,7 @@ os._exit(0)
 
 def leave_a_log(path):
     """Let a process die with commits that are only in the write-ahead log."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
-    subprocess.run([sys.executable, "-c", LEAVE_A_LOG, str(path)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", LEAVE_A_LOG, str(path)], check=True, env=ENVIRONMENT)
     log = path / "catalogue.sqlite3-wal"
     assert log.stat().st_size > 0
     return log
@@ -352,12 +352,11 @@ assert index.get(before[:1]), "reading must go on"
 def fails_without_loss(path, script, *arguments):
     """Run a script whose write meets a full disk: a StorageError, and an index as sound and as full as before."""
     before = contents(path)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     done = subprocess.run(
         [sys.executable, "-c", script, str(path), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=ENVIRONMENT,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
@@ -488,12 +487,11 @@ def test_a_directory_that_cannot_be_written_can_be_read(damaged, change):
         for file in [*damaged.glob("*"), *(damaged / "segments").glob("*")]:
             if file.is_file():
                 file.chmod(0o444)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
         done = subprocess.run(
             [sys.executable, "-c", READ_ONLY_DIRECTORY, str(damaged), change],
             capture_output=True,
             text=True,
-            env=environment | {"HOME": "/nonexistent"},
+            env=ENVIRONMENT | {"HOME": "/nonexistent"},
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == ["['p1'] 80 ['p1']", "[]", "IndexReadOnlyError", "IndexReadOnlyError"]
@@ -526,12 +524,9 @@ def test_a_reader_that_may_not_write_sees_what_the_owner_writes(tmp_path, monkey
         folder.chmod(folder.stat().st_mode | 0o055)
     for file in [*path.glob("*"), *(path / "segments").glob("*")]:
         file.chmod(file.stat().st_mode | 0o044)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
-        "HOME": "/nonexistent",
-    }
     command = [sys.executable, "-c", FOLLOWING, str(path), change]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as reader:
+    nowhere = ENVIRONMENT | {"HOME": "/nonexistent"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=nowhere) as reader:
 
         def asked(query):
             print(query, file=reader.stdin, flush=True)
@@ -571,9 +566,8 @@ with FastLaneIndex.open(sys.argv[1], model=WordModel()) as index:
 def test_an_index_is_sound_while_another_process_writes(tmp_path):
     path = tmp_path / "index"
     FastLaneIndex.create(path, model=WordModel()).close()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     command = [sys.executable, "-c", WRITING, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as writer:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as writer:
         try:
             for n in range(40):  # at least so many writes meanwhile
                 assert writer.stdout.readline() == f"{n}\n"
