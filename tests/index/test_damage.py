@@ -505,8 +505,8 @@ import os, sys
 from word_model import WordModel
 from fastlane_rag import FastLaneIndex
 model = WordModel()
-with FastLaneIndex.open(sys.argv[1], read_only=True, model=model) as index:
-    index.search("word", 1), index.verify()  # loads what the other user may not read
+with FastLaneIndex.open(sys.argv[3], read_only=True, model=model) as index:
+    index.search("word", 1), index.verify()  # imports what the other user may not read
 getattr(os, sys.argv[2])(65534)
 index = FastLaneIndex.open(sys.argv[1], read_only=True, model=model)
 for line in sys.stdin:
@@ -517,14 +517,18 @@ for line in sys.stdin:
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("change", ["setuid", "seteuid"])
 def test_a_reader_that_may_not_write_sees_what_the_owner_writes(tmp_path, monkeypatch, change):
-    path = tmp_path / "index"
-    with FastLaneIndex.create(path, model=WordModel()) as index:
-        index.add([f"word{i}" for i in range(20)], [str(i) for i in range(20)])
+    path, rehearsal = tmp_path / "index", tmp_path / "rehearsal"
+    for each in (path, rehearsal):
+        with FastLaneIndex.create(each, model=WordModel()) as index:
+            index.add([f"word{i}" for i in range(20)], [str(i) for i in range(20)])
+    with monkeypatch.context() as patch, FastLaneIndex.open(rehearsal, model=WordModel()) as index:
+        patch.setattr(write, "SMALL_BYTES", 2000)
+        index.add([f"more{i}" for i in range(200)], [f"m{i}" for i in range(200)])
     for folder in [path, path / "segments", *[*path.parents][:4]]:
         folder.chmod(folder.stat().st_mode | 0o055)
     for file in [*path.glob("*"), *(path / "segments").glob("*")]:
         file.chmod(file.stat().st_mode | 0o044)
-    command = [sys.executable, "-c", FOLLOWING, str(path), change]
+    command = [sys.executable, "-c", FOLLOWING, str(path), change, str(rehearsal)]
     nowhere = ENVIRONMENT | {"HOME": "/nonexistent"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=nowhere) as reader:
 
