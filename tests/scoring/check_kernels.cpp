@@ -199,7 +199,7 @@ void check_codes(int64_t bits) {
   ready.units = units.data();
   ready.middle = middle.data();
   ready.tables = tables.data();
-  fastlane_make_query(&book, query.data(), &ready, static_cast<int32_t>(any(1, 3)));
+  fastlane_make_query(&book, query.data(), &ready, nullptr, static_cast<int32_t>(any(1, 3)));
 
   const int64_t pack[3] = {reinterpret_cast<int64_t>(residuals.data()), reinterpret_cast<int64_t>(ids.data()),
                            reinterpret_cast<int64_t>(scales.data())};
@@ -208,6 +208,22 @@ void check_codes(int64_t bits) {
   Written written(tokens, documents);
   fastlane_score_codes(&book, &ready, &coded, &written.totals, static_cast<int32_t>(any(1, 3)));
   written.check(query, decoded, where, dim, 0.05, "codes");
+
+  // The products with the centroids of these documents are enough, and are the same.
+  std::vector<float> some(tables.size(), -1e30f);
+  ready.tables = some.data();
+  const int64_t multiplied = fastlane_make_query(&book, query.data(), &ready, &coded, static_cast<int32_t>(any(1, 3)));
+  Written again(tokens, documents);
+  fastlane_score_codes(&book, &ready, &coded, &again.totals, static_cast<int32_t>(any(1, 3)));
+  again.check(query, decoded, where, dim, 0.05, "codes of chosen centroids");
+  int64_t touched = 0;
+  for (int64_t c = 0; c < centroids; ++c) {
+    const size_t at = static_cast<size_t>(c * ready.width);
+    expect(some[at] == tables[at] || some[at] == -1e30f, "products of chosen centroids");
+    touched += some[at] != -1e30f;
+  }
+  expect(touched == multiplied, "centroids multiplied");
+  ready.tables = tables.data();
 
   // Rows near half of the centroids.
   const int64_t few = any(1, tokens);

@@ -27,14 +27,15 @@ class CodedQuery:
 
     def __init__(self, query: torch.Tensor, codebook: Codebook) -> None:
         self._codebook, self._rows = codebook, query.detach().float()
-        compiled = kernels.available() and query.device.type == "cpu" and codebook.dim > 0
-        self._compiled = kernels.Query(self._rows.numpy(), codebook.for_kernels) if compiled else None
+        self._compiles = kernels.available() and query.device.type == "cpu" and codebook.dim > 0
+        self._whole: kernels.Query | None = None
 
     @cached_property
     def products(self) -> NDArray[np.float32]:
         """(K, L or more) float32: dot product of each centroid and query token, minus a constant of the token."""
-        if self._compiled is not None:
-            return self._compiled.products
+        if self._compiles:
+            self._whole = self._prepared(None)
+            return self._whole.products
         products: NDArray[np.float32] = (self._codebook.centroids @ self._rows.T).numpy()
         return products
 
@@ -46,17 +47,19 @@ class CodedQuery:
             numbers: (n,) int64, ascending: the documents to score.
 
         Returns:
-            (n,) float32 scores, and how many rows these documents have.
+            (n,) float32 scores, and with how many rows each token was compared: those of the documents, and of the
+            centroids those that it had not met.
 
         Raises:
             ValueError: the documents have another codebook, or their offsets are wrong.
         """
         self._check(documents)
         scores = np.empty((1, len(numbers)), np.float32)
-        if self._compiled is not None:
+        if self._compiles:
             where, tokens = documents.locate(numbers), len(self._rows)
-            self._compiled.score(where, kernels.Totals(np.array([0, tokens]), None, scores))
-            return scores[0], where.rows
+            ready = self._whole or self._prepared(where)
+            ready.score(where, kernels.Totals(np.array([0, tokens]), None, scores))
+            return scores[0], where.rows + (0 if ready is self._whole else ready.multiplied)
         met = 0
         for here, codes, starts, lengths in documents.by_pack(numbers):
             nothing = np.full((1, len(self._rows)), -np.inf, np.float32)
@@ -88,8 +91,9 @@ class CodedQuery:
             ValueError: the documents have another codebook, or their offsets are wrong.
         """
         self._check(documents)
-        if self._compiled is not None:
-            return self._compiled.score_near(documents.locate(numbers), tokens, near, least)
+        if self._compiles:
+            ready = self._whole or self._prepared(None)
+            return ready.score_near(documents.locate(numbers), tokens, near, least)
         scores, counted = np.empty(len(numbers), np.float32), 0
         for here, codes, starts, lengths in documents.by_pack(numbers):
             ids = codes.centroid_ids.numpy()
@@ -98,6 +102,10 @@ class CodedQuery:
             scores[here] = best.sum(1)
             counted += int(marks.sum())
         return scores, counted
+
+    def _prepared(self, documents: kernels.Documents | None) -> kernels.Query:
+        """The query for the kernels: for these documents, or for all."""
+        return kernels.Query(self._rows.numpy(), self._codebook.for_kernels, documents)
 
     def _best(
         self,

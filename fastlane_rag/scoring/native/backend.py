@@ -76,7 +76,7 @@ def _scan(query: NDArray[np.float32], documents: Packed[Rows], totals: kernels.T
     rows, starts, lengths = documents.rows, documents.starts.numpy(), documents.lengths.numpy()
     if isinstance(rows, Codes):
         where = kernels.Documents.of_pack(rows.addresses, starts, lengths)
-        kernels.Query(query, rows.codebook.for_kernels).score(where, totals)
+        kernels.Query(query, rows.codebook.for_kernels, where).score(where, totals)
     else:
         rows = rows.detach().contiguous()
         kernels.score_rows(query, rows.data_ptr(), _DTYPES.index(rows.dtype), starts, lengths, totals)

@@ -38,6 +38,7 @@ _N = TypeVar("_N", bound=np.generic)
 
 _first_byte: Any = ctypes.c_char.from_buffer
 _WORTH_A_THREAD = 4_000_000  # multiply-adds: fewer take less time than waking a thread that sleeps
+_WORTH_CHOOSING = 2  # more rows than this for each centroid have nearly all of them
 _FEW_NEAR = 16  # of so many rows one is near a query, or the walk over the others takes as long
 
 
@@ -180,12 +181,15 @@ class Query:
     Args:
         rows: (L, dim) float32 tokens.
         book: the codebook.
+        documents: that the query is for, where these are few: the centroids of their rows alone are multiplied.
 
     Attributes:
-        products: (K, L or more) float32: dot product of each centroid and token, minus a constant of the token.
+        products: (K, L or more) float32: dot product of each centroid and token, minus a constant of the token. Of
+            centroids that were not multiplied it holds anything.
+        multiplied: how many centroids were.
     """
 
-    def __init__(self, rows: NDArray[np.float32], book: Book) -> None:
+    def __init__(self, rows: NDArray[np.float32], book: Book, documents: Documents | None = None) -> None:
         found, rows = _library(), _flat(rows)
         width = found.fastlane_width(len(rows))
         count = -(-len(rows) // width)
@@ -197,8 +201,11 @@ class Query:
         units = _address(both)
         places = _address(numbers), units, units + both.nbytes // 2, _address(tables)
         self.structure = library.Query(len(rows), count, width, *places)
-        threads = _threads(book.centroids, book.centroids * rows.size)
-        _check(found.fastlane_make_query(byref(book.structure), _address(rows), byref(self.structure), threads))
+        some = documents if documents is not None and documents.rows < book.centroids * _WORTH_CHOOSING else None
+        threads = _threads(book.centroids, (book.centroids if some is None else some.rows) * rows.size)
+        known = byref(book.structure), _address(rows), byref(self.structure)
+        asked = None if some is None else byref(some.structure)
+        self.multiplied = _counted(found.fastlane_make_query(*known, asked, threads))
         self.products: NDArray[np.float32] = tables.transpose(1, 0, 2).reshape(book.centroids, -1)
 
     def score(self, documents: Documents, totals: Totals) -> None:

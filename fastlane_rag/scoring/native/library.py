@@ -30,7 +30,7 @@ __all__ = [
     "problem",
 ]
 
-ABI = 3
+ABI = 4
 LEVEL_VARIABLE = "FASTLANE_NATIVE_LEVEL"
 NONE = "none"
 """The level without compiled kernels: torch computes everything."""
@@ -126,7 +126,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         c_int32,
         (c_void_p, c_int64, c_int64, c_void_p, c_int32, c_void_p, c_void_p, c_int64, POINTER(Totals), c_int32),
     ),
-    "fastlane_make_query": (c_int32, (POINTER(Book), c_void_p, POINTER(Query), c_int32)),
+    "fastlane_make_query": (c_int64, (POINTER(Book), c_void_p, POINTER(Query), POINTER(Coded), c_int32)),
     "fastlane_nearest": (c_int32, (POINTER(Book), c_void_p, c_int64, c_void_p, c_int32)),
     "fastlane_code_rows": (c_int32, (POINTER(Book), *[c_void_p] * 3, c_int64, c_void_p, c_void_p, c_int32)),
     "fastlane_locate": (c_int64, (POINTER(Packs), c_void_p, c_int64, c_void_p, POINTER(Coded))),

@@ -267,9 +267,41 @@ bool multiply_in(const ProductsTask& task, int64_t first, int64_t last) {
   return true;
 }
 
+// The same for centroids that lie apart: a tile of them is copied together first.
+template <int V>
+bool multiply_chosen(const ProductsTask& task, int64_t first, int64_t last) {
+  constexpr int64_t width = V * lanes;
+  const fastlane_query& query = *task.query;
+  const int64_t words = task.book->words, row_bytes = 4 * words;
+  const int64_t numbers_step = query.tiles * words * width * 4, units_step = query.tiles * width;
+  Room room(Room::of<uint8_t>(tile_rows * row_bytes) + Room::of<float>(tile_rows * width) + 64);
+  if (!room) return false;
+  uint8_t* levels = room.take<uint8_t>(tile_rows * row_bytes);
+  float* products = room.take<float>(tile_rows * width);
+  std::memset(levels, 0, static_cast<size_t>(tile_rows * row_bytes));
+  for (int64_t i = first; i < last; i += tile_rows) {
+    const int64_t count = last - i < tile_rows ? last - i : tile_rows;
+    for (int64_t r = 0; r < count; ++r) {
+      std::memcpy(levels + r * row_bytes, task.book->centroid_levels + task.chosen[i + r] * row_bytes,
+                  static_cast<size_t>(row_bytes));
+    }
+    for (int64_t t = 0; t < query.tiles; ++t) {
+      product_tile<tile_rows, V>({levels, row_bytes, words}, task.numbers + t * words * width * 4, numbers_step,
+                                 task.units + t * width, units_step, task.rest + t * width, products);
+      for (int64_t r = 0; r < count; ++r) {
+        std::memcpy(query.tables + (t * task.book->centroids + task.chosen[i + r]) * width, products + r * width,
+                    static_cast<size_t>(width) * sizeof(float));
+      }
+    }
+  }
+  return true;
+}
+
 template <int V>
 bool multiply_of_width(const ProductsTask& task, int64_t first, int64_t last) {
-  if (task.query->width == V * lanes) return multiply_in<V>(task, first, last);
+  if (task.query->width == V * lanes) {
+    return task.chosen ? multiply_chosen<V>(task, first, last) : multiply_in<V>(task, first, last);
+  }
   if constexpr (V < most_vectors) return multiply_of_width<V + 1>(task, first, last);
   return false;
 }

@@ -16,7 +16,7 @@
 extern "C" {
 
 // Raised whenever a function or a structure here changes: the Python side asks for the number it was written for.
-enum { fastlane_abi_number = 3 };
+enum { fastlane_abi_number = 4 };
 
 // How document rows are stored.
 enum { fastlane_float32 = 0, fastlane_float16 = 1, fastlane_bfloat16 = 2 };
@@ -42,7 +42,7 @@ struct fastlane_query {
   int8_t* numbers;  // (tiles, words, C, 4): query times steps, in units of the token
   float* units;     // (tiles, C): what one step of a number is worth
   float* middle;    // (tiles, C): query times steps times the middle level
-  float* tables;    // (tiles, K, C): query times centroid, less the middle
+  float* tables;    // (tiles, K, C): query times centroid, less the middle; of those centroids that were asked for
 };
 
 // Documents in code: document n owns `lengths[n]` rows of pack `owners[n]` from row `starts[n]` on.
@@ -105,8 +105,9 @@ FASTLANE_API int32_t fastlane_score_rows(const float* rows, int64_t tokens, int6
                                          const fastlane_totals* totals, int32_t threads);
 
 // Rounds query tokens (L, dim) for a book's codes and multiplies them with its centroids; writes all arrays of `query`.
-FASTLANE_API int32_t fastlane_make_query(const fastlane_book* book, const float* rows, fastlane_query* query,
-                                         int32_t threads);
+// With documents only the centroids of their rows are multiplied. Returns how many centroids were.
+FASTLANE_API int64_t fastlane_make_query(const fastlane_book* book, const float* rows, fastlane_query* query,
+                                         const fastlane_coded* documents, int32_t threads);
 
 // Writes for each row (count, dim) the centroid whose product with it is greatest, the first one of several. Rows and
 // centroids are rounded to a byte a dimension.

@@ -29,6 +29,23 @@ int32_t run(const Task& task, int64_t count, int32_t threads) {
   return share(part, &task, count, threads);
 }
 
+// Writes the centroids that rows of documents have, ascending, (K,) at most; returns how many.
+int64_t centroids_of(const fastlane_coded& documents, int64_t centroids, int64_t* found) {
+  const auto marks = zeros<uint8_t>(most_centroids);
+  if (!marks) return out_of_memory;
+  for (int64_t n = 0; n < documents.count; ++n) {
+    const int64_t address = documents.packs[3 * documents.owners[n] + 1];
+    const uint16_t* rows = reinterpret_cast<const uint16_t*>(address) + documents.starts[n];
+    for (int64_t r = 0; r < documents.lengths[n]; ++r) marks[rows[r]] = 1;
+  }
+  int64_t count = 0;
+  for (int64_t c = 0; c < centroids; ++c) {
+    found[count] = c;
+    count += marks[c];
+  }
+  return count;
+}
+
 }  // namespace
 }  // namespace fastlane
 
@@ -76,7 +93,8 @@ int32_t fastlane_score_rows(const float* rows, int64_t tokens, int64_t dim, cons
   return fastlane::run<fastlane::RowsTask, &fastlane::Kernels::score_rows>(task, count, threads);
 }
 
-int32_t fastlane_make_query(const fastlane_book* book, const float* rows, fastlane_query* query, int32_t threads) {
+int64_t fastlane_make_query(const fastlane_book* book, const float* rows, fastlane_query* query,
+                            const fastlane_coded* documents, int32_t threads) {
   const int64_t columns = query->tiles * query->width;
   const auto numbers = zeros<int8_t>(2 * columns * book->words * 4);
   const auto floats = zeros<float>(3 * columns);
@@ -84,8 +102,16 @@ int32_t fastlane_make_query(const fastlane_book* book, const float* rows, fastla
   float* units = floats.get();
   float* rest = units + 2 * columns;
   if (!kernels().round_query({book, rows, query, numbers.get(), units, rest})) return fastlane::out_of_memory;
-  const fastlane::ProductsTask task = {book, query, numbers.get(), units, rest};
-  return fastlane::run<fastlane::ProductsTask, &fastlane::Kernels::multiply>(task, book->centroids, threads);
+  int64_t count = book->centroids;
+  const auto chosen = zeros<int64_t>(documents ? count : 0);
+  if (!chosen) return fastlane::out_of_memory;
+  if (documents) count = fastlane::centroids_of(*documents, count, chosen.get());
+  if (count < 0) return fastlane::out_of_memory;
+  const fastlane::ProductsTask task = {book, query, numbers.get(), units, rest, documents ? chosen.get() : nullptr};
+  if (fastlane::run<fastlane::ProductsTask, &fastlane::Kernels::multiply>(task, count, threads)) {
+    return fastlane::out_of_memory;
+  }
+  return count;
 }
 
 int32_t fastlane_nearest(const fastlane_book* book, const float* rows, int64_t count, int64_t* nearest,

@@ -36,6 +36,7 @@ struct ProductsTask {
   const int8_t* numbers;  // (2, tiles, words, C, 4): the query in two bytes a dimension
   const float* units;     // (2, tiles, C)
   const float* rest;      // (tiles, C): added to all products of a token
+  const int64_t* chosen;  // centroids to multiply; null for all
 };
 
 struct NearestTask {
