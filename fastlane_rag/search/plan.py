@@ -39,6 +39,7 @@ from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import STAGES, Hit, Pool, SearchResult, relevance, with_relevance
 from fastlane_rag.search.state import SearchState
+from fastlane_rag.search.vectors import Guess
 from fastlane_rag.types import Document, Lane, RouteK
 
 if TYPE_CHECKING:
@@ -217,12 +218,9 @@ class _Plan:
     def _approximate(self, query: _Query) -> SearchResult:
         """Answer one query by way of the centroids."""
         routed = len(query.selected)
-        rows = query.rows
-        gathering: torch.Tensor | NDArray[np.int64] = query.selected.numpy()
-        if not self.refine:
-            rows, gathering = query.gathering, np.arange(routed)
-        elif query.routed.in_context(routed):
-            gathering = query.gathering
+        rows = query.rows if self.refine else query.gathering
+        gathering = query.gathering if self._routes(query) else rows
+        vectors = self.state.vectors(self.view.reader) if self.refine else None
         words, most = self._by_words(query)
         self.clock.lap()
         found = approximate(
@@ -234,6 +232,7 @@ class _Plan:
             nprobe=self.options.nprobe or self.policy.probed(routed),
             depth=self.policy.refined(self.k, self.options.depth, routed),
             policy=self.policy,
+            guess=Guess(vectors, rows, self.engine) if vectors and vectors.any else None,
         )
         return self._gathered(query, found, len(rows), words, "approximate")
 

@@ -37,7 +37,13 @@ class SearchPolicy:
         vector_whole: and compares whole vectors of this many times as many as it refines.
         vector_graph: segments of this many documents and more get a graph of their vectors (faiss's HNSW) at the first
             search by vectors.
-        rescore_share: of N documents in code, re-score the best N divided by this, by centroid score.
+        sift_least: the vectors of at least this many documents are compared, the best by centroid score.
+        sift_factor: and of at least this many for each candidate to refine.
+        sift_kept: so many of them for each candidate to refine are re-scored by the routed tokens' near rows.
+        sift_tokens: what the scores of routed tokens count beside the vectors: this times the query's tokens, over the
+            root of how many are routed.
+        rescore_share: where documents have no vectors, and in unrefined searches: of N documents in code, re-score the
+            best N divided by this, by centroid score.
         rescore_least: re-score at least this many documents.
         rescore_most: re-score at most this many.
         rescore_tokens: with fewer routed tokens than this, re-score proportionally more documents.
@@ -81,6 +87,10 @@ class SearchPolicy:
     vector_scan: int = 128
     vector_whole: int = 16
     vector_graph: int = 500_000
+    sift_least: int = 4096
+    sift_factor: int = 16
+    sift_kept: int = 4
+    sift_tokens: float = 0.5
     rescore_share: int = 8
     rescore_least: int = 512
     rescore_most: int = 2048
@@ -128,6 +138,10 @@ class SearchPolicy:
     def by_vector(self, k: int, depth: int | None) -> int:
         """Candidates that the vector lane refines for k hits."""
         return max(k, depth or max(self.vector_factor * k, self.vector_least))
+
+    def sifted(self, refined: int) -> int:
+        """Documents whose vectors are compared where so many candidates will be refined."""
+        return max(self.sift_least, self.sift_factor * refined)
 
     def probed(self, routed: int) -> int:
         """Centroids that each of this many routed tokens probes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fastlane_rag.vectors.documents import DocumentVectors
     from fastlane_rag.vectors.map import VectorMap
 
-__all__ = ["Multiplier", "Vectors", "products"]
+__all__ = ["Guess", "Multiplier", "Vectors", "products"]
 
 Queries = dict[str, tuple[NDArray[np.float32], float]]
 """The vector of a query and its constant, by the name of their map."""
@@ -148,12 +149,17 @@ class Vectors:
                 return best(scores, count), compared
             found.append(best(scores, whole))
         chosen = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
-        again = np.empty(len(chosen), np.float32)
-        for one in self._parts:
-            here = slice(*np.searchsorted(chosen, (one.first, one.last)))
-            query, constant = queries[one.vectors.name]
-            again[here] = multiplier.products(one.vectors, query, chosen[here] - one.first) + constant
+        again = self.products(queries, chosen, multiplier)
         return chosen[best(again, count)], compared + len(chosen)
+
+    def products(self, queries: Queries, numbers: NDArray[np.int64], multiplier: Multiplier) -> NDArray[np.float32]:
+        """(n,): what the vectors say the SumMaxSim of a query is with documents, (n,) ascending, that have one."""
+        found = np.empty(len(numbers), np.float32)
+        for one in self._parts:
+            here = slice(*np.searchsorted(numbers, (one.first, one.last)))
+            query, constant = queries[one.vectors.name]
+            found[here] = multiplier.products(one.vectors, query, numbers[here] - one.first) + constant
+        return found
 
     def _by_graph(
         self, one: _Part, queries: Queries, some: Mask | None, count: int, policy: SearchPolicy
@@ -188,6 +194,30 @@ class Vectors:
             if allowed is not None:
                 scores[here][~allowed[here]] = -np.inf
         return scores, compared
+
+
+class Guess:
+    """Guesses the SumMaxSim of one query with documents by their vectors.
+
+    Args:
+        vectors: of the documents.
+        rows: (L, dim) float32, the tokens of the query.
+        multiplier: of the vectors.
+    """
+
+    def __init__(self, vectors: Vectors, rows: torch.Tensor, multiplier: Multiplier) -> None:
+        self._vectors, self._rows, self._multiplier = vectors, rows, multiplier
+
+    @cached_property
+    def _queries(self) -> Queries:
+        return self._vectors.queries(self._rows)
+
+    def __call__(self, numbers: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """(n,) float32 for documents, (n,) ascending; None where some have no vector."""
+        missing = self._vectors.missing
+        if missing is not None and missing[numbers].any():
+            return None
+        return self._vectors.products(self._queries, numbers, self._multiplier)
 
 
 def products(

@@ -1,4 +1,6 @@
-"""The approximate lane (ANN), for documents in code: scan postings of near centroids, prune, re-score."""
+"""The approximate lane (ANN), for documents in code: centroids find many, cheap guesses keep few, all tokens score."""
+
+from __future__ import annotations
 
 from time import perf_counter
 
@@ -13,6 +15,7 @@ from fastlane_rag.search.lanes.gather import probe
 from fastlane_rag.search.lanes.ranking import best, union
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.state import Coded, SearchState
+from fastlane_rag.search.vectors import Guess
 from fastlane_rag.storage.snapshot import Mask
 
 __all__ = ["approximate"]
@@ -21,13 +24,14 @@ __all__ = ["approximate"]
 def approximate(
     state: SearchState,
     query: torch.Tensor,
-    gathering: torch.Tensor | NDArray[np.int64],
+    gathering: torch.Tensor,
     allowed: Mask | None,
     also: NDArray[np.int64],
     *,
     nprobe: int,
     depth: int,
     policy: SearchPolicy,
+    guess: Guess | None,
 ) -> Found:
     """Gather candidates by the centroids near the routed tokens, and score them with all tokens.
 
@@ -36,17 +40,17 @@ def approximate(
     Args:
         state: of a commit of N documents.
         query: (L, dim) float32.
-        gathering: the routed tokens: (k, dim) float32 rows, or (k,) positions in `query`.
+        gathering: (k, dim) float32, the rows that the routed tokens are compared by; `query` itself where all gather.
         allowed: (N,) documents that may be found; None for all.
         also: numbers of documents that are candidates in any case, in any order.
         nprobe: posting lists to scan for each routed token.
         depth: candidates to keep of each codec, and of the documents in half precision.
-        policy: sets how many documents to re-score.
+        policy: sets how many documents to sift and to re-score.
+        guess: of the query; None where routed tokens alone are to choose.
     """
-    found = [_in_code(coded, query, gathering, allowed, also, nprobe, depth, policy) for coded in state.coded]
+    found = [_in_code(one, query, gathering, allowed, also, nprobe, depth, policy, guess) for one in state.coded]
     if state.plain:
-        rows = gathering if isinstance(gathering, torch.Tensor) else query[gathering]
-        found.append(_plain(state, query, rows, allowed, also, depth))
+        found.append(_plain(state, query, gathering, allowed, also, depth))
     if len(found) == 1:
         return found[0]
     numbers = np.concatenate([np.zeros(0, np.int64), *(f.numbers for f in found)])
@@ -59,36 +63,29 @@ def approximate(
 def _in_code(
     coded: Coded,
     query: torch.Tensor,
-    gathering: torch.Tensor | NDArray[np.int64],
+    gathering: torch.Tensor,
     allowed: Mask | None,
     also: NDArray[np.int64],
     nprobe: int,
     depth: int,
     policy: SearchPolicy,
+    guess: Guess | None,
 ) -> Found:
     """Candidates among documents of one codec."""
     book, routed, tokens = coded.documents.codebook, len(gathering), len(query)
-    rest = tokens
-    if isinstance(gathering, torch.Tensor):
-        ready, few = CodedQuery(query, book), CodedQuery(gathering, book)
-    else:  # routed tokens first: pruning scores with them alone
-        first = dict.fromkeys(gathering.tolist())
-        order = torch.tensor([*first, *(token for token in range(tokens) if token not in first)])
-        few = ready = CodedQuery(query.index_select(0, order), book)
-        rest -= routed
+    few = CodedQuery(gathering, book)
+    ready = few if gathering is query else CodedQuery(query, book)
     centroids = len(few.products)
     probes = probe(few.products, routed, nprobe)
-    found, partial_scores = coded.gatherer.gather(probes, allowed)
+    found, by_centroid = coded.gatherer.gather(probes, allowed)
     gathered = centroids * routed
     if len(found) > depth:
-        # Documents near the same centroid tie. Re-score the best by the codes of their tokens near probed centroids.
-        most = policy.rescored(int(coded.documents.counts.sum()), routed, depth)
-        found = np.sort(found[best(partial_scores, most)])
+        chosen, guessed, met = _narrowed(coded, found, by_centroid, routed, tokens, depth, policy, guess)
         near = np.zeros(centroids, np.bool_)
         near[probes.centroids] = True
-        partial_scores, met = few.near_scores(coded.documents, found, routed, near, probes.least)
-        gathered += met * routed
-        chosen = found[best(partial_scores, depth)]
+        by_row, rows = few.near_scores(coded.documents, chosen, routed, near, probes.least)
+        chosen = chosen[best(guessed + _share(policy, routed, tokens) * by_row, depth)]
+        gathered += met + rows * routed
     else:
         chosen = np.sort(found)
     own = len(chosen)
@@ -96,8 +93,41 @@ def _in_code(
         chosen = union(chosen, also[coded.documents.has(also)])
     start = perf_counter()
     scores, met = ready.scores(coded.documents, chosen)
-    took = perf_counter() - start
-    return Found(chosen, scores, len(chosen) - own, gathered, met * tokens + centroids * rest, took)
+    return Found(chosen, scores, len(chosen) - own, gathered, met * tokens, perf_counter() - start)
+
+
+def _narrowed(
+    coded: Coded,
+    found: NDArray[np.int64],
+    by_centroid: NDArray[np.float32],
+    routed: int,
+    tokens: int,
+    depth: int,
+    policy: SearchPolicy,
+    guess: Guess | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+    """The documents to re-score by the routed tokens' rows: the best by centroid, where vectors then choose among many.
+
+    Documents near the same centroid tie, and few routed tokens say little of the others. Vectors tell of all tokens.
+
+    Returns:
+        The documents, ascending; what their vectors say, or zeros; and how many vectors were compared.
+    """
+    if guess is not None:
+        chosen = best(by_centroid, policy.sifted(depth))
+        chosen = chosen[np.argsort(found[chosen])]
+        guessed = guess(found[chosen])
+        if guessed is not None:
+            both = guessed + _share(policy, routed, tokens) * by_centroid[chosen]
+            kept = best(both, policy.sift_kept * depth)
+            return found[chosen[kept]], guessed[kept], len(chosen)
+    chosen = best(by_centroid, policy.rescored(int(coded.documents.counts.sum()), routed, depth))
+    return np.sort(found[chosen]), np.zeros(1, np.float32), 0
+
+
+def _share(policy: SearchPolicy, routed: int, tokens: int) -> np.float32:
+    """What the scores of the routed tokens weigh beside a vector's: each of few stands for more, and says it worse."""
+    return np.float32(policy.sift_tokens * tokens / np.sqrt(routed))
 
 
 def _plain(
