@@ -7,6 +7,8 @@ a facility location function, which is within 1 - 1/e of the best choice (Nemhau
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -70,5 +72,7 @@ def _standard(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """In standard deviations from the mean; near 0 where all are equal but for rounding, which must not choose."""
     if not len(values):
         return values
-    centred: NDArray[np.float32] = values - values.mean()
-    return centred / max(float(centred.std()), _ROUNDING * float(np.abs(values).max()), 1e-6)
+    # By hand: numpy's own mean and deviation take ten times as long for so few numbers.
+    centred: NDArray[np.float32] = values - values.sum() / len(values)
+    deviation = math.sqrt(float(centred @ centred) / len(values))
+    return centred / max(deviation, _ROUNDING * float(np.abs(values).max()), 1e-6)

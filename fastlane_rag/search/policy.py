@@ -39,7 +39,8 @@ class SearchPolicy:
             search by vectors.
         sift_least: the vectors of at least this many documents are compared, the best by centroid score.
         sift_factor: and of at least this many for each candidate to refine.
-        sift_kept: so many of them for each candidate to refine are re-scored by the routed tokens' near rows.
+        sift_kept: so many of them are re-scored by the routed tokens' near rows, at least.
+        sift_each: and so many for each candidate to refine, at least.
         sift_tokens: what the scores of routed tokens count beside the vectors: this times the query's tokens, over the
             root of how many are routed.
         rescore_share: where documents have no vectors, and in unrefined searches: of N documents in code, re-score the
@@ -78,6 +79,7 @@ class SearchPolicy:
     candidates_least: int = 256
     nprobe: int = 4
     probes: int = 32
+    near_probes: int = 32
     refine_factor: int = 4
     refine_least: int = 96
     refine_tokens: int = 256
@@ -89,7 +91,8 @@ class SearchPolicy:
     vector_graph: int = 500_000
     sift_least: int = 4096
     sift_factor: int = 16
-    sift_kept: int = 4
+    sift_kept: int = 384
+    sift_each: int = 3
     sift_tokens: float = 0.5
     rescore_share: int = 8
     rescore_least: int = 512
@@ -142,6 +145,14 @@ class SearchPolicy:
     def sifted(self, refined: int) -> int:
         """Documents whose vectors are compared where so many candidates will be refined."""
         return max(self.sift_least, self.sift_factor * refined)
+
+    def kept(self, refined: int) -> int:
+        """Of these documents, those that are re-scored."""
+        return max(self.sift_kept, self.sift_each * refined)
+
+    def near(self, routed: int) -> int:
+        """Of the centroids that each of this many routed tokens probes, those whose rows are re-scored."""
+        return max(self.nprobe, self.near_probes // max(routed, 1))
 
     def probed(self, routed: int) -> int:
         """Centroids that each of this many routed tokens probes."""

@@ -81,9 +81,10 @@ def _in_code(
     gathered = centroids * routed
     if len(found) > depth:
         chosen, guessed, met = _narrowed(coded, found, by_centroid, routed, tokens, depth, policy, guess)
+        closer = probes.nearest(policy.near(routed))
         near = np.zeros(centroids, np.bool_)
-        near[probes.centroids] = True
-        by_row, rows = few.near_scores(coded.documents, chosen, routed, near, probes.least)
+        near[closer.centroids] = True
+        by_row, rows = few.near_scores(coded.documents, chosen, routed, near, closer.least)
         chosen = chosen[best(guessed + _share(policy, routed, tokens) * by_row, depth)]
         gathered += met + rows * routed
     else:
@@ -119,7 +120,7 @@ def _narrowed(
         guessed = guess(found[chosen])
         if guessed is not None:
             both = guessed + _share(policy, routed, tokens) * by_centroid[chosen]
-            kept = best(both, policy.sift_kept * depth)
+            kept = best(both, policy.kept(depth))
             return found[chosen[kept]], guessed[kept], len(chosen)
     chosen = best(by_centroid, policy.rescored(int(coded.documents.counts.sum()), routed, depth))
     return np.sort(found[chosen]), np.zeros(1, np.float32), 0

@@ -35,6 +35,13 @@ class Probes:
     gains: NDArray[np.float32]
     least: NDArray[np.float32]
 
+    def nearest(self, n: int) -> Probes:
+        """The same with the n best centroids of each token, or all there are."""
+        if n >= self.centroids.shape[1]:
+            return self
+        beyond = self.gains[:, n]
+        return Probes(self.centroids[:, :n], self.gains[:, :n] - beyond[:, None], self.least + beyond)
+
 
 def probe(products: NDArray[np.float32], tokens: int, nprobe: int) -> Probes:
     """The best centroids of a query's first tokens.
