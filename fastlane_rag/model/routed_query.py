@@ -195,7 +195,9 @@ class LazyRouting:
         if self._views is None:
             device = self._router.score.weight.device  # the model may have moved since
             known = {**self._asked(), "input_ids": self._ids}
-            features = {name: value[None].to(device) for name, value in known.items()}
+            features = {
+                name: known[name][None].to(device) for name in ("routing_attended", "routing_pooled", "input_ids")
+            }
             views = self._router.views(self._embeddings[None].to(device), features)[0]
             if self._dim is not None:
                 views = torch.nn.functional.normalize(views[:, : self._dim], dim=-1)

@@ -219,8 +219,12 @@ class _Plan:
         """Answer one query by way of the centroids."""
         routed = len(query.selected)
         rows = query.rows if self.refine else query.gathering
-        gathering = query.gathering if self._routes(query) else rows
         vectors = self.state.vectors(self.view.reader) if self.refine else None
+        guess = Guess(vectors, rows, self.engine) if vectors and vectors.any else None
+        gathering = rows
+        if self._routes(query):  # beside vectors, several tokens need not stand for the others
+            own = guess and routed > self.policy.context_tokens
+            gathering = rows[query.selected] if own else query.gathering
         words, most = self._by_words(query)
         self.clock.lap()
         found = approximate(
@@ -232,7 +236,7 @@ class _Plan:
             nprobe=self.options.nprobe or self.policy.probed(routed),
             depth=self.policy.refined(self.k, self.options.depth, routed),
             policy=self.policy,
-            guess=Guess(vectors, rows, self.engine) if vectors and vectors.any else None,
+            guess=guess,
         )
         return self._gathered(query, found, len(rows), words, "approximate")
 

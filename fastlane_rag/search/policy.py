@@ -41,6 +41,7 @@ class SearchPolicy:
         sift_factor: and of at least this many for each candidate to refine.
         sift_kept: so many of them are re-scored by the routed tokens' near rows, at least.
         sift_each: and so many for each candidate to refine, at least.
+        context_tokens: more routed tokens than this are then compared by their own embeddings, not in context.
         sift_tokens: what the scores of routed tokens count beside the vectors: this times the query's tokens, over the
             root of how many are routed.
         rescore_share: where documents have no vectors, and in unrefined searches: of N documents in code, re-score the
@@ -78,11 +79,11 @@ class SearchPolicy:
     candidates_factor: int = 10
     candidates_least: int = 256
     nprobe: int = 4
-    probes: int = 32
-    near_probes: int = 32
+    probes: int = 64
+    near_probes: int = 16
     refine_factor: int = 4
     refine_least: int = 96
-    refine_tokens: int = 256
+    refine_tokens: int = 96
     vector_factor: int = 4
     vector_least: int = 128
     vector_tokens: int = 128
@@ -93,6 +94,7 @@ class SearchPolicy:
     sift_factor: int = 16
     sift_kept: int = 384
     sift_each: int = 3
+    context_tokens: int = 4
     sift_tokens: float = 0.5
     rescore_share: int = 8
     rescore_least: int = 512
@@ -156,7 +158,7 @@ class SearchPolicy:
 
     def probed(self, routed: int) -> int:
         """Centroids that each of this many routed tokens probes."""
-        return max(self.nprobe, self.probes // max(routed, 1))
+        return max(self.nprobe, int(self.probes / max(routed, 1) ** 1.5))
 
     def rescored(self, documents: int, routed: int, refined: int) -> int:
         """Documents to re-score by the codes of their tokens near the probed centroids.
