@@ -847,7 +847,7 @@ class FastLaneIndex(Searches, AddsImages):
 
     def __contains__(self, id_: object) -> bool:
         with self._storage.view() as view:
-            return is_text(id_) and view.reader.has(str(id_))
+            return is_text(id_) and view.reader.has(id_)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -23,6 +23,7 @@ from fastlane_rag.lengths import (
     check_max_document_tokens,
     check_texts,
     kind,
+    plain,
     warn_of_documents,
     warn_of_queries,
 )
@@ -130,7 +131,7 @@ class FastLaneModel:
                 path, name = str(default_model_path()), "fastlane-default"
                 folder = Path(path, "onnx")
             else:
-                name = str(model)
+                name = plain(os.fsdecode(model))
                 found = model_folder(Path(name))
                 path = str(found) if is_folder(found) else hub_model(name, options)
             device = _device_name(device)

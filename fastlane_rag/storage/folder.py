@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import IndexFormatError, InvalidInputError
-from fastlane_rag.lengths import kind
+from fastlane_rag.lengths import kind, plain
 from fastlane_rag.storage.refusals import refusals
 
 __all__ = ["Folder", "check_regular", "index_path", "sync_directory", "sync_file"]
@@ -174,7 +174,7 @@ def index_path(path: Any) -> Path:
         StorageError: it is relative to a directory that is gone.
     """
     try:
-        text = os.fsdecode(path)
+        text = plain(os.fsdecode(path))
     except TypeError as error:
         raise InvalidInputError(f"the path of an index is a str or a Path, not {kind(path)}") from error
     if "\0" in text:
