@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastlane_rag.errors import FastLaneWarning, InvalidInputError
 from fastlane_rag.types import whole_number
@@ -22,6 +22,7 @@ __all__ = [
     "is_text",
     "kind",
     "one_warning",
+    "plain",
     "warn_caller",
     "warn_of_documents",
     "warn_of_queries",
@@ -67,7 +68,12 @@ def kind(value: Any) -> str:
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
 
 
-def is_text(value: Any) -> bool:
+def plain(text: str) -> str:
+    """The text as a str and no subclass of it: a member of an enum calls itself by another name."""
+    return str.__str__(text)
+
+
+def is_text(value: Any) -> TypeGuard[str]:
     """Whether a value is a str that can be written as UTF-8."""
     try:
         return isinstance(value, str) and value.encode() is not None
@@ -76,7 +82,7 @@ def is_text(value: Any) -> bool:
 
 
 def check_text(where: str, value: Any) -> str:
-    """Return the value if it is a str that can be written as UTF-8.
+    """Return the value, as a plain str, if it is one that can be written as UTF-8.
 
     Raises:
         InvalidInputError: it is not.
@@ -89,7 +95,7 @@ def check_text(where: str, value: Any) -> str:
         raise InvalidInputError(
             f"{where} holds half of a surrogate pair at position {error.start}, which is no text"
         ) from error
-    return value
+    return plain(value)
 
 
 def check_texts(texts: Iterable[str], name: str = "texts") -> list[str]:

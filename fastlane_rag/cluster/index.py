@@ -702,7 +702,7 @@ class ClusterIndex(Searches, AddsImages):
         return sum(self._whole(self._run(self._shards.ask("__len__"))).values())
 
     def __contains__(self, id_: object) -> bool:
-        return is_text(id_) and bool(self.get([str(id_)]))
+        return is_text(id_) and bool(self.get([id_]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self._path), self._given)

@@ -2,6 +2,7 @@
 
 from fastlane_rag.codecs.base import HalfCodec
 from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.lengths import plain
 
 __all__ = ["CODECS", "check_codec", "residual_bits"]
 
@@ -21,7 +22,7 @@ def check_codec(name: str) -> str:
         return _AUTO
     if name not in CODECS:
         raise InvalidInputError(f"codec must be 'auto', {', '.join(map(repr, CODECS))}, not {name!r}")
-    return name
+    return plain(name)
 
 
 def residual_bits(policy: str) -> int | None:

@@ -38,7 +38,7 @@ from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
-from fastlane_rag.lengths import check_list, check_max_document_tokens, check_texts, is_text, one_warning
+from fastlane_rag.lengths import check_list, check_max_document_tokens, check_texts, is_text, one_warning, plain
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
 from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
@@ -102,7 +102,11 @@ class FastLaneIndex(Searches, AddsImages):
         self._hold(storage)
         self._timeout = timeout
         self._engine = device_engine(device, self._states.policy)
-        self._given_model = model
+        self._given_model = self._pickled_model = model
+        named = isinstance(model, str | os.PathLike) and OutsideModel.of(storage.meta) is None
+        if named and os.path.isdir(model):  # noqa: PTH112 (which takes names of any length)
+            # Found from other directories too, as the index is.
+            self._pickled_model = str(Path(plain(os.fsdecode(model))).absolute())
         self._max_document_tokens = storage.max_document_tokens if max_document_tokens is None else max_document_tokens
         self._model: FastLaneModel | None = None
         self._model_lock = threading.Lock()
@@ -847,7 +851,7 @@ class FastLaneIndex(Searches, AddsImages):
 
     def __contains__(self, id_: object) -> bool:
         with self._storage.view() as view:
-            return is_text(id_) and view.reader.has(str(id_))
+            return is_text(id_) and view.reader.has(id_)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -861,7 +865,7 @@ class FastLaneIndex(Searches, AddsImages):
                 "or save(path) it and open that"
             )
         options = {
-            "model": self._given_model,
+            "model": self._pickled_model,
             "device": self._device,
             "read_only": self._read_only,
             "policy": self.policy,

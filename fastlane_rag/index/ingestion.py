@@ -76,10 +76,10 @@ def _checked(documents: Iterable[Document]) -> Iterator[Document]:
             raise InvalidInputError(
                 f"document {number} of the stream must be a fastlane_rag.types.Document, not {kind(document)}"
             )
-        check_text(f"the id of document {number}", document.id)
-        check_text(f"the text of document {number} (id {document.id!r})", document.text)
-        metadata_json(document.metadata, f"the metadata of document {number} (id {document.id!r})")
-        yield document
+        id_ = check_text(f"the id of document {number}", document.id)
+        text = check_text(f"the text of document {number} (id {id_!r})", document.text)
+        metadata_json(document.metadata, f"the metadata of document {number} (id {id_!r})")
+        yield Document(id_, text, document.metadata)
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:

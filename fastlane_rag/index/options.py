@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 from fastlane_rag.codecs.policy import check_codec
 from fastlane_rag.errors import InvalidInputError, ModelMismatchError
 from fastlane_rag.index.encoding import budget_of, model_device, open_model
-from fastlane_rag.lengths import check_max_document_tokens, check_texts
+from fastlane_rag.lengths import check_max_document_tokens, check_text, check_texts
 from fastlane_rag.search.engines.choice import check_device, is_cuda
 from fastlane_rag.search.options import SearchOptions, check_keywords, check_policy, check_seconds
 from fastlane_rag.search.policy import SearchPolicy
@@ -126,7 +126,7 @@ class IndexOptions:
         kept = getattr(model, "truncate_dim", None)
         return {
             **({"truncate_dim": kept} if kept else {}),
-            "model": model.name,
+            "model": check_text("the name of the model", model.name),
             "fingerprint": model.fingerprint,
             "dim": model.dim,
             "codec": check_codec(self.codec),

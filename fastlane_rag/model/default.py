@@ -27,6 +27,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from fastlane_rag.errors import ModelError
+from fastlane_rag.model.folder import check_model_folder
 
 __all__ = ["cache_dir", "default_model_path", "pack_model", "packed", "unpack_model"]
 
@@ -54,16 +55,19 @@ def default_model_path() -> Path:
     """
     if not (_BUNDLE / "model.safetensors").is_file():
         raise ModelError(f"the bundled default model is missing from {_BUNDLE}; reinstall fastlane-rag")
-    digest = hashlib.sha256()
+    digest, sizes = hashlib.sha256(), {}
     for file_name, file in _files(_BUNDLE):
+        content = file.read_bytes()
+        sizes[file_name] = len(content)
         digest.update(file_name.encode())
-        digest.update(file.read_bytes())
+        digest.update(content)
     name = f"default-{digest.hexdigest()[:16]}"
     failures = []
     for parent, make in ((_cache, _made), (_temporary, _own)):
         try:
             folder = make(parent())
-            if not (folder / name).is_dir():
+            if not _whole(folder / name, sizes):
+                shutil.rmtree(folder / name, ignore_errors=True)
                 unpack_model(_BUNDLE, folder / name)
             return folder / name
         except (OSError, LookupError, RuntimeError) as error:
@@ -72,6 +76,21 @@ def default_model_path() -> Path:
         f"cannot unpack the default model, neither in the cache ({failures[0]}) nor in a temporary folder "
         f"({failures[1]}). Set FASTLANE_CACHE to a folder that can be written."
     )
+
+
+def _whole(folder: Path, sizes: Mapping[str, int]) -> bool:
+    """Whether an unpacked model is all there: what tidies temporary folders takes single files, as a power loss does.
+
+    Args:
+        folder: of the unpacked model.
+        sizes: of the files of the packed one, of which only weights change.
+    """
+    try:
+        check_model_folder(folder)
+        found = {name: (folder / name).stat().st_size for name in sizes}
+    except (OSError, ModelError):
+        return False
+    return all(found[name] == size or name.endswith(".safetensors") for name, size in sizes.items())
 
 
 def _cache() -> Path:

@@ -17,19 +17,26 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.errors import InvalidInputError, ModelError, StorageError
 from fastlane_rag.lengths import (
     check_batch_size,
     check_max_document_tokens,
     check_texts,
     kind,
+    plain,
     warn_of_documents,
     warn_of_queries,
 )
 from fastlane_rag.model.batches import encoded_in_batches
 from fastlane_rag.model.default import default_model_path
 from fastlane_rag.model.encoder import RoutedEncoder
-from fastlane_rag.model.folder import check_complete, check_model_folder, is_folder, model_folder
+from fastlane_rag.model.folder import (
+    check_complete,
+    check_model_folder,
+    check_vocabulary,
+    is_folder,
+    model_folder,
+)
 from fastlane_rag.model.hub import hub_model
 from fastlane_rag.model.images import encoded_images
 from fastlane_rag.model.onnx.backend import Backend, Dtype, check_choice, onnx_states
@@ -130,7 +137,7 @@ class FastLaneModel:
                 path, name = str(default_model_path()), "fastlane-default"
                 folder = Path(path, "onnx")
             else:
-                name = str(model)
+                name = plain(os.fsdecode(model))
                 found = model_folder(Path(name))
                 path = str(found) if is_folder(found) else hub_model(name, options)
             device = _device_name(device)
@@ -142,6 +149,7 @@ class FastLaneModel:
                     encoder = RoutedEncoder(path, device=device, trust_remote_code=trust_remote_code, **options)
                 if local:
                     check_complete(Path(path), _stored_weights(encoder))
+                check_vocabulary(name, encoder.tokenizer)
             except ModelError:
                 raise
             except Exception as error:  # of any kind: what libraries make of a damaged file
@@ -397,11 +405,17 @@ class FastLaneModel:
 
         Raises:
             InvalidInputError: `path` is no path.
+            StorageError: it cannot be written.
         """
         if not isinstance(path, str | os.PathLike):
             raise InvalidInputError(f"path must be that of a directory, a str or a Path, not {kind(path)}")
-        with without_bars():
-            self.encoder.save(str(path))
+        try:
+            with without_bars():
+                self.encoder.save(plain(os.fsdecode(path)))
+        except Exception as error:  # of any kind: what libraries make of a full disk
+            raise StorageError(
+                f"cannot save the model {self.name!r}: {error}. Give a directory that can be written, with room for it"
+            ) from error
 
     def _encode(
         self, texts: Sequence[str], task: str, batch_size: int | None, show_progress: bool | None

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastlane_rag.errors import ModelError
 
-__all__ = ["ROUTERS_FILE", "check_complete", "check_model_folder", "is_folder", "model_folder"]
+__all__ = ["ROUTERS_FILE", "check_complete", "check_model_folder", "check_vocabulary", "is_folder", "model_folder"]
 
 ROUTERS_FILE = "fastlane_routers.json"
 """Lists the routers of a model, which `modules.json` leaves out."""
@@ -109,6 +109,23 @@ def check_complete(folder: Path, wanted: Iterable[str]) -> None:
     stored = {name for file in folder.glob("*.safetensors") for name in _header(file)}
     if stored and (missing := sorted(set(wanted) - stored)):
         raise ModelError(f"{folder} lacks {len(missing)} of its weights, such as {missing[0]}; copy the model again")
+
+
+def check_vocabulary(name: str, tokenizer: Any) -> None:
+    """Check that a tokenizer knows words: transformers makes one of special tokens alone where its file is missing.
+
+    Args:
+        name: of the model, for the message.
+        tokenizer: as transformers opened it.
+
+    Raises:
+        ModelError: it knows none.
+    """
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
+        raise ModelError(
+            f"the tokenizer of the model {name!r} knows no words: its file, such as tokenizer.json or vocab.txt, is "
+            "missing; copy or download the model again"
+        )
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -208,6 +225,7 @@ def _check_modules(folder: Path) -> None:
     listing = folder / "modules.json"
     if not listing.exists():
         return
+    saved_here = (folder / ROUTERS_FILE).exists()
     modules = _read(listing)
     if not isinstance(modules, list) or len(modules) > _MOST_MODULES or not all(isinstance(m, dict) for m in modules):
         raise ModelError(f"{listing} is no list of at most {_MOST_MODULES} modules")
@@ -215,12 +233,17 @@ def _check_modules(folder: Path) -> None:
         path = module.get("path")
         if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ModelError(f"{listing} has a module whose path {path!r} is not inside the model's folder")
+        ours = saved_here and str(module.get("type")).startswith("sentence_transformers.")
+        if ours and not any((folder / path).glob("*config.json")):  # the defaults would give other embeddings
+            raise ModelError(f"{folder / path} has lost its config.json; copy or download the model again")
 
 
 def _check_routers(folder: Path) -> None:
     listing = folder / ROUTERS_FILE
-    if not listing.exists():
+    if not listing.exists() and not any(folder.glob("*_QueryRouter")):
         return
+    for name in (ROUTERS_FILE, "modules.json", "config_sentence_transformers.json"):
+        _check_there(folder / name)
     content = _read(listing)
     routers = content.get("routers") if isinstance(content, dict) else None
     named = [entry for entry in routers or [] if isinstance(entry, dict)] if isinstance(routers, list) else []
@@ -231,8 +254,12 @@ def _check_routers(folder: Path) -> None:
         if not isinstance(path, str) or path != Path(path).name:
             raise ModelError(f"{listing}: unknown router entry {entry!r}; was it written by a newer version?")
         for name in ("config.json", "model.safetensors"):
-            if not (folder / path / name).is_file():
-                raise ModelError(f"{folder / path / name} is missing: the router's; copy or download the model again")
+            _check_there(folder / path / name)
+
+
+def _check_there(file: Path) -> None:
+    if not file.is_file():
+        raise ModelError(f"{file} is missing; copy or download the model again")
 
 
 def _read(file: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ class Route:
     """
 
     tokens: list[str]
-    scores: np.ndarray
+    scores: np.ndarray = field(compare=False)
     selected: list[int]
     spans: list[tuple[int, int]]
     trained: bool = True

@@ -17,6 +17,7 @@ from typing import Any
 from sentence_transformers import MultiVectorEncoder
 
 from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.lengths import plain
 from fastlane_rag.model.fastlane import FastLaneModel
 from fastlane_rag.model.folder import is_folder
 
@@ -75,7 +76,7 @@ def shared_model(
         return FastLaneModel.from_pretrained(
             model, **options, max_document_tokens=max_document_tokens, truncate_dim=truncate_dim
         )
-    name = None if model is None else str(model)
+    name = None if model is None else plain(os.fsdecode(model))
     key = (_identity(name), _device(device), document_budget)
     place = _places.setdefault(key, _Place())
     found = place.model(lambda: FastLaneModel.from_pretrained(name, **options), keep=model is None)

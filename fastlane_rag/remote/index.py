@@ -426,7 +426,7 @@ class RemoteIndex(Searches):
         return self.stats().documents
 
     def __contains__(self, id_: object) -> bool:
-        return is_text(id_) and bool(self.get([str(id_)]))
+        return is_text(id_) and bool(self.get([id_]))
 
     async def __aenter__(self) -> Self:
         return self

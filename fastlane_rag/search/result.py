@@ -143,7 +143,7 @@ class SearchResult:
     """
 
     hits: list[Hit]
-    routed: EncodedQuery
+    routed: EncodedQuery = field(compare=False)
     selected: list[int]
     candidates: int
     gathered: int

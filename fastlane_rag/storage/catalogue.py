@@ -55,6 +55,7 @@ class _Cursor(sqlite3.Cursor):
     executemany = guarding(sqlite3.Cursor.executemany)
     fetchone = guarding(sqlite3.Cursor.fetchone)
     fetchall = guarding(sqlite3.Cursor.fetchall)
+    close = guarding(sqlite3.Cursor.close)
     __next__ = guarding(sqlite3.Cursor.__next__)  # type: ignore[arg-type]
 
 
@@ -64,18 +65,28 @@ class _Connection(sqlite3.Connection):
     Attributes:
         frozen: the signature of a database that was opened as immutable; None for one that is not.
         log: device and inode of the write-ahead log that it has open; None where that is not known yet.
+        cursors: what somebody may still read from.
     """
 
     frozen: tuple[int, ...] | None = None
     log: tuple[int, int] | None = None
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursors: weakref.WeakSet[_Cursor] = weakref.WeakSet()
+
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         """As the base class does, which would make a cursor of its own kind."""
-        return self.cursor(_Cursor).execute(*arguments)
+        return self._noted().execute(*arguments)
 
     def executemany(self, *arguments: Any) -> sqlite3.Cursor:
         """As `execute`."""
-        return self.cursor(_Cursor).executemany(*arguments)
+        return self._noted().executemany(*arguments)
+
+    def _noted(self) -> _Cursor:
+        cursor = self.cursor(_Cursor)
+        self.cursors.add(cursor)
+        return cursor
 
 
 class Catalogue:
@@ -203,9 +214,11 @@ class Catalogue:
     def empty_log(self) -> None:
         """Move the write-ahead log into the database, unless a reader is in mid-search: then a later commit does."""
         with self._translated(), self._borrowed(alone=True) as connection:
-            connection.execute("PRAGMA busy_timeout = 100")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT_SECONDS * 1000)}")
+            try:
+                connection.execute("PRAGMA busy_timeout = 100")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {int(_TIMEOUT_SECONDS * 1000)}")
 
     def close(self) -> None:
         """Close the connections; one that another thread is using closes when that thread is done."""
@@ -275,7 +288,11 @@ class Catalogue:
         try:
             yield connection
         finally:
-            _end_transaction(connection)
+            try:
+                _end_transaction(connection)
+            except BaseException:  # an interrupt, perhaps before the end
+                _end_transaction(connection)
+                raise
             self._know_log(connection)
             with self._lock:
                 if self.closed:
@@ -436,7 +453,11 @@ def _place_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _end_transaction(connection: sqlite3.Connection) -> None:
+def _end_transaction(connection: _Connection) -> None:
+    # A statement that was not read to its end, as in a generator that an error's traceback keeps, holds its snapshot
+    # beyond the transaction.
+    for cursor in list(connection.cursors):
+        cursor.close()
     if connection.in_transaction:
         connection.execute("ROLLBACK")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlane_rag.errors import IndexFormatError, InvalidInputError
-from fastlane_rag.lengths import kind
+from fastlane_rag.lengths import kind, plain
 from fastlane_rag.storage.refusals import refusals
 
 __all__ = ["Folder", "check_regular", "index_path", "sync_directory", "sync_file"]
@@ -24,6 +25,7 @@ __all__ = ["Folder", "check_regular", "index_path", "sync_directory", "sync_file
 _HANDLES = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _FLAGS |= getattr(os, "O_BINARY", 0)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least, as C:// is a drive
 
 
 class Folder:
@@ -174,11 +176,16 @@ def index_path(path: Any) -> Path:
         StorageError: it is relative to a directory that is gone.
     """
     try:
-        text = os.fsdecode(path)
+        text = plain(os.fsdecode(path))
     except TypeError as error:
         raise InvalidInputError(f"the path of an index is a str or a Path, not {kind(path)}") from error
     if "\0" in text:
         raise InvalidInputError(f"the path of an index holds no NUL character, as {text!r} does")
+    if _URL.match(text):
+        raise InvalidInputError(
+            f"the path of an index is that of a directory, not the address {text!r}. RemoteIndex(url) asks a server; a "
+            "bucket has to be mounted, or its files copied to a directory"
+        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:

@@ -157,7 +157,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidInputError(f"{where} has the key {key!r}: keys of JSON objects are str")
-            name = check_text(f"a key of {where}", key.value if isinstance(key, enum.Enum) else key)
+            name = check_text(f"a key of {where}", key)
             plain[name] = _plain(item, f"{where}[{key!r}]", depth + 1)
         return plain
     if isinstance(value, list | tuple):

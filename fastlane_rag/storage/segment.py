@@ -10,7 +10,7 @@ import json
 import mmap
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -172,7 +172,8 @@ class SegmentWriter:
 
     def _close_streams(self) -> None:
         for stream in [*list(self._streams.values())[1:], self._vectors]:
-            stream.close()
+            with suppress(OSError):  # closing writes out what waits, unneeded now, and a full disk refuses it
+                stream.close()
 
     def _header(self, tokens: int, indexes: Mapping[str, NDArray[np.generic]], checksums: NDArray[np.uint32]) -> bytes:
         layout = self.codec.layout(self._dim)

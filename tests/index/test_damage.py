@@ -409,6 +409,21 @@ def test_every_kind_of_write_survives_a_full_disk(damaged, kind):
     assert verify(damaged) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE on Windows")
+@pytest.mark.parametrize(("kind", "limit"), [("compact", 3000), ("compact", 60_000), ("save", 100_000)])
+def test_rows_in_code_survive_a_full_disk(tmp_path, monkeypatch, kind, limit):
+    """What waits in temporary files is written out when they are closed, and refused once more."""
+    from fastlane_rag.upkeep import recode, write
+
+    monkeypatch.setattr(recode, "TRAIN_TOKENS", 300)
+    monkeypatch.setattr(write, "SMALL_BYTES", 2000)
+    path = tmp_path / "index"
+    with FastLaneIndex.create(path, model=WordModel(), codec="residual2") as index:
+        index.add([f"base{i} word{i % 7} text" for i in range(400)], ids=[str(i) for i in range(400)])
+        index.delete([str(i) for i in range(100)])
+    fails_without_loss(path, FULL_FOR_OTHER_WRITES, kind, limit)
+
+
 def test_a_write_is_stored_though_there_is_no_room_to_merge(tmp_path, monkeypatch, small_limits, caplog):
     """A merge runs after the commit and needs more space than the write; if it fails, the write has not failed."""
     from fastlane_rag.upkeep import steps

@@ -1,6 +1,7 @@
 """The index as a collection: its methods, on disk and in memory."""
 
 import math
+from enum import Enum
 
 import pytest
 from word_model import WordModel, exact_score
@@ -130,6 +131,17 @@ def test_add_returns_ids_in_input_order_and_generates_missing_ones(index):
     assert mixed[0] in index
     assert "absent" not in index
     assert 3 not in index
+
+
+def test_a_member_of_an_enum_of_texts_is_its_text(tmp_path):
+    """Its `str` is its name: an id was added and then not found, a codec made an index that nothing opens."""
+    one = Enum("One", {"ID": "a", "CODEC": "residual2", "PATH": str(tmp_path / "index")}, type=str)
+    with FastLaneIndex.create(one.PATH, model=WordModel(), codec=one.CODEC) as index:
+        assert [type(id_) for id_ in index.add([one.ID], ids=[one.ID])] == [str]
+        assert one.ID in index
+        assert index.ingest([Document(one.ID, one.ID)]).unchanged == 1
+        assert index.stats().codec == "residual2"
+    assert FastLaneIndex.open(tmp_path / "index", model=WordModel()).ids() == ["a"]
 
 
 def test_a_repeated_id_in_one_call_keeps_the_last(index):

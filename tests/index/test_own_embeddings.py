@@ -202,6 +202,12 @@ def test_a_wrong_size_is_refused(dim):
         FastLaneIndex.create(dim=dim)
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="the name of the model holds half of a surrogate pair"):
+        FastLaneIndex.create(tmp_path / "index", dim=DIM, model="\ud800")
+    assert not (tmp_path / "index").exists()
+
+
 def test_dim_must_be_that_of_a_model_that_is_given():
     with pytest.raises(InvalidInputError, match="dim=128, but the embeddings of 'words' have 16"):
         FastLaneIndex.create(dim=128, model=WordModel())

@@ -20,6 +20,7 @@ from word_model import WordModel, exact_score
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import IndexLockedError, InvalidInputError
+from fastlane_rag.model.default import default_model_path
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.types import Document
 
@@ -305,6 +306,18 @@ def test_a_pickled_index_keeps_what_it_was_opened_with(tmp_path, word_model):
             assert copy.policy == policy
             with pytest.raises(IndexLockedError, match=r"0\.05 s"):
                 copy.add(["blue"])
+
+
+def test_a_pickled_index_finds_its_models_folder_from_other_directories(tmp_path, monkeypatch):
+    """Workers of Ray start in directories of their own."""
+    (tmp_path / "model").symlink_to(default_model_path())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with FastLaneIndex.create("index", model="model") as index:
+        index.add(["Cats purr."], ids=["cat"])
+        monkeypatch.chdir("elsewhere")
+        with pickle.loads(pickle.dumps(index)) as copy:
+            assert copy.search("cats", k=1)[0].id == "cat"
 
 
 def test_a_forked_child_that_leaves_a_build_block_leaves_it_to_its_parent(tmp_path):

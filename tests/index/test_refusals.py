@@ -187,7 +187,7 @@ def test_paths_that_cannot_be_are_told(made, tmp_path, action):
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("path", ["a\0b", 3, None, ["a"], "\ud800"])
+@pytest.mark.parametrize("path", ["a\0b", 3, None, ["a"], "\ud800", "s3://bucket/docs", "http://localhost:8000"])
 def test_what_is_no_path_is_refused(made, path):
     with pytest.raises(InvalidInputError, match="the path of an index"):
         FastLaneIndex.open(path)

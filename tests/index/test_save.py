@@ -82,6 +82,24 @@ def test_a_save_that_fails_leaves_the_index_it_was_to_replace(model, tmp_path, m
         assert copy.verify() == []
 
 
+def test_an_index_goes_on_after_a_failed_save_whose_error_is_kept(tmp_path, monkeypatch):
+    """As notebooks keep it, with its traceback: a statement that was not read to its end held its snapshot."""
+    from fastlane_rag.storage.records import Writer
+    from fastlane_rag.upkeep import copy
+
+    with filled(WordModel(), tmp_path / "index") as index, monkeypatch.context() as patch:
+        patch.setattr(copy, "_CHUNK", 1)
+        patch.setattr(Writer, "put", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        with pytest.raises(MemoryError) as kept:
+            index.save(tmp_path / "copy")
+        patch.undo()
+        with FastLaneIndex.open(tmp_path / "index", model=WordModel()) as other:
+            other.add(["Fish swim."], ids=["fish"])
+        assert "fish" in index
+        assert index.add(["Frogs jump."], ids=["frog"]) == ["frog"]
+    assert kept.value.__traceback__ is not None
+
+
 def test_a_copy_may_store_tokens_otherwise(model, tmp_path, passages, monkeypatch):
     """From half precision to code and back, without encoding; the best hits stay."""
     monkeypatch.setattr("fastlane_rag.upkeep.recode.TRAIN_TOKENS", 1000)

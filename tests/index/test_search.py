@@ -40,6 +40,11 @@ def test_the_report_counts_comparisons(index):
     assert result.comparisons == result.gathered + result.refined
 
 
+def test_reports_of_one_search_are_equal(index):
+    index.add(["one two", "three four"])
+    assert index.search_detailed("one three") == index.search_detailed("one three")
+
+
 def test_every_token_needs_no_refining_and_is_exact(index):
     [result] = index.search_batch_detailed([QUERY], 20, route_k="all")
     assert (result.gathered, result.refined, result.candidates) == (result.full, 0, 0)

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from fastlane_rag import FastLaneModel
-from fastlane_rag.errors import InvalidInputError, ModelError
+from fastlane_rag.errors import InvalidInputError, ModelError, StorageError
 from fastlane_rag.model import default
+from fastlane_rag.model.shared import shared_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +106,18 @@ CASES = [
     (WEIGHTS, removed),
     (WEIGHTS, without("position")),
     (WEIGHTS, without("layer.1")),
-    ("2_QueryRouter/config.json", removed),
+    *[
+        (name, removed)
+        for name in (
+            "1_MultiVectorMask/config.json",
+            "2_QueryRouter/config.json",
+            "5_Normalize/config.json",
+            "config_sentence_transformers.json",
+            "fastlane_routers.json",
+            "modules.json",
+            "tokenizer.json",
+        )
+    ],
     ("2_QueryRouter/config.json", changed(inner_size=10**9)),
     ("2_QueryRouter/config.json", changed(vocabulary_size=10**11)),
     ("fastlane_routers.json", changed(routers=[])),
@@ -138,6 +151,32 @@ def test_a_folder_that_is_no_model_is_refused_at_once_and_named(
     with pytest.raises(ModelError, match=str(folder)):
         FastLaneModel.from_pretrained(folder, dtype="float32", device="cpu")
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("where", ["file", "file/deeper", "", "a\0b", "x" * 300, "full"])
+def test_a_folder_that_takes_no_model_is_told(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    model = FastLaneModel.from_pretrained(saved, dtype="float32", device="cpu")
+    if where == "full":
+        monkeypatch.setattr(model.encoder, "save", lambda path: 1 / 0)  # stands for any library's error
+    with pytest.raises(StorageError, match=f"cannot save the model '{saved}': .*with room for it"):
+        model.save(where and tmp_path / where)
+
+
+@pytest.mark.parametrize("given", ["path", "member"])
+def test_a_folder_may_be_anything_with_a_path(saved: Path, tmp_path: Path, given: str) -> None:
+    """What its `str` is does not count."""
+
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "model")
+
+    place = Place() if given == "path" else Enum("Place", {"MODEL": str(tmp_path / "model")}, type=str).MODEL
+    FastLaneModel.from_pretrained(saved, dtype="float32", device="cpu").save(place)
+    assert FastLaneModel.from_pretrained(place, device="cpu").name == str(tmp_path / "model")
+    assert shared_model(place, device="cpu").name == str(tmp_path / "model")
 
 
 def test_a_sound_folder_opens_through_links_as_the_hub_stores_it(saved: Path, tmp_path: Path) -> None:
@@ -291,6 +330,23 @@ def test_a_cache_that_is_read_only_or_full_is_told_with_both_places(
     monkeypatch.setenv("FASTLANE_CACHE", str(unpacking / "cache"))
     with pytest.raises(ModelError, match=rf"{unpacking}/cache/.*{unpacking}/fastlane-rag-.*Set FASTLANE_CACHE"):
         default.default_model_path()
+
+
+@pytest.mark.parametrize("change", [removed, empty, cut])
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json", "1_MultiVectorMask/config.json"])
+def test_a_model_that_was_unpacked_and_is_not_whole_any_more_is_unpacked_again(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Path], None]
+) -> None:
+    """What tidies temporary folders takes single files; a power loss cuts them."""
+    monkeypatch.setattr(default, "_BUNDLE", saved)
+    monkeypatch.setenv("FASTLANE_CACHE", str(tmp_path))
+    folder = default.default_model_path()
+    whole = (folder / name).read_bytes()
+    kept = (folder / CONFIG).stat().st_ino
+    assert (default.default_model_path() / CONFIG).stat().st_ino == kept
+    change(folder / name)
+    assert default.default_model_path() == folder
+    assert (folder / name).read_bytes() == whole
 
 
 def test_unpacking_leaves_no_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

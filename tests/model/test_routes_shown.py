@@ -23,6 +23,10 @@ def test_the_route_of_one_string_shows_itself(model):
     assert "no router" not in printed(routes) + routes._repr_html_()
 
 
+def test_routes_of_one_query_are_equal(model):
+    assert model.route("how are wheels built") == model.route("how are wheels built") != model.route("wheels")
+
+
 def test_the_routes_of_several_queries_follow_each_other(model):
     text = printed(model.route(["cats run", "dogs walk"]))
     assert text.index("cats") < text.index("dogs")
