@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_queries
+from fastlane_rag.index.checks import check_queries, query_texts
 from fastlane_rag.index.encoding import encoded_queries
 from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
@@ -184,6 +184,7 @@ class CandidateIndex(Searches, AddsImages):
         """
         told = SearchOptions.of(k=k, **options)
         given = check_queries(queries)
+        query_texts(given, texts, told)
         elsewhere = told.lane in (None, "vector") and not told.hybrid and told.refine
         if not elsewhere or not given or not told.k:
             return self._index.search_batch_detailed(given, k, texts=texts, **options)

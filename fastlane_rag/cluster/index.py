@@ -26,7 +26,7 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, new_metadata, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.images import AddsImages
@@ -34,7 +34,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
-from fastlane_rag.lengths import check_list, check_texts, is_text, one_warning, warn_caller
+from fastlane_rag.lengths import is_text, one_warning, warn_caller
 from fastlane_rag.search.bm25 import WordStatistics
 from fastlane_rag.search.options import (
     SearchKeywords,
@@ -49,7 +49,7 @@ from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.folder import index_path
-from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
+from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
@@ -398,9 +398,8 @@ class ClusterIndex(Searches, AddsImages):
         self, queries: list[str] | list[EncodedQuery], told: SearchOptions, texts: Sequence[str] | None
     ) -> tuple[list[EncodedQuery], list[str] | None]:
         """The queries as shards take them, and their texts where words count."""
-        by_words = told.lane == "words"
-        words = query_texts(queries, texts) if told.hybrid or by_words else None
-        if by_words:
+        words = query_texts(queries, texts, told)
+        if told.lane == "words":
             return [PlainQuery.without_tokens() for _ in queries], words
         return encoded_queries(lambda: self.model, queries, self.dim), words
 
@@ -552,13 +551,7 @@ class ClusterIndex(Searches, AddsImages):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
-        if len(names) != len(values):
-            raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
-        new = {
-            id_: {} if one is None else plain_metadata(one, f"the metadata of {id_!r}")
-            for id_, one in zip(names, values, strict=True)
-        }
+        new = {id_: metadata_from_json(metadata) for id_, metadata in new_metadata(ids, metadatas).items()}
         return self._run(self._shards.current(partial(self._set_metadata, new)))
 
     async def _set_metadata(self, new: Mapping[str, Any]) -> int:

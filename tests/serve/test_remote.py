@@ -77,6 +77,8 @@ def test_a_stream_is_stored_in_requests(remote, index):
     documents = [Document(f"n{i}", f"word{i}", METADATA | {"i": i}) for i in range(300)]
     assert remote.ingest(iter(documents)) == replace(remote.ingest(documents), added=300, unchanged=0)
     assert index.get(["n7"]) == [documents[7]]
+    assert remote.ingest([Document("", "no id")]).added == 1
+    assert index.get([""]) == remote.get([""]) == [Document("", "no id")]
     with pytest.raises(InvalidInputError, match="document 2 of the stream"):
         remote.ingest([documents[0], "text"])
 
@@ -253,9 +255,6 @@ def test_errors_are_those_of_an_index(remote, tmp_path):
         (lambda: remote.delete(), InvalidInputError, "ids or a filter"),
         (lambda: remote.get("cat"), InvalidInputError, "must be a list"),
         (lambda: remote.explain("cats", "cow"), InvalidInputError, "'cow'"),
-        (lambda: remote.explain("cats", 5), InvalidInputError, "hit must be a hit .* not int 5"),
-        (lambda: remote.explain(None, "cat"), InvalidInputError, "query"),
-        (lambda: remote.update_metadata(["cat"], [{"x": float("nan")}]), InvalidInputError, r"metadatas\[0\]\['x'\]"),
         (lambda: remote.save(tmp_path), FastLaneError, "kept by its server"),
         (lambda: RemoteIndex(remote.url.partition("/v1")[0], name="plants").search("x"), IndexNotFoundError, "animals"),
         *((partial(RemoteIndex, wrong), InvalidInputError, "no address") for wrong in NO_ADDRESSES),
@@ -275,6 +274,41 @@ def test_errors_are_those_of_an_index(remote, tmp_path):
         with pytest.raises(kind, match=said):
             wrong()
     assert remote.search("cats", filter=all_of({"legs": 4}, {"legs": {"$gt": 1}}))[0].id == "cat"
+
+
+SAME = {
+    "texts-lengths": lambda index: index.search_batch_detailed(["cats"], texts=["a", "b"]),
+    "texts-kind": lambda index: index.search_embeddings(np.eye(16)[:1], text=5),
+    "texts-kind-of-words": lambda index: index.search_batch_detailed(["cats"], texts=[None], lane="words"),
+    "texts-missing": lambda index: index.search_embeddings(np.eye(16)[:1], hybrid=True),
+    "explain-query": lambda index: index.explain(None, "cat"),
+    "explain-hit": lambda index: index.explain("cats", 5),
+    "explain-surrogate": lambda index: index.explain("cats", "\ud800"),
+    "explain-route": lambda index: index.explain("cats", "cat", route_k=0),
+    "explain-route-kind": lambda index: index.explain("cats", "cat", route_k=1.5),
+    "explain-flag": lambda index: index.explain("cats", "cat", weighted="yes"),
+    "compact": lambda index: index.compact(retrain="yes"),
+    "metadata-kind": lambda index: index.update_metadata(["cat"], ["x"]),
+    "metadata-value": lambda index: index.update_metadata(["cat"], [{"x": float("nan")}]),
+    "metadata-lengths": lambda index: index.update_metadata(["cat"], ["x", "y"]),
+}
+
+
+@pytest.mark.parametrize("wrong", SAME.values(), ids=SAME)
+def test_what_is_wrong_is_told_in_the_same_words(remote, index, wrong):
+    with pytest.raises(InvalidInputError) as here:
+        wrong(index)
+    with pytest.raises(InvalidInputError) as there:
+        wrong(remote)
+    assert str(there.value) == str(here.value)
+
+
+@pytest.mark.parametrize("options", [{"lane": "words"}, {"hybrid": True}, {}], ids=str)
+def test_queries_may_bring_other_words_to_search_by(remote, index, options):
+    for queries, texts in ((["cats purr"], ["fish"]), (["cats", "dogs"], ["silence", "morning"])):
+        here = index.search_batch_detailed(queries, texts=texts, **options)
+        there = remote.search_batch_detailed(queries, texts=texts, **options)
+        assert [one.hits for one in there] == [one.hits for one in here]
 
 
 def test_keys_are_sent_and_never_shown(running, index, tmp_path, monkeypatch):
