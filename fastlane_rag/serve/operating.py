@@ -12,11 +12,11 @@ from starlette.responses import PlainTextResponse, Response
 from fastlane_rag.remote.messages import Indexes, ModelInfo, Problems, StatsMessage
 from fastlane_rag.serve.metrics import CONTENT_TYPE_LATEST
 from fastlane_rag.serve.problems import RESPONSES
-from fastlane_rag.serve.service import CurrentService, Readable, Served, Writable, may, reply
+from fastlane_rag.serve.service import CurrentService, Readable, Served, StrictRoute, Writable, may, reply
 
 __all__ = ["health", "router"]
 
-router = APIRouter(prefix="/v1/indexes", tags=["indexes"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/indexes", tags=["indexes"], responses=RESPONSES, route_class=StrictRoute)
 health = APIRouter(tags=["operation"], responses=RESPONSES)
 
 _ReadKey = Annotated[None, Depends(may("read"))]

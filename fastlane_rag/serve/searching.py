@@ -33,7 +33,7 @@ from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.result import Hit, SearchResult
 from fastlane_rag.serve.problems import RESPONSES
 from fastlane_rag.serve.requests import account
-from fastlane_rag.serve.service import Readable, Served, reply
+from fastlane_rag.serve.service import Readable, Served, StrictRoute, reply
 from fastlane_rag.serve.tracing import search_span
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/indexes/{index}", tags=["search"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/indexes/{index}", tags=["search"], responses=RESPONSES, route_class=StrictRoute)
 
 SearchMessage = SearchRequest | SearchBatchRequest | EncodedSearchRequest
 

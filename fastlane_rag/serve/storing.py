@@ -30,12 +30,14 @@ from fastlane_rag.remote.messages import (
 from fastlane_rag.search.options import parse_filter
 from fastlane_rag.serve.ingestion import Ingestion
 from fastlane_rag.serve.problems import RESPONSES, Refused, of_error
-from fastlane_rag.serve.service import Readable, Served, Writable, reply
+from fastlane_rag.serve.service import Readable, Served, StrictRoute, Writable, reply
 from fastlane_rag.types import IMAGE_KEY, Document, Ingested
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/indexes/{index}/documents", tags=["documents"], responses=RESPONSES)
+router = APIRouter(
+    prefix="/v1/indexes/{index}/documents", tags=["documents"], responses=RESPONSES, route_class=StrictRoute
+)
 
 
 @router.post("", response_model=Ids)

@@ -48,7 +48,13 @@ def test_a_list_has_pages_and_filters(client):
     four = client.get(BASE, params={"filter": '{"legs": 4}'}).json()
     assert ([one["id"] for one in four["documents"]], four["total"]) == (["cat", "dog"], 2)
     assert client.get(BASE, params={"limit": 0}).json() == {"documents": [], "total": 4}
-    assert "is not JSON" in client.get(BASE, params={"filter": "legs"}).json()["detail"]
+    for wrong, said in (
+        ("legs", "'legs' is not JSON"),
+        ('{"legs": {"$gt": 4}, "legs": 4}', "has the key 'legs' twice"),
+        ("[" * 20_000, "is nested too deeply"),
+    ):
+        refused = client.get(BASE, params={"filter": wrong})
+        assert (refused.status_code, said in refused.json()["detail"]) == (422, True)
     assert "limit" in client.get(BASE, params={"limit": 1001}).json()["detail"]
     assert client.post(f"{BASE}/ids", json={"filter": {"legs": {"$lt": 3}}}).json() == {"ids": ["bird", "fish"]}
 
@@ -122,7 +128,7 @@ def test_a_stream_is_stored_in_parts_however_it_is_cut(client, index):
         ('{"text": "x"}', "no '_id'"),
         ('{"_id": "x"}', "no 'text'"),
         ('{"_id": "x", "text": "\\ud800"}', "surrogate"),
-        ('{"_id": "x", "text": "t", "n": NaN}', "NaN is not JSON"),
+        ('{"_id": "x", "text": "t", "n": NaN}', "has NaN, which is not JSON"),
         ("\xff", "not JSON"),
     ],
     ids=str,
