@@ -78,9 +78,13 @@ def check_queries(queries: Iterable[str] | Iterable[EncodedQuery]) -> list[str] 
     """The queries as a list, from any iterable. An empty query is warned of.
 
     Raises:
-        InvalidInputError: a single text instead of several.
+        InvalidInputError: a single text instead of several, or embeddings that are no matrix, or without a row.
     """
     found = check_list("queries", queries)
+    for i, query in enumerate(found):
+        shape = tuple(getattr(getattr(query, "embeddings", None), "shape", (1, 1)))
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidInputError(f"the embeddings of queries[{i}] must have the shape (tokens, dim), not {shape}")
     if any(isinstance(query, str) and not query.strip() for query in found):
         warn_caller("a query is empty: the documents that are found for it are as good as any others")
     return cast("list[str] | list[EncodedQuery]", found)
@@ -134,6 +138,8 @@ def check_explained(query: Any, hit: Any, route_k: Any, weighted: Any) -> tuple[
     [query] = check_texts([query], "query")
     if isinstance(hit, str):
         check_text("hit", hit)
-    elif not (isinstance(getattr(hit, "text", None), str) and hasattr(hit, "metadata")):
+    elif not (isinstance(getattr(hit, "text", None), str) and isinstance(getattr(hit, "metadata", None), Mapping)):
         raise InvalidInputError(f"hit must be a hit of a search, or the id of a document, not {kind(hit)}")
+    else:
+        check_text("hit.text", hit.text)
     return query, SearchOptions.of(route_k=route_k, weighted=weighted)

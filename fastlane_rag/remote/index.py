@@ -364,9 +364,11 @@ class RemoteIndex(Searches):
         Raises:
             FastLaneError: always; the message says how to save it.
         """
+        from fastlane_rag.storage.folder import index_path
+
         raise FastLaneError(
             f"{self.url} is kept by its server, and needs no saving; to copy it there: "
-            f"FastLaneIndex.open(directory, read_only=True).save({os.fspath(path)!r})"
+            f"FastLaneIndex.open(directory, read_only=True).save({str(index_path(path))!r})"
         )
 
     def verify(self) -> list[str]:
@@ -401,9 +403,9 @@ class RemoteIndex(Searches):
             raise FastLaneError(f"{self.url} told no detail of the search; is the server older than this client?")
         hits = [one.hit() for one in answer.hits]
         routed: Any = query
-        if isinstance(query, str):
+        if isinstance(query, str) or told.lane == "words":
             routed = AskedQuery(detail.tokens, partial(self._encoded, query, told.lane))
-            if told.lane != "words":
+            if isinstance(query, str) and told.lane != "words":
                 route_k = told.route_k or (told.policy.route_k if told.policy is not None else None)
                 explain = partial(self._explained, query, route_k, told.weighted)
                 for hit in hits:
@@ -411,8 +413,8 @@ class RemoteIndex(Searches):
         said = {name: getattr(detail, name) for name in _OF_DETAIL}
         return SearchResult(hits=hits, routed=routed, hint=answer.hint, **said)
 
-    def _encoded(self, query: str, lane: Lane | None) -> EncodedQuery:
-        if lane != "words":
+    def _encoded(self, query: str | EncodedQuery, lane: Lane | None) -> EncodedQuery:
+        if isinstance(query, str) and lane != "words":
             return self._model.encode_routed([query])[0]
         from fastlane_rag.index.outside import PlainQuery
 

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+import torch
 
 from fastlane_rag import FastLaneIndex, RemoteIndex
 from fastlane_rag.errors import (
@@ -28,6 +29,8 @@ from fastlane_rag.errors import (
     RemoteError,
     UnknownOptionError,
 )
+from fastlane_rag.index.outside import PlainQuery
+from fastlane_rag.search.result import Hit
 from fastlane_rag.serve.app import create_app
 from fastlane_rag.serve.keys import read_keys
 from fastlane_rag.serve.settings import ServeSettings
@@ -222,6 +225,14 @@ def test_hits_explain_themselves(running, model, passages):
         assert there.explain().tokens == here.explain().tokens
         assert remote.explain(query, here.id) == index.explain(query, here.id)
         assert (remote.model.name, remote.dim) == (model.name, model.dim)
+        for wrong in ("text", None, [5]):
+            with pytest.raises(InvalidInputError) as there:
+                remote.model.encode_queries(wrong)
+            with pytest.raises(InvalidInputError) as here:
+                model.encode_queries(wrong)
+            assert str(there.value) == str(here.value)
+        with pytest.raises(InvalidInputError, match="batch_size must be"):
+            remote.model.encode_routed(["text"], batch_size=0)
         (rows,) = remote.model.encode_documents([passages[0]["text"]])
         np.testing.assert_array_equal(rows, model.encode_documents([passages[0]["text"]])[0])
 
@@ -281,8 +292,12 @@ SAME = {
     "texts-kind": lambda index: index.search_embeddings(np.eye(16)[:1], text=5),
     "texts-kind-of-words": lambda index: index.search_batch_detailed(["cats"], texts=[None], lane="words"),
     "texts-missing": lambda index: index.search_embeddings(np.eye(16)[:1], hybrid=True),
+    "no-tokens": lambda index: index.search_batch_detailed([PlainQuery(torch.zeros(0, 16), [])]),
+    "no-matrix": lambda index: index.search_batch_detailed([PlainQuery(torch.ones(16), ["a"])]),
     "explain-query": lambda index: index.explain(None, "cat"),
     "explain-hit": lambda index: index.explain("cats", 5),
+    "explain-text": lambda index: index.explain("cats", Hit("cat", 1.0, "\ud800")),
+    "explain-metadata": lambda index: index.explain("cats", Document("cat", "cats", None)),
     "explain-surrogate": lambda index: index.explain("cats", "\ud800"),
     "explain-route": lambda index: index.explain("cats", "cat", route_k=0),
     "explain-route-kind": lambda index: index.explain("cats", "cat", route_k=1.5),
@@ -290,6 +305,7 @@ SAME = {
     "compact": lambda index: index.compact(retrain="yes"),
     "metadata-kind": lambda index: index.update_metadata(["cat"], ["x"]),
     "metadata-value": lambda index: index.update_metadata(["cat"], [{"x": float("nan")}]),
+    "save": lambda index: index.save(5),
     "metadata-lengths": lambda index: index.update_metadata(["cat"], ["x", "y"]),
 }
 
