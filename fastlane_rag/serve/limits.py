@@ -40,6 +40,9 @@ class Limits:
         headers = Headers(scope=scope)
         try:
             self._check_host(headers.get("host", ""))
+            if (coding := headers.get("content-encoding", "identity").lower()) != "identity":
+                detail = f"the body is in Content-Encoding {coding!r}; send it as it is"
+                raise Refused(415, "Unsupported encoding", detail, {"Connection": "close"})
             streamed = scope["path"].endswith(STREAMED)
             if not streamed and int(headers.get("content-length") or 0) > self._most:
                 raise self._too_long()

@@ -10,7 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from fastlane_rag.errors import IndexNotFoundError
+from fastlane_rag.errors import IndexNotFoundError, InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.images import check_sent_image
 from fastlane_rag.search.options import check_keywords
@@ -160,6 +160,9 @@ def _served(scope: Scope) -> Callable[..., Awaitable[Served]]:
     ) -> Served:
         known = [one.alias for one in request.scope["route"].dependant.query_params]
         check_keywords(request.query_params, known, f"{request.method} {request.url.path}")
+        given = [name for name, _ in request.query_params.multi_items()]
+        if twice := [name for i, name in enumerate(given) if name in given[:i]]:
+            raise InvalidInputError(f"{request.url.path} is asked with {twice[0]!r} twice; give it once")
         index = _named(index, service.indexes)
         if (now := account.get()) is not None:
             now.index = index

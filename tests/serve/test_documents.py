@@ -36,10 +36,11 @@ def test_documents_are_stored_replaced_fetched_and_deleted(client, index):
 def test_ids_may_hold_anything(client):
     from urllib.parse import quote
 
-    for id_ in ("a/b/c", "über?#", "../x", "ingest", "100% sure"):
+    for id_ in ("a/b/c", "über?#", "../x", "ingest", "100% sure", "", "cat\n", "two\nlines", "\n"):
         client.post(BASE, json={"documents": [{"id": id_, "text": "odd"}]})
         assert client.get(f"{BASE}/{quote(id_, safe='')}").json()["id"] == id_
         assert client.delete(f"{BASE}/{quote(id_, safe='')}").json() == {"deleted": 1}
+    assert client.get(f"{BASE}/cat").json()["id"] == "cat"
 
 
 def test_a_list_has_pages_and_filters(client):
@@ -65,6 +66,7 @@ def test_what_an_address_asks_besides_is_refused(client, index):
         ("GET", f"{BASE}?fitler=%7B%22legs%22:4%7D", "'fitler'.*did you mean 'filter'"),
         ("POST", f"{BASE}/delete?dry_run=true", "'dry_run'.*it takes none"),
         ("POST", "/v1/indexes/animals/search?k=1", "'k'.*it takes none"),
+        ("GET", f"{BASE}?limit=1&limit=2", "'limit' twice"),
     ):
         answer = client.request(method, path, json=None if method == "GET" else {"filter": {}, "query": "cats"})
         assert answer.status_code == 422
@@ -79,6 +81,10 @@ def test_deleting_needs_ids_or_a_filter(client, index):
     assert client.post(f"{BASE}/delete", json=both).json() == {"deleted": 1}
     assert client.post(f"{BASE}/delete", json={"filter": {}}).json() == {"deleted": 3}
     assert len(index) == 0
+
+
+def test_what_compacting_is_told_is_checked(client):
+    assert client.post("/v1/indexes/animals/compact", json={"retrian": True}).status_code == 422
 
 
 def test_metadata_change_without_encoding(client, index):
