@@ -30,7 +30,7 @@ class Limits:
     """
 
     def __init__(self, app: ASGIApp, *, most_body_bytes: int, idle_seconds: float, hosts: Collection[str]) -> None:
-        self._app, self._most, self._idle, self._hosts = app, most_body_bytes, idle_seconds, frozenset(hosts)
+        self._app, self._most, self._idle, self._hosts = app, most_body_bytes, idle_seconds, {*map(str.lower, hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""

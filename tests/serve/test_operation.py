@@ -207,8 +207,8 @@ def test_a_write_does_not_keep_readers_waiting(client_of, index, monkeypatch):
 
 
 def test_only_told_host_names_are_answered(client_of):
-    client = client_of(hosts=("localhost", "127.0.0.1", "[::1]"))
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+    client = client_of(hosts=("localhost", "127.0.0.1", "[::1]", "Docs.Example"))
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST", "docs.example", "Docs.Example:80"):
         assert client.get("/health/live", headers={"Host": host}).status_code == 200
     refused = client.get("/health/live", headers={"Host": "evil.example:8000"})
     assert (refused.status_code, "--allowed-host evil.example" in refused.json()["detail"]) == (421, True)
