@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastlane_rag.errors import DataError
-from fastlane_rag.strict_json import read_json
+from fastlane_rag.strict_json import deeper, read_json
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
@@ -147,7 +147,7 @@ def _passage(record: dict[str, Any], *, empty_id: bool = False) -> Passage:
     rest = {key: value for key, value in record.items() if key not in (of_id, "title", "text")}
     if isinstance(rest.get("metadata"), dict):
         rest = rest.pop("metadata") | rest
-    if _deeper(rest, _DEEPEST):
+    if deeper(rest, _DEEPEST):
         raise ValueError(f"its metadata is nested more than {_DEEPEST} levels deep")
     return Passage(
         id=record_id(record, empty=empty_id),
@@ -155,14 +155,6 @@ def _passage(record: dict[str, Any], *, empty_id: bool = False) -> Passage:
         text=record_text(record, "text"),
         metadata=rest,
     )
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested in a value more than this many levels deep."""
-    if levels < 0:
-        return True
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(_deeper(item, levels - 1) for item in items)
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
@@ -186,14 +178,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"longer than {_LONGEST >> 20} MiB")
     record = read_json(line)
-    try:
-        # A lone surrogate ("\ud800") is legal JSON, but neither tokenizers nor databases take it as text.
-        # 1e999 is read as infinity, which JSON cannot write.
-        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair, which is no text") from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    json.dumps(record, allow_nan=False)  # refuses what 1e999 was read as: infinity, which JSON cannot write
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, not {_show(record)}")
     return record

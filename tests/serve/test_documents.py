@@ -53,6 +53,7 @@ def test_a_list_has_pages_and_filters(client):
         ("legs", "'legs' is not JSON"),
         ('{"legs": {"$gt": 4}, "legs": 4}', "has the key 'legs' twice"),
         ("[" * 20_000, "is nested too deeply"),
+        ('{"legs": ' + "[" * 500 + "]" * 500 + "}", "is nested too deeply"),
     ):
         refused = client.get(BASE, params={"filter": wrong})
         assert (refused.status_code, said in refused.json()["detail"]) == (422, True)
