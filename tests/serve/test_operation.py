@@ -72,13 +72,16 @@ def test_the_keys_file_is_checked(tmp_path):
     assert key.scopes == {"read", "write"}
     assert holder([key], READER) == key
     assert holder([key], WRITER) is None
+    file.write_text(f"# of Notepad, with a byte-order mark\napp read {READER}\n", encoding="utf-8-sig")
+    assert [key.name for key in read_keys(file)] == ["app"]
     for text, said in (
+        (f"app read {READER}ü", "line 1: the key of 'app' has other characters than ASCII"),
         ("app read", "line 1: a key is NAME SCOPES KEY"),
         (f"app admin {READER}", "not 'admin'"),
         ("app read short", "shorter than 16"),
         ("# nothing\n", "holds no key"),
     ):
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=said) as caught:
             read_keys(file)
         assert READER not in str(caught.value)

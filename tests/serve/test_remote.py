@@ -275,7 +275,14 @@ def test_errors_are_those_of_an_index(remote, tmp_path):
         (lambda: RemoteIndex(URL, retries=-1), InvalidInputError, "retries must be a whole number"),
         (lambda: RemoteIndex(URL, name=5), InvalidInputError, "name must be"),
         (lambda: RemoteIndex(URL, name="\ud800"), InvalidInputError, "name must be"),
-        (lambda: RemoteIndex(URL, "a\nb"), InvalidInputError, "API key must be a text .* in one line"),
+        *(
+            (
+                partial(RemoteIndex, URL, key),
+                InvalidInputError,
+                "API key must be a text .* in one line, without spaces$",
+            )
+            for key in ("a\nb", "secret ", " secret", "schlüssel", 5)
+        ),
         (
             lambda: RemoteIndex("http://127.0.0.1:9", retries=0).search("x"),
             RemoteError,
