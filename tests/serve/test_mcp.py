@@ -49,6 +49,7 @@ async def test_what_is_wrong_is_told_to_the_agent(index):
             ({"query": "cats", "index": "rocks"}, "'rocks'"),
             ({"query": "cats", "index": "plants", "filter": {"legs": {"$near": 1}}}, "$near"),
             ({"query": "cats", "index": "plants", "k": 1000}, "100"),
+            ({"query": "cats", "index": "plants", "filter": {"leg": 4}}, "did you mean 'legs'"),
         ):
             result = await client.call_tool("search", arguments)
             assert result.is_error
