@@ -7,12 +7,14 @@ import math
 import os
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import fields, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+
+from ray import cloudpickle
 
 from fastlane_rag.cluster.manifest import EMPTY, Manifest, shard_of
 from fastlane_rag.cluster.merging import ClusterResult, best_hits, doubled, merged, ranked
@@ -48,6 +50,7 @@ from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
 from fastlane_rag.search.tracing import search_span
+from fastlane_rag.storage.filters import AllOf, compile_filter
 from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json
 from fastlane_rag.storage.refusals import refusals
@@ -410,6 +413,7 @@ class ClusterIndex(Searches, AddsImages):
             return []
         policy = told.policy or self._policy
         keywords = {one.name: getattr(told, one.name) for one in fields(told)} | {"policy": policy, "texts": words}
+        keywords["filter"] = _sendable(told.filter)
         missing: set[int] = set()
         if words is not None:
             counted = self._seen(await self._shards.ask("word_statistics", words), missing)
@@ -511,6 +515,7 @@ class ClusterIndex(Searches, AddsImages):
         return await self._find(filter, limit, offset)
 
     async def _find(self, filter: Filter | None, limit: int | None, offset: int) -> list[Document]:
+        filter = _sendable(filter)
         first = check_count(offset, "offset")
         last = None if limit is None else first + check_count(limit, "limit")
         answers = self._whole(await self._shards.ask("find", filter, last))
@@ -526,6 +531,7 @@ class ClusterIndex(Searches, AddsImages):
         return await self._ids(filter)
 
     async def _ids(self, filter: Filter | None) -> list[str]:
+        filter = _sendable(filter)
         answers = self._whole(await self._shards.ask("ids", filter))
         return list(dict.fromkeys(id_ for _, some in sorted(answers.items()) for id_ in some))
 
@@ -534,6 +540,7 @@ class ClusterIndex(Searches, AddsImages):
         if ids is None and filter is None:
             raise InvalidInputError("delete() needs ids or a filter; filter={} deletes every document")
         wanted = None if ids is None else check_ids(ids)
+        filter = _sendable(filter)
         return self._run(self._shards.current(partial(self._delete, wanted, filter)))
 
     async def _delete(self, ids: list[str] | None, filter: Filter | None) -> int:
@@ -610,7 +617,7 @@ class ClusterIndex(Searches, AddsImages):
 
     def compact(self, *, retrain: bool = False) -> None:
         """As `FastLaneIndex.compact`, on all shards."""
-        self._run(self._everywhere("compact", retrain=retrain))
+        self._run(self._everywhere("compact", retrain=check_flag(retrain, "retrain")))
 
     async def _everywhere(self, name: str, **options: Any) -> dict[int, Any]:
         async def told() -> dict[int, Any]:
@@ -714,6 +721,37 @@ def _check_asking(timeout: float, write_timeout: float, partial: bool, policy: S
     check_seconds(write_timeout, "write_timeout")
     check_flag(partial, "partial")
     check_policy(policy)
+
+
+def _sendable(filter: Filter | None) -> Filter | None:
+    """The filter as shards get it. What is wrong with it is told here: Ray says so in many lines.
+
+    Raises:
+        FilterError: a part of it is not valid.
+        InvalidInputError: it is, or holds, a function that cannot be pickled.
+    """
+    if filter is None:
+        return None
+    compile_filter(filter)
+    sent = (
+        replace(filter, filters=tuple(map(_listed, filter.filters))) if isinstance(filter, AllOf) else _listed(filter)
+    )
+    try:
+        cloudpickle.dumps(sent)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise InvalidInputError(
+            f"the filter {filter!r} cannot be sent to the shards ({error}); write it in the filter language, as a dict"
+        ) from error
+    return sent
+
+
+def _listed(value: Any) -> Any:
+    """A filter, or a part of one, in which the keys or values of a dict are a list: they cannot be pickled."""
+    if isinstance(value, Mapping):
+        return {key: _listed(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | KeysView | ValuesView):
+        return [_listed(one) for one in value]
+    return value
 
 
 def _reopened(path: str, options: dict[str, Any]) -> ClusterIndex:
