@@ -240,7 +240,8 @@ async def abused(port: int, process: int, queries: list[str], idle: int) -> dict
     found["chunked_body_of_64_MiB"] = await chunked(port, head)
     found["broken_lines"] = (await Connection(port).ask("POST", f"{BASE}/documents/ingest", b'{"_id": "x", "te'))[0]
     _, cut = await asyncio.open_connection("127.0.0.1", port)
-    cut.write(f"POST {BASE}/documents/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode())
+    ingest = head.replace("/search", "/documents/ingest")
+    cut.write(f"{ingest}Content-Length: 1000\r\n\r\n{{".encode())
     await cut.drain()
     cut.close()
     slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]

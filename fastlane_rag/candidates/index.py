@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.checks import check_queries
+from fastlane_rag.index.checks import check_queries, query_texts
 from fastlane_rag.index.encoding import encoded_queries
 from fastlane_rag.index.evidence import give_evidence
 from fastlane_rag.index.facade import FastLaneIndex
@@ -184,13 +184,14 @@ class CandidateIndex(Searches, AddsImages):
         """
         told = SearchOptions.of(k=k, **options)
         given = check_queries(queries)
+        words = query_texts(given, texts, told)
         elsewhere = told.lane in (None, "vector") and not told.hybrid and told.refine
         if not elsewhere or not given or not told.k:
-            return self._index.search_batch_detailed(given, k, texts=texts, **options)
+            return self._index.search_batch_detailed(given, k, texts=words, **options)
         if self._commit != self._index.commit:  # another object wrote
             self.sync()
         if not self._map or len(self._without) > _MOST_WITHOUT:
-            return self._index.search_batch_detailed(given, k, texts=texts, **options)
+            return self._index.search_batch_detailed(given, k, texts=words, **options)
         encoded = encoded_queries(lambda: self.model, given, self.dim)
         passing = None if told.filter is None else self._index.ids(told.filter)
         results = [self._answer(query, told, passing, options) for query in encoded]
@@ -305,9 +306,9 @@ class CandidateIndex(Searches, AddsImages):
         """As `FastLaneIndex.explain`."""
         return self._index.explain(query, hit, route_k=route_k, weighted=weighted)
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> None:
         """As `FastLaneIndex.save`; the copy is an index of its own, without the database."""
-        self._index.save(path, overwrite=overwrite)
+        self._index.save(path, overwrite=overwrite, codec=codec)
 
     def stats(self) -> IndexStats:
         """As `FastLaneIndex.stats`."""

@@ -49,13 +49,16 @@ def mcp(
 
 def _opened(given: tuple[str, ...], model: str | None, stack: ExitStack) -> "dict[str, AnyIndex]":
     from fastlane_rag import FastLaneIndex, RemoteIndex
+    from fastlane_rag.errors import InvalidInputError
     from fastlane_rag.serve.settings import named_directories
 
-    remote = {one for one in given if "://" in one}
+    remote = [one for one in given if "://" in one]
     found: dict[str, AnyIndex] = {}
     for name, directory in named_directories(one for one in given if one not in remote).items():
         found[name] = stack.enter_context(FastLaneIndex.open(directory, model=model, read_only=True))
     for address in remote:
-        name, _, url = address.rpartition("=")
-        found[name or "remote"] = stack.enter_context(RemoteIndex(url, name=name or None))
+        name, _, url = address.partition("=") if "=" in address.partition("://")[0] else ("", "", address)
+        if (called := name or "remote") in found:
+            raise InvalidInputError(f"two indexes are called {called!r}; write NAME=DIR or NAME=URL for one")
+        found[called] = stack.enter_context(RemoteIndex(url, name=name or None))
     return found

@@ -7,12 +7,14 @@ import math
 import os
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import fields, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+
+from ray import cloudpickle
 
 from fastlane_rag.cluster.manifest import EMPTY, Manifest, shard_of
 from fastlane_rag.cluster.merging import ClusterResult, best_hits, doubled, merged, ranked
@@ -26,7 +28,7 @@ from fastlane_rag.errors import (
 )
 from fastlane_rag.explain import Explanation
 from fastlane_rag.index import FastLaneIndex
-from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, new_metadata, prepare, query_texts
 from fastlane_rag.index.encoding import encoded_entries, encoded_queries
 from fastlane_rag.index.evidence import explained, give_evidence
 from fastlane_rag.index.images import AddsImages
@@ -34,7 +36,7 @@ from fastlane_rag.index.ingestion import ingest
 from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
-from fastlane_rag.lengths import check_list, check_texts, is_text, one_warning, warn_caller
+from fastlane_rag.lengths import is_text, one_warning, warn_caller
 from fastlane_rag.search.bm25 import WordStatistics
 from fastlane_rag.search.options import (
     SearchKeywords,
@@ -48,8 +50,9 @@ from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
 from fastlane_rag.search.tracing import search_span
+from fastlane_rag.storage.filters import AllOf, compile_filter
 from fastlane_rag.storage.folder import index_path
-from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json, plain_metadata
+from fastlane_rag.storage.metadata import image_of, metadata_from_json, metadata_json
 from fastlane_rag.storage.refusals import refusals
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
@@ -398,9 +401,8 @@ class ClusterIndex(Searches, AddsImages):
         self, queries: list[str] | list[EncodedQuery], told: SearchOptions, texts: Sequence[str] | None
     ) -> tuple[list[EncodedQuery], list[str] | None]:
         """The queries as shards take them, and their texts where words count."""
-        by_words = told.lane == "words"
-        words = query_texts(queries, texts) if told.hybrid or by_words else None
-        if by_words:
+        words = query_texts(queries, texts, told)
+        if told.lane == "words":
             return [PlainQuery.without_tokens() for _ in queries], words
         return encoded_queries(lambda: self.model, queries, self.dim), words
 
@@ -411,6 +413,7 @@ class ClusterIndex(Searches, AddsImages):
             return []
         policy = told.policy or self._policy
         keywords = {one.name: getattr(told, one.name) for one in fields(told)} | {"policy": policy, "texts": words}
+        keywords["filter"] = _sendable(told.filter)
         missing: set[int] = set()
         if words is not None:
             counted = self._seen(await self._shards.ask("word_statistics", words), missing)
@@ -512,6 +515,7 @@ class ClusterIndex(Searches, AddsImages):
         return await self._find(filter, limit, offset)
 
     async def _find(self, filter: Filter | None, limit: int | None, offset: int) -> list[Document]:
+        filter = _sendable(filter)
         first = check_count(offset, "offset")
         last = None if limit is None else first + check_count(limit, "limit")
         answers = self._whole(await self._shards.ask("find", filter, last))
@@ -527,6 +531,7 @@ class ClusterIndex(Searches, AddsImages):
         return await self._ids(filter)
 
     async def _ids(self, filter: Filter | None) -> list[str]:
+        filter = _sendable(filter)
         answers = self._whole(await self._shards.ask("ids", filter))
         return list(dict.fromkeys(id_ for _, some in sorted(answers.items()) for id_ in some))
 
@@ -535,6 +540,7 @@ class ClusterIndex(Searches, AddsImages):
         if ids is None and filter is None:
             raise InvalidInputError("delete() needs ids or a filter; filter={} deletes every document")
         wanted = None if ids is None else check_ids(ids)
+        filter = _sendable(filter)
         return self._run(self._shards.current(partial(self._delete, wanted, filter)))
 
     async def _delete(self, ids: list[str] | None, filter: Filter | None) -> int:
@@ -552,13 +558,7 @@ class ClusterIndex(Searches, AddsImages):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
-        if len(names) != len(values):
-            raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
-        new = {
-            id_: {} if one is None else plain_metadata(one, f"the metadata of {id_!r}")
-            for id_, one in zip(names, values, strict=True)
-        }
+        new = {id_: metadata_from_json(metadata) for id_, metadata in new_metadata(ids, metadatas).items()}
         return self._run(self._shards.current(partial(self._set_metadata, new)))
 
     async def _set_metadata(self, new: Mapping[str, Any]) -> int:
@@ -617,7 +617,7 @@ class ClusterIndex(Searches, AddsImages):
 
     def compact(self, *, retrain: bool = False) -> None:
         """As `FastLaneIndex.compact`, on all shards."""
-        self._run(self._everywhere("compact", retrain=retrain))
+        self._run(self._everywhere("compact", retrain=check_flag(retrain, "retrain")))
 
     async def _everywhere(self, name: str, **options: Any) -> dict[int, Any]:
         async def told() -> dict[int, Any]:
@@ -721,6 +721,37 @@ def _check_asking(timeout: float, write_timeout: float, partial: bool, policy: S
     check_seconds(write_timeout, "write_timeout")
     check_flag(partial, "partial")
     check_policy(policy)
+
+
+def _sendable(filter: Filter | None) -> Filter | None:
+    """The filter as shards get it. What is wrong with it is told here: Ray says so in many lines.
+
+    Raises:
+        FilterError: a part of it is not valid.
+        InvalidInputError: it is, or holds, a function that cannot be pickled.
+    """
+    if filter is None:
+        return None
+    compile_filter(filter)
+    sent = (
+        replace(filter, filters=tuple(map(_listed, filter.filters))) if isinstance(filter, AllOf) else _listed(filter)
+    )
+    try:
+        cloudpickle.dumps(sent)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise InvalidInputError(
+            f"the filter {filter!r} cannot be sent to the shards ({error}); write it in the filter language, as a dict"
+        ) from error
+    return sent
+
+
+def _listed(value: Any) -> Any:
+    """A filter, or a part of one, in which the keys or values of a dict are a list: they cannot be pickled."""
+    if isinstance(value, Mapping):
+        return {key: _listed(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | KeysView | ValuesView):
+        return [_listed(one) for one in value]
+    return value
 
 
 def _reopened(path: str, options: dict[str, Any]) -> ClusterIndex:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastlane_rag.errors import DataError
+from fastlane_rag.strict_json import deeper, read_json
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
@@ -95,16 +96,20 @@ def read_passages(path: str | Path, *, on_bad: Callable[[DataError], None] | Non
             yield passage
 
 
-def parse_passage(line: bytes) -> Passage:
+def parse_passage(line: bytes, *, empty_id: bool = False) -> Passage:
     """The passage of one line, as `read_passages` reads it.
+
+    Args:
+        line: the line.
+        empty_id: take the id "" too, which an index takes, but a file has where its ids were lost.
 
     Raises:
         ValueError: the line holds no passage.
     """
-    return _passage(_parse(line))
+    return _passage(_parse(line), empty_id=empty_id)
 
 
-def record_id(record: dict[str, Any]) -> str:
+def record_id(record: dict[str, Any], *, empty: bool = False) -> str:
     """The id of a line: `_id`, or else `id`.
 
     Raises:
@@ -116,7 +121,7 @@ def record_id(record: dict[str, Any]) -> str:
     value = record[key]
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not (value or empty):
         raise ValueError(f"'{key}' must be text or a whole number, not {_show(value)}")
     return value
 
@@ -137,27 +142,19 @@ def record_text(record: dict[str, Any], key: str, default: str | None = None) ->
     return value
 
 
-def _passage(record: dict[str, Any]) -> Passage:
+def _passage(record: dict[str, Any], *, empty_id: bool = False) -> Passage:
     of_id = next((key for key in _ID_KEYS if key in record), None)
     rest = {key: value for key, value in record.items() if key not in (of_id, "title", "text")}
     if isinstance(rest.get("metadata"), dict):
         rest = rest.pop("metadata") | rest
-    if _deeper(rest, _DEEPEST):
+    if deeper(rest, _DEEPEST):
         raise ValueError(f"its metadata is nested more than {_DEEPEST} levels deep")
     return Passage(
-        id=record_id(record),
+        id=record_id(record, empty=empty_id),
         title=record_text(record, "title", default=""),
         text=record_text(record, "text"),
         metadata=rest,
     )
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested in a value more than this many levels deep."""
-    if levels < 0:
-        return True
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(_deeper(item, levels - 1) for item in items)
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
@@ -180,34 +177,11 @@ def _lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | None]:
 def _parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"longer than {_LONGEST >> 20} MiB")
-    try:
-        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_object)
-        # A lone surrogate ("\ud800") is legal JSON, but neither tokenizers nor databases take it as text.
-        # 1e999 is read as infinity, which JSON cannot write.
-        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start}") from error
-    except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair, which is no text") from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    record = read_json(line)
+    json.dumps(record, allow_nan=False)  # refuses what 1e999 was read as: infinity, which JSON cannot write
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, not {_show(record)}")
     return record
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"has the key {twice!r} twice")
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _raise(error: DataError) -> NoReturn:

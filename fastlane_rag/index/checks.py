@@ -7,15 +7,17 @@ from typing import Any, cast
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.lengths import check_list, check_text, check_texts, kind, warn_caller
+from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 
 __all__ = [
-    "check_hit",
+    "check_explained",
     "check_ids",
     "check_queries",
     "checked_query",
+    "new_metadata",
     "prepare",
     "query_texts",
 ]
@@ -76,37 +78,68 @@ def check_queries(queries: Iterable[str] | Iterable[EncodedQuery]) -> list[str] 
     """The queries as a list, from any iterable. An empty query is warned of.
 
     Raises:
-        InvalidInputError: a single text instead of several.
+        InvalidInputError: a single text instead of several, or embeddings that are no matrix, or without a row.
     """
     found = check_list("queries", queries)
+    for i, query in enumerate(found):
+        shape = tuple(getattr(getattr(query, "embeddings", None), "shape", (1, 1)))
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidInputError(f"the embeddings of queries[{i}] must have the shape (tokens, dim), not {shape}")
     if any(isinstance(query, str) and not query.strip() for query in found):
         warn_caller("a query is empty: the documents that are found for it are as good as any others")
     return cast("list[str] | list[EncodedQuery]", found)
 
 
-def query_texts(queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None) -> list[str]:
-    """The texts of the queries, which a search by words needs.
+def query_texts(
+    queries: Sequence[str] | Sequence[EncodedQuery], texts: Sequence[str] | None, told: SearchOptions
+) -> list[str] | None:
+    """The texts of the queries where words count, None elsewhere: `texts`, which are checked anyway, or the queries.
 
     Raises:
-        InvalidInputError: the queries are encoded and `texts` does not give one text each.
+        InvalidInputError: `texts` are not one text a query, or words count and only encoded queries are given.
     """
-    if texts is None:
-        if not all(isinstance(query, str) for query in queries):
-            raise InvalidInputError(
-                "a search by words (hybrid, or lane='words'): give the texts of encoded queries as texts=[...]"
-            )
-        texts = cast("Sequence[str]", queries)
-    found = check_texts(texts, "texts")
-    if len(found) != len(queries):
+    found = None if texts is None else check_texts(texts, "texts")
+    if found is not None and len(found) != len(queries):
         raise InvalidInputError(f"{len(queries)} queries but {len(found)} texts")
-    return found
+    if not told.hybrid and told.lane != "words":
+        return None
+    if found is not None:
+        return found
+    if not all(isinstance(query, str) for query in queries):
+        raise InvalidInputError(
+            "a search by words (hybrid, or lane='words'): give the texts of encoded queries as texts=[...]"
+        )
+    return check_texts(cast("Sequence[str]", queries), "queries")
 
 
-def check_hit(hit: Any) -> None:
-    """Refuse what is neither the id of a document nor a hit with text and metadata.
+def new_metadata(ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> dict[str, str]:
+    """Check the arguments of `update_metadata`.
+
+    Returns:
+        The JSON of the new metadata by id: of a repeated id the last one.
 
     Raises:
-        InvalidInputError: it is neither.
+        InvalidInputError: lengths differ, or something is no text or no JSON, and at which position.
     """
-    if not isinstance(hit, str) and not (isinstance(getattr(hit, "text", None), str) and hasattr(hit, "metadata")):
+    names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
+    if len(names) != len(values):
+        raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
+    given = enumerate(zip(names, values, strict=True))
+    return {id_: metadata_json(value, f"metadatas[{i}] (id {id_!r})") for i, (id_, value) in given}
+
+
+def check_explained(query: Any, hit: Any, route_k: Any, weighted: Any) -> tuple[str, SearchOptions]:
+    """Check the arguments of `explain`. Returns the query, and the options in the form that searches use.
+
+    Raises:
+        InvalidInputError: the query is no text, `hit` neither the id of a document nor a hit with text and metadata,
+            or an option is not what it must be.
+    """
+    [query] = check_texts([query], "query")
+    if isinstance(hit, str):
+        check_text("hit", hit)
+    elif not (isinstance(getattr(hit, "text", None), str) and isinstance(getattr(hit, "metadata", None), Mapping)):
         raise InvalidInputError(f"hit must be a hit of a search, or the id of a document, not {kind(hit)}")
+    else:
+        check_text("hit.text", hit.text)
+    return query, SearchOptions.of(route_k=route_k, weighted=weighted)

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.explain import Explanation, explain, explain_image
-from fastlane_rag.index.checks import check_hit
-from fastlane_rag.lengths import check_texts
-from fastlane_rag.search.options import check_flag
+from fastlane_rag.index.checks import check_explained
 from fastlane_rag.search.result import Hit, remember
 from fastlane_rag.types import IMAGE_KEY, Document, RouteK
 
@@ -76,10 +74,9 @@ def explained(
     """The explanation of a hit, or of the document with an id, which `get` reads.
 
     Raises:
-        InvalidInputError: no document has this id, `hit` is no hit, or the query is no text.
+        InvalidInputError: no document has this id, or an argument is not what it must be.
     """
-    [query] = check_texts([query], "query")
-    check_hit(hit)
+    query, told = check_explained(query, hit, route_k, weighted)
     document: Hit | Document
     if isinstance(hit, str):
         found = get([hit])
@@ -89,9 +86,7 @@ def explained(
     else:
         document = hit
     image = document.metadata.get(IMAGE_KEY)
-    return evidence_of(model, query, route_k, policy, weighted=check_flag(weighted, "weighted"))(
-        document.text, image=image
-    )
+    return evidence_of(model, query, told.route_k, policy, weighted=told.weighted)(document.text, image=image)
 
 
 def _of_kind(model: FastLaneModel, query: str, text: str, *, image: object = None, **options: Any) -> Explanation:

@@ -23,7 +23,7 @@ from fastlane_rag.errors import (
     ModelMismatchError,
 )
 from fastlane_rag.explain import Explanation
-from fastlane_rag.index.checks import check_ids, check_queries, prepare, query_texts
+from fastlane_rag.index.checks import check_ids, check_queries, new_metadata, prepare, query_texts
 from fastlane_rag.index.encoding import (
     budget_of,
     encoded_entries,
@@ -38,9 +38,16 @@ from fastlane_rag.index.options import IndexKeywords, IndexOptions
 from fastlane_rag.index.outside import OutsideModel, PlainQuery, prepare_rows
 from fastlane_rag.index.searches import Searches
 from fastlane_rag.index.vectors import VectorBlock, blocks_of
-from fastlane_rag.lengths import check_list, check_max_document_tokens, check_texts, is_text, one_warning, plain
+from fastlane_rag.lengths import check_max_document_tokens, check_texts, is_text, one_warning, plain
 from fastlane_rag.search.engines.choice import check_device, device_engine, is_cuda
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_policy, check_seconds
+from fastlane_rag.search.options import (
+    SearchKeywords,
+    SearchOptions,
+    check_count,
+    check_flag,
+    check_policy,
+    check_seconds,
+)
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.search.query import EncodedQuery
 from fastlane_rag.search.result import Hit, SearchResult, warn_of_hints
@@ -50,7 +57,6 @@ from fastlane_rag.storage.creation import holds_index
 from fastlane_rag.storage.folder import index_path
 from fastlane_rag.storage.fork import reset_after_fork
 from fastlane_rag.storage.lock import TIMEOUT_SECONDS
-from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.storage.transactions import Storage
 from fastlane_rag.types import Document, IndexStats, Ingested, RouteK
@@ -557,7 +563,8 @@ class FastLaneIndex(Searches, AddsImages):
             queries: texts, or queries that the index's model has encoded (`model.encode_routed`). Only hits of texts
                 can explain themselves.
             k: as in `search`.
-            texts: of queries that come encoded; a hybrid search and the lane of words need them.
+            texts: of queries that come encoded; a hybrid search and the lane of words need them. Of queries that are
+                texts: what these search by instead.
             **options: as in `search`.
 
         Raises:
@@ -597,7 +604,7 @@ class FastLaneIndex(Searches, AddsImages):
         told = SearchOptions.of(k=k, **options)
         queries = check_queries(queries)
         by_words = told.lane == "words"
-        words = query_texts(queries, texts) if told.hybrid or by_words else None
+        words = query_texts(queries, texts, told)
         if told.route_k not in (None, "all") and any(isinstance(query, PlainQuery) for query in queries):
             raise InvalidInputError(
                 f"route_k={told.route_k!r}, but no router chooses among embeddings that were made elsewhere: all "
@@ -724,10 +731,7 @@ class FastLaneIndex(Searches, AddsImages):
         Raises:
             InvalidInputError: lengths differ, or something is not JSON; nothing is changed then.
         """
-        names, values = check_texts(ids, "ids"), check_list("metadatas", metadatas)
-        if len(names) != len(values):
-            raise InvalidInputError(f"{len(names)} ids but {len(values)} metadatas")
-        new = {id_: metadata_json(value, f"the metadata of {id_!r}") for id_, value in zip(names, values, strict=True)}
+        new = new_metadata(ids, metadatas)
         with self._storage.change() as change:
             check_same_images(change.images(list(new)), new)
             return change.set_metadata(new.items())
@@ -782,7 +786,7 @@ class FastLaneIndex(Searches, AddsImages):
             retrain: train the codec anew, on a sample of all documents: for an index whose documents have changed
                 much. Documents in code are decoded and encoded once more, which loses a little.
         """
-        self._upkeep.compact(retrain=retrain)
+        self._upkeep.compact(retrain=check_flag(retrain, "retrain"))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> None:
         """Copy the live documents into a directory that `open` opens, without encoding them again.

@@ -45,7 +45,7 @@ from fastlane_rag.remote.messages import (
 )
 from fastlane_rag.remote.model import RemoteModel
 from fastlane_rag.remote.transport import Call, Transport
-from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_seconds
+from fastlane_rag.search.options import SearchKeywords, SearchOptions, check_count, check_flag, check_seconds
 from fastlane_rag.search.result import Hit, SearchResult, remember, warn_of_hints
 from fastlane_rag.search.tracing import search_span
 from fastlane_rag.storage.metadata import metadata_from_json, plain_metadata
@@ -295,12 +295,11 @@ class RemoteIndex(Searches):
         self, query: str, hit: Hit | str, *, route_k: RouteK | None = None, weighted: bool = True
     ) -> Explanation:
         """As `FastLaneIndex.explain`."""
-        from fastlane_rag.index.checks import check_hit
+        from fastlane_rag.index.checks import check_explained
 
-        [query] = check_texts([query], "query")
-        check_hit(hit)
+        query, told = check_explained(query, hit, route_k, weighted)
         of = {"id": hit} if isinstance(hit, str) else {"text": hit.text}
-        asked = ExplainRequest(query=query, route_k=route_k, weighted=weighted, **of)
+        asked = ExplainRequest(query=query, route_k=told.route_k, weighted=told.weighted, **of)
         found = self._transport.ask(Call("POST", "/explain", Explained, asked))
         return Explanation(found.query, found.text, tuple(found.tokens))
 
@@ -344,11 +343,10 @@ class RemoteIndex(Searches):
 
     def update_metadata(self, ids: Iterable[str], metadatas: Iterable[Mapping[str, Any] | None]) -> int:
         """As `FastLaneIndex.update_metadata`."""
-        plain = [
-            None if one is None else plain_metadata(one, f"metadatas[{i}]")
-            for i, one in enumerate(check_list("metadatas", metadatas))
-        ]
-        asked = UpdateMetadata(ids=check_texts(ids, "ids"), metadatas=plain)
+        from fastlane_rag.index.checks import new_metadata
+
+        new = new_metadata(ids, metadatas)
+        asked = UpdateMetadata(ids=list(new), metadatas=[metadata_from_json(one) for one in new.values()])
         return self._transport.ask(Call("POST", "/documents/metadata", Updated, asked, writes=True)).updated
 
     def optimize(self) -> None:
@@ -357,7 +355,8 @@ class RemoteIndex(Searches):
 
     def compact(self, *, retrain: bool = False) -> None:
         """As `FastLaneIndex.compact`."""
-        self._transport.ask(Call("POST", "/compact", type(None), {"retrain": retrain}, writes=True))
+        asked = {"retrain": check_flag(retrain, "retrain")}
+        self._transport.ask(Call("POST", "/compact", type(None), asked, writes=True))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, codec: str | None = None) -> NoReturn:
         """Refused, because an index on a server is kept there.
@@ -365,9 +364,11 @@ class RemoteIndex(Searches):
         Raises:
             FastLaneError: always; the message says how to save it.
         """
+        from fastlane_rag.storage.folder import index_path
+
         raise FastLaneError(
             f"{self.url} is kept by its server, and needs no saving; to copy it there: "
-            f"FastLaneIndex.open(directory, read_only=True).save({os.fspath(path)!r})"
+            f"FastLaneIndex.open(directory, read_only=True).save({str(index_path(path))!r})"
         )
 
     def verify(self) -> list[str]:
@@ -402,9 +403,9 @@ class RemoteIndex(Searches):
             raise FastLaneError(f"{self.url} told no detail of the search; is the server older than this client?")
         hits = [one.hit() for one in answer.hits]
         routed: Any = query
-        if isinstance(query, str):
+        if isinstance(query, str) or told.lane == "words":
             routed = AskedQuery(detail.tokens, partial(self._encoded, query, told.lane))
-            if told.lane != "words":
+            if isinstance(query, str) and told.lane != "words":
                 route_k = told.route_k or (told.policy.route_k if told.policy is not None else None)
                 explain = partial(self._explained, query, route_k, told.weighted)
                 for hit in hits:
@@ -412,8 +413,8 @@ class RemoteIndex(Searches):
         said = {name: getattr(detail, name) for name in _OF_DETAIL}
         return SearchResult(hits=hits, routed=routed, hint=answer.hint, **said)
 
-    def _encoded(self, query: str, lane: Lane | None) -> EncodedQuery:
-        if lane != "words":
+    def _encoded(self, query: str | EncodedQuery, lane: Lane | None) -> EncodedQuery:
+        if isinstance(query, str) and lane != "words":
             return self._model.encode_routed([query])[0]
         from fastlane_rag.index.outside import PlainQuery
 
@@ -483,21 +484,21 @@ class _Asked:
 def _asked(
     queries: Iterable[str] | Iterable[EncodedQuery], k: int, texts: Sequence[str] | None, options: SearchKeywords
 ) -> _Asked:
-    from fastlane_rag.index.checks import check_queries
+    from fastlane_rag.index.checks import check_queries, query_texts
 
     told, listed = SearchOptions.of(k=k, **options), check_queries(queries)
+    words = query_texts(listed, texts, told)
     message = {"detail": True, **options_message(told)}
     if listed and all(hasattr(query, "embeddings") for query in listed):
         encoded = [query_message(query.to_cpu()) for query in cast("list[EncodedQuery]", listed)]
-        named = None if texts is None else check_texts(texts)
-        body = EncodedSearchRequest(queries=encoded, texts=named, **message)
+        body = EncodedSearchRequest(queries=encoded, texts=words, **message)
         return _Asked(told, listed, Call("POST", "/search/encoded", SearchBatchResponse, body))
-    words = check_texts(cast("list[str]", listed), "queries")
-    if len(words) == 1:  # the server answers single queries of many clients together
-        one = SearchRequest(query=words[0], **message)
-        return _Asked(told, words, Call("POST", "/search", SearchResponse, one))
-    batch = SearchBatchRequest(queries=words, **message)
-    return _Asked(told, words, Call("POST", "/search/batch", SearchBatchResponse, batch))
+    asked = check_texts(cast("list[str]", listed), "queries")
+    if len(asked) == 1 and words in (None, asked):  # the server answers single queries of many clients together
+        one = SearchRequest(query=asked[0], **message)
+        return _Asked(told, asked, Call("POST", "/search", SearchResponse, one))
+    batch = SearchBatchRequest(queries=asked, texts=words, **message)
+    return _Asked(told, asked, Call("POST", "/search/batch", SearchBatchResponse, batch))
 
 
 class _Pages:

@@ -165,6 +165,7 @@ class SearchBatchRequest(_Search):
     """Queries that are answered at one commit, sharing the work."""
 
     queries: list[str]
+    texts: list[str] | None = Field(default=None, description="What a search by words takes instead of the queries.")
 
 
 class EncodedSearchRequest(_Search):

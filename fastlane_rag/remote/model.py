@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from fastlane_rag.lengths import check_batch_size, check_texts
 from fastlane_rag.remote.encoded import received_query
 from fastlane_rag.remote.messages import Encoded, EncodedQueryMessage, EncodeRequest, ModelInfo, StatsMessage, rows_of
 from fastlane_rag.remote.transport import Call, Transport
@@ -56,19 +57,24 @@ class RemoteModel:
         """The (L, dim) float32 token embeddings of each text; the server chooses how many it encodes at once."""
         import torch
 
-        return [torch.from_numpy(rows_of(one.embeddings)) for one in self._encoded(texts, "document")]
+        encoded = self._encoded(texts, "document", batch_size)
+        return [torch.from_numpy(rows_of(one.embeddings)) for one in encoded]
 
     def encode_queries(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[Tensor]:
         """The (L, dim) float32 token embeddings of each query."""
-        return [one.embeddings for one in self.encode_routed(texts)]
+        return [one.embeddings for one in self.encode_routed(texts, batch_size=batch_size)]
 
     def encode_routed(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[EncodedQuery]:
         """The queries with what the router says of their tokens."""
-        return [received_query(one) for one in self._encoded(texts, "query")]
+        return [received_query(one) for one in self._encoded(texts, "query", batch_size)]
 
-    def _encoded(self, texts: Sequence[str], kind: Literal["query", "document"]) -> Iterator[EncodedQueryMessage]:
-        for start in range(0, len(texts), _TEXTS):
-            asked = EncodeRequest(texts=list(texts[start : start + _TEXTS]), kind=kind, packed=True)
+    def _encoded(
+        self, texts: Iterable[str], kind: Literal["query", "document"], batch_size: int | None
+    ) -> Iterator[EncodedQueryMessage]:
+        check_batch_size(batch_size)
+        checked = check_texts(texts)
+        for start in range(0, len(checked), _TEXTS):
+            asked = EncodeRequest(texts=checked[start : start + _TEXTS], kind=kind, packed=True)
             yield from self._transport.ask(Call("POST", "/encode", Encoded, asked)).encoded
 
     def _known(self) -> ModelInfo:

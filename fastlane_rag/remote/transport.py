@@ -71,8 +71,9 @@ class Transport:
         shown = re.sub(r"//[^/?#]*@", "//", url)
         if not _is_address(url):
             raise InvalidInputError(f"{shown!r} is no address of a server, such as http://localhost:8000")
-        if api_key is not None and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
-            raise InvalidInputError("the API key must be a text of ASCII characters in one line")
+        # Of any other, errors of httpx would show it.
+        if api_key is not None and not (isinstance(api_key, str) and re.fullmatch("[!-~]+", api_key)):
+            raise InvalidInputError("the API key must be a text of ASCII characters in one line, without spaces")
         self.url = shown
         self._login: tuple[str, str] | None = None
         if shown != url:

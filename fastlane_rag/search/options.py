@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,6 +18,7 @@ import numpy as np
 from fastlane_rag.errors import FilterError, InvalidInputError, UnknownOptionError
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
+from fastlane_rag.strict_json import read_json
 from fastlane_rag.types import Fusion, Lane, RouteK, whole_number
 
 __all__ = [
@@ -251,12 +251,12 @@ def parse_filter(text: str) -> dict[str, Any]:
     """A filter from its JSON.
 
     Raises:
-        ValueError: the text is no JSON object.
+        ValueError: the text is no JSON object, or has a key twice.
     """
     try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{text!r} is not JSON: {error.msg} at column {error.colno}") from error
+        parsed = read_json(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} {error}") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"{text!r} is no JSON object")
     return parsed

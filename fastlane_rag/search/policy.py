@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
@@ -127,9 +128,12 @@ class SearchPolicy:
                 continue
             # Numbers of numpy are numbers.
             kind, least = (Real, 0) if isinstance(one.default, float) else (Integral, 1)
-            if isinstance(value, bool) or not isinstance(value, kind) or not float(value) >= least:
+            number = math.nan
+            if isinstance(value, kind) and not isinstance(value, bool):
+                number = int(value) if isinstance(value, Integral) else float(value)
+            if not least <= number < 2**63:
                 raise InvalidInputError(f"{one.name} of a SearchPolicy must be a number from {least}, not {value!r}")
-            object.__setattr__(self, one.name, int(value) if isinstance(value, Integral) else float(value))
+            object.__setattr__(self, one.name, number)
 
     def candidates(self, k: int, depth: int | None) -> int:
         """Candidates that the exhaustive lane refines for k hits; `depth` is what the search asks for."""

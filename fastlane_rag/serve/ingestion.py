@@ -66,7 +66,7 @@ def _documents(served: Served, lines: Sequence[bytes], first: int) -> list[Docum
         if not line.strip():
             continue
         try:
-            document = document_of(parse_passage(line))
+            document = document_of(parse_passage(line, empty_id=True))
             served.check_image(document.metadata.get(IMAGE_KEY), f"the document {document.id!r}")
             found.append(document)
         except ValueError as error:

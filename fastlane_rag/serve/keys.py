@@ -47,7 +47,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         DataError: the file cannot be read, or a line is wrong; the message has its number and not the key.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the keys in {path}: {error}") from error
     found = []
@@ -63,6 +63,8 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         hashed = _HASHED.fullmatch(key)
         if hashed is None and len(key) < _SHORTEST:
             raise DataError(f"{path}, line {number}: the key of {name!r} is shorter than {_SHORTEST} characters")
+        if not key.isascii():
+            raise DataError(f"{path}, line {number}: the key of {name!r} has other characters than ASCII")
         digest = hashed[1] if hashed else _digest(key)
         found.append(ApiKey(name=name, scopes=frozenset(cast("list[Scope]", scopes.split(","))), digest=digest))
     if not found:

@@ -30,7 +30,7 @@ class Limits:
     """
 
     def __init__(self, app: ASGIApp, *, most_body_bytes: int, idle_seconds: float, hosts: Collection[str]) -> None:
-        self._app, self._most, self._idle, self._hosts = app, most_body_bytes, idle_seconds, frozenset(hosts)
+        self._app, self._most, self._idle, self._hosts = app, most_body_bytes, idle_seconds, {*map(str.lower, hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -40,6 +40,9 @@ class Limits:
         headers = Headers(scope=scope)
         try:
             self._check_host(headers.get("host", ""))
+            if (coding := headers.get("content-encoding", "identity").lower()) != "identity":
+                detail = f"the body is in Content-Encoding {coding!r}; send it as it is"
+                raise Refused(415, "Unsupported encoding", detail, {"Connection": "close"})
             streamed = scope["path"].endswith(STREAMED)
             if not streamed and int(headers.get("content-length") or 0) > self._most:
                 raise self._too_long()

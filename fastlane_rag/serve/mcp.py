@@ -12,7 +12,7 @@ from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from fastlane_rag import __version__
-from fastlane_rag.errors import FastLaneError, IndexNotFoundError
+from fastlane_rag.errors import FastLaneError, FilterError, IndexNotFoundError
 from fastlane_rag.index.protocol import matching
 from fastlane_rag.serve.keys import ApiKey, holder
 from fastlane_rag.types import Document
@@ -93,7 +93,9 @@ def create_server(indexes: Mapping[str, AnyIndex]) -> MCPServer[Any]:
         index: IndexName = None,
     ) -> list[FoundPassage]:
         """Find the passages that answer a question best, best first."""
-        hits = chosen(index).search(query, k, filter=filter, hybrid=hybrid)
+        found = chosen(index).search_detailed(query, k, filter=filter, hybrid=hybrid)
+        if found.hint:
+            raise FilterError(f"nothing matches the filter: {found.hint}")
         return [
             FoundPassage(
                 id=hit.id,
@@ -102,7 +104,7 @@ def create_server(indexes: Mapping[str, AnyIndex]) -> MCPServer[Any]:
                 text=hit.text,
                 metadata=hit.metadata,
             )
-            for hit in hits
+            for hit in found.hits
         ]
 
     @server.tool(title="Get documents", annotations=_READS)

@@ -48,6 +48,9 @@ class Observing:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET is; the server sends the head of it
+            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get(_HEADER, "")
         id_ = given if _USABLE.fullmatch(given) else uuid.uuid4().hex
         request_id.set(id_)
@@ -78,10 +81,10 @@ class Observing:
                 raise  # half of an answer is out: closing the connection is all that is left
         finally:
             seconds = time.perf_counter() - start
-            self._metrics.ended(scope["method"], _route(scope), status, seconds)
+            self._metrics.ended(method, _route(scope), status, seconds)
             if now.milliseconds:
                 self._metrics.searched(now.index, now.milliseconds)
-            _logger.info("request", extra={"request": _line(scope, id_, status, seconds, now)})
+            _logger.info("request", extra={"request": _line(scope, method, id_, status, seconds, now)})
 
 
 def _route(scope: Scope) -> str:
@@ -90,11 +93,11 @@ def _route(scope: Scope) -> str:
     return str(getattr(route, "path", "none"))
 
 
-def _line(scope: Scope, id_: str, status: int, seconds: float, now: Account) -> dict[str, Any]:
+def _line(scope: Scope, method: str, id_: str, status: int, seconds: float, now: Account) -> dict[str, Any]:
     client = scope.get("client")
     line: dict[str, Any] = {
         "request_id": id_,
-        "method": scope["method"],
+        "method": method,
         "path": scope["path"],
         "route": _route(scope),
         "status": status,

@@ -6,23 +6,22 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, Response
 
-from fastlane_rag.remote.messages import Indexes, ModelInfo, Problems, StatsMessage
+from fastlane_rag.remote.messages import Indexes, Message, ModelInfo, Problems, StatsMessage
 from fastlane_rag.serve.metrics import CONTENT_TYPE_LATEST
 from fastlane_rag.serve.problems import RESPONSES
-from fastlane_rag.serve.service import CurrentService, Readable, Served, Writable, may, reply
+from fastlane_rag.serve.service import CurrentService, Readable, Served, StrictRoute, Writable, may, reply
 
 __all__ = ["health", "router"]
 
-router = APIRouter(prefix="/v1/indexes", tags=["indexes"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/indexes", tags=["indexes"], responses=RESPONSES, route_class=StrictRoute)
 health = APIRouter(tags=["operation"], responses=RESPONSES)
 
 _ReadKey = Annotated[None, Depends(may("read"))]
 
 
-class CompactRequest(BaseModel):
+class CompactRequest(Message):
     """How to compact: `retrain` trains the codec anew, on a sample of all documents."""
 
     retrain: bool = False

@@ -128,6 +128,10 @@ def _failed(request: Request, error: errors.FastLaneError) -> Response:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:
+    if isinstance(error.body, bytes):  # which FastAPI did not take for JSON
+        sent = request.headers.get("content-type", "")
+        detail = f"the body has the Content-Type {sent!r}; send JSON, with the header Content-Type: application/json"
+        return problem_response(415, "Unsupported media type", detail)
     found = [{"at": "/".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()]
     shown = "; ".join(f"{one['at']}: {one['what']}" for one in found[:5])
     detail = f"{shown}. {request.url.path} is described in /v1/openapi.json."

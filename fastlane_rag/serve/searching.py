@@ -33,7 +33,7 @@ from fastlane_rag.search.options import SearchOptions
 from fastlane_rag.search.result import Hit, SearchResult
 from fastlane_rag.serve.problems import RESPONSES
 from fastlane_rag.serve.requests import account
-from fastlane_rag.serve.service import Readable, Served, reply
+from fastlane_rag.serve.service import Readable, Served, StrictRoute, reply
 from fastlane_rag.serve.tracing import search_span
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/indexes/{index}", tags=["search"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/indexes/{index}", tags=["search"], responses=RESPONSES, route_class=StrictRoute)
 
 SearchMessage = SearchRequest | SearchBatchRequest | EncodedSearchRequest
 
@@ -97,12 +97,11 @@ async def explain(asked: ExplainRequest, served: Readable) -> Response:
     def answer() -> Explained:
         if (asked.id is None) == (asked.text is None):
             raise InvalidInputError("give the id of a document or a text, one of the two")
-        told = SearchOptions.of(route_k=asked.route_k)
         hit: Hit | str = asked.id or ""
         if asked.text is not None:
             [text] = check_texts([asked.text], "text")
             hit = Hit("", 0.0, text)
-        found = served.index.explain(asked.query, hit, route_k=told.route_k, weighted=asked.weighted)
+        found = served.index.explain(asked.query, hit, route_k=asked.route_k, weighted=asked.weighted)
         return Explained(
             query=found.query,
             text=found.text,
@@ -150,13 +149,13 @@ def _note(milliseconds: dict[str, float]) -> None:
 
 def _answers(served: Served, asked: SearchMessage, queries: Sequence[str]) -> list[Answer]:
     _check_number(served, "queries", queries)
-    told = _told(served, asked)
+    told, texts = _told(served, asked), getattr(asked, "texts", None)
     if told.lane == "words" or not queries:  # no model is needed
-        return _found(served, asked, told, queries)
+        return _found(served, asked, told, queries, texts)
     start = time.perf_counter()
     encoded: Sequence[EncodedQuery] = served.index.model.encode_routed(queries)
     spent = 1000 * (time.perf_counter() - start) / len(queries)
-    return _found(served, asked, told, encoded, queries, spent)
+    return _found(served, asked, told, encoded, queries if texts is None else texts, spent)
 
 
 def _found(

@@ -1,15 +1,16 @@
 """The state of a server, and what a request takes from it: its index, its right to ask, its thread."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from fastlane_rag.errors import IndexNotFoundError
+from fastlane_rag.errors import IndexNotFoundError, InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.images import check_sent_image
 from fastlane_rag.search.options import check_keywords
@@ -20,8 +21,9 @@ from fastlane_rag.serve.problems import Refused
 from fastlane_rag.serve.requests import account
 from fastlane_rag.serve.settings import ServeSettings
 from fastlane_rag.serve.workers import Lane, Workers
+from fastlane_rag.strict_json import read_json
 
-__all__ = ["CurrentService", "Readable", "Served", "Service", "Writable", "may", "reply"]
+__all__ = ["CurrentService", "Readable", "Served", "Service", "StrictRoute", "Writable", "may", "reply"]
 
 _NAME = "The name of an index, as /v1/indexes lists it; - where there is one alone."
 _ONLY = "-"
@@ -87,6 +89,29 @@ async def _answered(lane: Lane, call: Callable[[], Any]) -> Response:
     return await lane.run(lambda: reply(call()))
 
 
+class StrictRoute(APIRoute):
+    """A route that reads bodies by `read_json`; FastAPI's takes the last value of a key that an object has twice."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+        answer = super().get_route_handler()
+
+        async def answering(request: Request) -> Response:
+            return await answer(_Strict(request.scope, request.receive))
+
+        return answering
+
+
+class _Strict(Request):
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            return read_json(body)
+        except ValueError as error:
+            detail = f"the body {error}. {self.url.path} is described in /v1/openapi.json."
+            raise Refused(422, "Invalid request", detail) from error
+
+
 # Dependencies are coroutines, because FastAPI runs functions in threads.
 
 
@@ -135,6 +160,9 @@ def _served(scope: Scope) -> Callable[..., Awaitable[Served]]:
     ) -> Served:
         known = [one.alias for one in request.scope["route"].dependant.query_params]
         check_keywords(request.query_params, known, f"{request.method} {request.url.path}")
+        given = [name for name, _ in request.query_params.multi_items()]
+        if twice := [name for i, name in enumerate(given) if name in given[:i]]:
+            raise InvalidInputError(f"{request.url.path} is asked with {twice[0]!r} twice; give it once")
         index = _named(index, service.indexes)
         if (now := account.get()) is not None:
             now.index = index

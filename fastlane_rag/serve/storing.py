@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from fastlane_rag.errors import FastLaneError, InvalidInputError
@@ -30,12 +31,22 @@ from fastlane_rag.remote.messages import (
 from fastlane_rag.search.options import parse_filter
 from fastlane_rag.serve.ingestion import Ingestion
 from fastlane_rag.serve.problems import RESPONSES, Refused, of_error
-from fastlane_rag.serve.service import Readable, Served, Writable, reply
+from fastlane_rag.serve.service import Readable, Served, StrictRoute, Writable, reply
 from fastlane_rag.types import IMAGE_KEY, Document, Ingested
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/indexes/{index}/documents", tags=["documents"], responses=RESPONSES)
+
+class _Anything(StringConvertor):
+    """The rest of a path. Starlette's own `path` ends before a line break, which an id may have."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("anything", _Anything())
+router = APIRouter(
+    prefix="/v1/indexes/{index}/documents", tags=["documents"], responses=RESPONSES, route_class=StrictRoute
+)
 
 
 @router.post("", response_model=Ids)
@@ -90,6 +101,11 @@ async def ingest(request: Request, served: Writable) -> Response:
     line ends it with a problem that has the line's number, and what was stored before. What is stored unchanged
     already is passed over, so the same stream can be sent again.
     """
+    # A stranger's page can make a browser send text and forms anywhere, but nothing of these types without being asked.
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not sent.startswith("application/") or sent == "application/x-www-form-urlencoded":
+        detail = f"the body has the Content-Type {sent!r}; send the header Content-Type: application/x-ndjson"
+        raise Refused(415, "Unsupported media type", detail, {"Connection": "close"})
     ingestion = Ingestion(served)
     try:
         await ingestion.take(request.stream())
@@ -148,7 +164,7 @@ async def update_metadata(asked: UpdateMetadata, served: Writable) -> Response:
     return await served.write(lambda: Updated(updated=served.index.update_metadata(asked.ids, asked.metadatas)))
 
 
-@router.get("/{id:path}", response_model=Document)
+@router.get("/{id:anything}", response_model=Document)
 async def get_document(id: str, served: Readable) -> Response:
     """One document."""
 
@@ -161,7 +177,7 @@ async def get_document(id: str, served: Readable) -> Response:
     return await served.read(answer)
 
 
-@router.delete("/{id:path}", response_model=Deleted)
+@router.delete("/{id:anything}", response_model=Deleted)
 async def delete_document(id: str, served: Writable) -> Response:
     """Delete one document. It is no error where it is not stored."""
     return await served.write(lambda: Deleted(deleted=served.index.delete([id])))

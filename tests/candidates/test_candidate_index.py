@@ -1,5 +1,6 @@
 """The vector lane in another database: what it finds, and that the two stores agree whatever happens between them."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -183,6 +184,21 @@ def test_what_is_no_index_or_no_database_is_refused(filled):
             CandidateIndex(index, None)
     with pytest.raises(InvalidInputError, match=r"source must be a database .* has no upsert, delete, versions"):
         CandidateIndex(filled, "postgresql://localhost/app")
+
+
+def test_the_face_is_that_of_an_index():
+    """Every method that both have takes the same arguments; `verify` takes `repair` as well."""
+    for name, method in vars(CandidateIndex).items():
+        twin = getattr(FastLaneIndex, name, None)
+        if inspect.isfunction(method) and not name.startswith("_") and name not in ("close", "verify") and twin:
+            assert [*inspect.signature(method).parameters] == [*inspect.signature(twin).parameters], name
+
+
+def test_words_to_search_by_may_come_from_any_iterable(filled):
+    index = CandidateIndex(filled, Table())
+    for options in ({"lane": "words"}, {"hybrid": True}):
+        found = index.search_batch_detailed(["cats"], texts=iter(["d1 index"]), **options)
+        assert ids(found[0].hits) == ids(filled.search_batch_detailed(["cats"], texts=["d1 index"], **options)[0].hits)
 
 
 def test_it_is_an_index_in_a_loop_and_a_block(filled, source):

@@ -262,7 +262,7 @@ def test_bad_lines_stop_everything_unless_skipped(run: Run, tmp_path: Path) -> N
     corpus.write_text(BAD)
     result = run("index", corpus, "--out", out)
     assert result.exit_code == 1
-    assert f"{corpus}, line 2: 'text' must be text, not 5\n{corpus}, line 3: not JSON" in result.stderr
+    assert f"{corpus}, line 2: 'text' must be text, not 5\n{corpus}, line 3: is not JSON" in result.stderr
     assert "Error: 2 bad line(s), nothing was indexed; --skip-bad" in result.stderr
     assert "Traceback" not in result.output
     assert not out.exists()

@@ -2,6 +2,8 @@
 
 import pickle
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 from word_model import WordModel
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FastLaneError, IndexExistsError, IndexNotFoundError, InvalidInputError, StorageError
+from fastlane_rag.errors import (
+    FastLaneError,
+    FilterError,
+    IndexExistsError,
+    IndexNotFoundError,
+    InvalidInputError,
+    StorageError,
+)
+from fastlane_rag.storage.filters import all_of
 from fastlane_rag.types import Document
 
 pytestmark = pytest.mark.slow
@@ -73,6 +83,14 @@ def test_what_is_stored_is_not_encoded_again(cluster):
     assert (done.added, done.changed) == (1, 1)
 
 
+def deleted(cluster, filter):
+    return cluster.delete(filter=filter)
+
+
+def searched(cluster, filter):
+    return cluster.search("cats", filter=filter)
+
+
 def test_wrong_arguments_are_told_as_by_an_index(cluster):
     with pytest.raises(InvalidInputError, match="k must be"):
         cluster.search("a", k=-1)
@@ -80,6 +98,18 @@ def test_wrong_arguments_are_told_as_by_an_index(cluster):
         cluster.search("a", filter={"n": {"$nope": 1}})
     with pytest.warns(UserWarning, match="nothing matches"):
         assert cluster.search("a", filter={"wrong": 1}) == []
+    for wrong in ({"n": (one for one in "a")}, "n"):
+        for asked in (cluster.ids, cluster.find, partial(deleted, cluster), partial(searched, cluster)):
+            with pytest.raises(FilterError):
+                asked(wrong)
+    lock = threading.Lock()
+    with pytest.raises(InvalidInputError, match=r"cannot be sent to the shards .*; write it in the filter language"):
+        cluster.ids(lambda metadata: lock.locked())
+    views = {"n": {"$in": {1: "one", 2: "two"}.keys()}}
+    assert {*cluster.ids(views)} == {*cluster.ids(all_of(views, lambda metadata: True))} == {"doc-1", "doc-2"}
+    assert {hit.id for hit in searched(cluster, views)} == {"doc-1", "doc-2"}
+    with pytest.raises(InvalidInputError, match="retrain must be True or False"):
+        cluster.compact(retrain=threading.Lock())
     with pytest.raises(InvalidInputError, match="ids or a filter"):
         cluster.delete()
 

@@ -60,7 +60,7 @@ BAD_LINES = {
     "no-text": ('{"_id": "a"}', "no 'text'"),
     "number-text": ('{"_id": "a", "text": 5}', "'text' must be text"),
     "list-title": ('{"_id": "a", "text": "x", "title": ["T"]}', "'title' must be text"),
-    "nan": ('{"_id": "a", "text": "x", "n": NaN}', "NaN is not JSON"),
+    "nan": ('{"_id": "a", "text": "x", "n": NaN}', "has NaN, which is not JSON"),
     "surrogate": (r'{"_id": "a", "text": "\ud800"}', "surrogate"),
     "latin-1": ('{"_id": "a", "text": "é"}'.encode("latin-1"), "not UTF-8: byte 0xe9"),
     "infinite": ('{"_id": "a", "text": "x", "n": [1e999]}', "Out of range float"),

@@ -56,7 +56,7 @@ def test_the_corpus_hash_follows_the_corpus(folder: Path) -> None:
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"test\.tsv holds no judgement"),
         ("qrels/test.tsv", "q9\td0\t1\n", r"judges query 'q9', which .*queries\.jsonl does not hold"),
         ("queries.jsonl", '{"_id": "q1"}\n', r"queries\.jsonl, line 1: no 'text'"),
-        ("queries.jsonl", '{"_id": "q1", "text": "x"}\n{', r"queries\.jsonl, line 2: not JSON"),
+        ("queries.jsonl", '{"_id": "q1", "text": "x"}\n{', r"queries\.jsonl, line 2: is not JSON"),
     ],
 )
 def test_a_bad_line_is_named(folder: Path, name: str, content: str, message: str) -> None:

@@ -331,7 +331,11 @@ def test_a_server_takes_images_as_bytes_and_reads_no_file(index: FastLaneIndex, 
 
         for refused in (
             client.post(f"{url}/documents", json={"documents": documents(str(pages[0]))}),
-            client.post(f"{url}/documents/ingest", content=json.dumps(documents(str(pages[0]))[0])),
+            client.post(
+                f"{url}/documents/ingest",
+                content=json.dumps(documents(str(pages[0]))[0]),
+                headers={"Content-Type": "application/x-ndjson"},
+            ),
         ):
             assert refused.status_code == 422, refused.text
             assert "a path on the server" in refused.text

@@ -36,10 +36,11 @@ def test_documents_are_stored_replaced_fetched_and_deleted(client, index):
 def test_ids_may_hold_anything(client):
     from urllib.parse import quote
 
-    for id_ in ("a/b/c", "über?#", "../x", "ingest", "100% sure"):
+    for id_ in ("a/b/c", "über?#", "../x", "ingest", "100% sure", "", "cat\n", "two\nlines", "\n"):
         client.post(BASE, json={"documents": [{"id": id_, "text": "odd"}]})
         assert client.get(f"{BASE}/{quote(id_, safe='')}").json()["id"] == id_
         assert client.delete(f"{BASE}/{quote(id_, safe='')}").json() == {"deleted": 1}
+    assert client.get(f"{BASE}/cat").json()["id"] == "cat"
 
 
 def test_a_list_has_pages_and_filters(client):
@@ -48,7 +49,14 @@ def test_a_list_has_pages_and_filters(client):
     four = client.get(BASE, params={"filter": '{"legs": 4}'}).json()
     assert ([one["id"] for one in four["documents"]], four["total"]) == (["cat", "dog"], 2)
     assert client.get(BASE, params={"limit": 0}).json() == {"documents": [], "total": 4}
-    assert "is not JSON" in client.get(BASE, params={"filter": "legs"}).json()["detail"]
+    for wrong, said in (
+        ("legs", "'legs' is not JSON"),
+        ('{"legs": {"$gt": 4}, "legs": 4}', "has the key 'legs' twice"),
+        ("[" * 20_000, "is nested too deeply"),
+        ('{"legs": ' + "[" * 500 + "]" * 500 + "}", "is nested too deeply"),
+    ):
+        refused = client.get(BASE, params={"filter": wrong})
+        assert (refused.status_code, said in refused.json()["detail"]) == (422, True)
     assert "limit" in client.get(BASE, params={"limit": 1001}).json()["detail"]
     assert client.post(f"{BASE}/ids", json={"filter": {"legs": {"$lt": 3}}}).json() == {"ids": ["bird", "fish"]}
 
@@ -59,6 +67,7 @@ def test_what_an_address_asks_besides_is_refused(client, index):
         ("GET", f"{BASE}?fitler=%7B%22legs%22:4%7D", "'fitler'.*did you mean 'filter'"),
         ("POST", f"{BASE}/delete?dry_run=true", "'dry_run'.*it takes none"),
         ("POST", "/v1/indexes/animals/search?k=1", "'k'.*it takes none"),
+        ("GET", f"{BASE}?limit=1&limit=2", "'limit' twice"),
     ):
         answer = client.request(method, path, json=None if method == "GET" else {"filter": {}, "query": "cats"})
         assert answer.status_code == 422
@@ -73,6 +82,10 @@ def test_deleting_needs_ids_or_a_filter(client, index):
     assert client.post(f"{BASE}/delete", json=both).json() == {"deleted": 1}
     assert client.post(f"{BASE}/delete", json={"filter": {}}).json() == {"deleted": 3}
     assert len(index) == 0
+
+
+def test_what_compacting_is_told_is_checked(client):
+    assert client.post("/v1/indexes/animals/compact", json={"retrian": True}).status_code == 422
 
 
 def test_metadata_change_without_encoding(client, index):
@@ -122,7 +135,7 @@ def test_a_stream_is_stored_in_parts_however_it_is_cut(client, index):
         ('{"text": "x"}', "no '_id'"),
         ('{"_id": "x"}', "no 'text'"),
         ('{"_id": "x", "text": "\\ud800"}', "surrogate"),
-        ('{"_id": "x", "text": "t", "n": NaN}', "NaN is not JSON"),
+        ('{"_id": "x", "text": "t", "n": NaN}', "has NaN, which is not JSON"),
         ("\xff", "not JSON"),
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -48,6 +49,7 @@ async def test_what_is_wrong_is_told_to_the_agent(index):
             ({"query": "cats", "index": "rocks"}, "'rocks'"),
             ({"query": "cats", "index": "plants", "filter": {"legs": {"$near": 1}}}, "$near"),
             ({"query": "cats", "index": "plants", "k": 1000}, "100"),
+            ({"query": "cats", "index": "plants", "filter": {"leg": 4}}, "did you mean 'legs'"),
         ):
             result = await client.call_tool("search", arguments)
             assert result.is_error
@@ -84,6 +86,23 @@ async def test_over_http_with_a_key(index, running, tmp_path):
     async with httpx2.AsyncClient() as http:
         for headers in ({}, {"Authorization": "Bearer writer-key-0123456789"}, {"Authorization": "Basic x"}):
             assert (await http.post(url, headers=headers, json={})).status_code == 401
+
+
+def test_indexes_have_names_of_their_own(index, monkeypatch):
+    """Of two addresses without a name one was left out, and which one changed from run to run."""
+    from click.testing import CliRunner
+
+    from fastlane_rag.cli import main
+
+    served = []
+    monkeypatch.setattr("fastlane_rag.serve.mcp.create_server", lambda indexes: served.append(indexes) or Mock())
+    here, url = str(index.path), "http://127.0.0.1:9"
+    for wrong in ((url, url), (f"remote={here}", url), (f"a={here}", f"a={url}")):
+        refused = CliRunner().invoke(main, ["mcp", *wrong])
+        assert (refused.exit_code, "write NAME=DIR or NAME=URL for one" in refused.output) == (1, True)
+    done = CliRunner().invoke(main, ["mcp", here, f"b={url}", "http://one:a=b@127.0.0.1:9"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert [*served.pop()] == ["animals", "b", "remote"]
 
 
 def test_the_extra_is_named(monkeypatch, index):

@@ -1,11 +1,13 @@
 """Keys, limits, health, metrics, logs, spans."""
 
+import gzip
 import json
 import logging
 import socket
 import threading
 import time
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from opentelemetry import trace
@@ -20,6 +22,7 @@ from fastlane_rag.serve.logs import _Json, _Text
 from fastlane_rag.serve.settings import ServeSettings, named_directories
 
 BASE = "/v1/indexes/animals"
+NDJSON = {"Content-Type": "application/x-ndjson"}
 READER, WRITER = "reader-key-0123456789", "writer-key-0123456789"
 
 
@@ -69,13 +72,16 @@ def test_the_keys_file_is_checked(tmp_path):
     assert key.scopes == {"read", "write"}
     assert holder([key], READER) == key
     assert holder([key], WRITER) is None
+    file.write_text(f"# of Notepad, with a byte-order mark\napp read {READER}\n", encoding="utf-8-sig")
+    assert [key.name for key in read_keys(file)] == ["app"]
     for text, said in (
+        (f"app read {READER}ü", "line 1: the key of 'app' has other characters than ASCII"),
         ("app read", "line 1: a key is NAME SCOPES KEY"),
         (f"app admin {READER}", "not 'admin'"),
         ("app read short", "shorter than 16"),
         ("# nothing\n", "holds no key"),
     ):
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=said) as caught:
             read_keys(file)
         assert READER not in str(caught.value)
@@ -93,9 +99,9 @@ def test_long_bodies_are_refused_before_they_are_read(client_of):
     )
     assert (chunked.status_code, "longer than 1000 bytes" in chunked.json()["detail"]) == (413, True)
     lines = b"".join(b'{"_id": "%d", "text": "many short lines"}\n' % i for i in range(100))
-    streamed = client.post(f"{BASE}/documents/ingest", content=lines)
+    streamed = client.post(f"{BASE}/documents/ingest", content=lines, headers=NDJSON)
     assert streamed.json()["added"] == 100
-    one_line = client.post(f"{BASE}/documents/ingest", content=lines.replace(b"\n", b" "))
+    one_line = client.post(f"{BASE}/documents/ingest", content=lines.replace(b"\n", b" "), headers=NDJSON)
     assert (one_line.status_code, one_line.json()["stored"]["documents"]) == (413, 0)
     many = client_of(most_texts=2).post(f"{BASE}/search/batch", json={"queries": ["a", "b", "c"]})
     assert "at most 2 a request, not 3" in many.json()["detail"]
@@ -204,8 +210,8 @@ def test_a_write_does_not_keep_readers_waiting(client_of, index, monkeypatch):
 
 
 def test_only_told_host_names_are_answered(client_of):
-    client = client_of(hosts=("localhost", "127.0.0.1", "[::1]"))
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+    client = client_of(hosts=("localhost", "127.0.0.1", "[::1]", "Docs.Example"))
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST", "docs.example", "Docs.Example:80"):
         assert client.get("/health/live", headers={"Host": host}).status_code == 200
     refused = client.get("/health/live", headers={"Host": "evil.example:8000"})
     assert (refused.status_code, "--allowed-host evil.example" in refused.json()["detail"]) == (421, True)
@@ -216,14 +222,47 @@ def test_bodies_that_are_no_json_are_no_requests(client):
     body = json.dumps({"filter": {}})
     for type_ in ("text/plain", "application/x-www-form-urlencoded", None):
         headers = {} if type_ is None else {"Content-Type": type_}
-        assert client.post(f"{BASE}/documents/delete", content=body, headers=headers).status_code == 422
-    assert (
-        client.post(f"{BASE}/documents/delete", content="{", headers={"Content-Type": "application/json"}).status_code
-        == 422
-    )
-    deep = "[" * 100_000
-    found = client.post(f"{BASE}/search", content=deep, headers={"Content-Type": "application/json"})
-    assert 400 <= found.status_code < 500
+        refused = client.post(f"{BASE}/documents/delete", content=body, headers=headers)
+        assert (refused.status_code, "Content-Type: application/json" in refused.json()["detail"]) == (415, True)
+        line = '{"_id": "planted", "text": "by a stranger"}'
+        refused = client.post(f"{BASE}/documents/ingest", content=line, headers=headers)
+        assert (refused.status_code, "Content-Type: application/x-ndjson" in refused.json()["detail"]) == (415, True)
+    assert client.get(f"{BASE}/documents/planted").status_code == 404
+    zipped = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = client.post(f"{BASE}/search", content=gzip.compress(b'{"query": "cats"}'), headers=zipped)
+    assert (refused.status_code, "'gzip'" in refused.json()["detail"]) == (415, True)
+
+
+def test_what_can_be_got_has_a_head(running, index, caplog):
+    """Those who watch a server ask for no more than the head."""
+    caplog.set_level(logging.INFO, logger="fastlane_rag.serve")
+    url = running(create_app(ServeSettings(), {"animals": index})).url
+    for path in ("/", "/health/live", "/health/ready", "/metrics", f"{BASE}/documents/cat"):
+        whole, head = httpx.get(f"{url}{path}"), httpx.head(f"{url}{path}")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+    assert httpx.head(f"{url}{BASE}/search").status_code == 405
+    assert [one.request["method"] for one in caplog.records if hasattr(one, "request")][:2] == ["GET", "HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "the body is not JSON: Expecting property name"),
+        (b'{"filter": {"legs": 0}, "filter": {}}', "the body has the key 'filter' twice"),
+        (b'{"filter": {"legs": {"$gt": 4, "$gt": -1}}}', "the body has the key '$gt' twice"),
+        (b'{"filter": {"legs": {"$lt": Infinity}}}', "the body has Infinity, which is not JSON"),
+        (b'{"filter": {"legs": "\xff"}}', "the body is not UTF-8: byte 0xff at 21"),
+        ('{"filter": {}}'.encode("utf-16"), "the body is not UTF-8"),
+        (b"[" * 100_000, "the body is nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bodies_are_read_strictly(client, index, body, said):
+    """As files are: of a key that stands twice nothing says which value was meant."""
+    found = client.post(f"{BASE}/documents/delete", content=body, headers={"Content-Type": "application/json"})
+    assert (found.status_code, said in found.json()["detail"]) == (422, True)
+    assert len(index) == 4
 
 
 def test_request_ids_are_kept_or_made(client):
@@ -245,7 +284,8 @@ def test_a_client_that_leaves_or_pauses_harms_nobody(running, index, caplog):
     caplog.set_level(logging.INFO, logger="fastlane_rag.serve")
     url = running(create_app(ServeSettings(idle_seconds=0.2), {"animals": index})).url
     port = int(url.rpartition(":")[2])
-    head = f"POST {BASE}/documents/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    head = f"POST {BASE}/documents/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    head += "Content-Type: application/x-ndjson\r\n\r\n"
     whole = b"".join(b'{"_id": "n%d", "text": "many short lines"}\n' % i for i in range(10))
     with socket.create_connection(("127.0.0.1", port)) as leaving:
         leaving.sendall(head.encode() + whole)
@@ -284,7 +324,7 @@ def test_health_metrics_and_logs(client, caplog):
     client.get(f"{BASE}/documents/cat")
     text = client.get("/metrics").text
     assert 'fastlane_requests_total{method="POST",route="/v1/indexes/{index}/search",status="200"} 1.0' in text
-    assert 'route="/v1/indexes/{index}/documents/{id:path}"' in text
+    assert 'route="/v1/indexes/{index}/documents/{id:anything}"' in text
     assert 'fastlane_search_stage_seconds_count{index="animals",stage="encode"} 1.0' in text
     assert 'fastlane_documents{index="animals"} 4.0' in text
     assert "fastlane_requests_in_progress 1.0" in text  # the one that asks

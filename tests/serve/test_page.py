@@ -119,6 +119,9 @@ def test_filters_and_options_are_told_and_mistakes_shown(served, page):
     page.click("#ask button")
     page.wait_for_selector("#hits:has-text('No passage matches.')")
     assert page.is_hidden("#error")
+    page.fill("#filter", '{"lang": "en"}')
+    page.click("#ask button")
+    page.wait_for_selector("#hits:has-text(\"No passage matches: no document has the metadata key 'lang'\")")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, fields, replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -174,12 +175,17 @@ def test_every_option_is_described(client):
         ({"policy": {"route_k": 0}}, "route_k of a SearchPolicy"),
         ({"policy": 3}, "policy must be"),
         ({"query": 4}, "body/query"),
-        ({"query": "half \ud800"}, "query[0] holds half of a surrogate pair"),
+        ({"query": "half \ud800"}, "the body holds half of a surrogate pair"),
+        ({"lane": "\ud800"}, "the body holds half of a surrogate pair"),
+        ({"filter": {"legs": [[]] * 200 + [reduce(lambda inner, _: [inner], range(300), [])]}}, "nested too deeply"),
+        ({"k": reduce(lambda inner, _: {"k": inner}, range(130), 1)}, "nested too deeply"),
+        ({"policy": {"bm25_k1": 10**400}}, "bm25_k1 of a SearchPolicy"),
     ],
     ids=str,
 )
 def test_a_wrong_request_is_told_what_is_wrong(client, wrong, said):
     body = json.dumps({"query": "cats", **wrong})
+    assert body.isascii()  # surrogates are escaped
     found = client.post(f"{BASE}/search", content=body, headers={"Content-Type": "application/json"})
     assert found.status_code == 422
     assert found.headers["content-type"] == "application/problem+json"

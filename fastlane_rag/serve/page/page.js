@@ -93,7 +93,7 @@ async function search() {
   }
 }
 
-function show({ hits, detail }, whole) {
+function show({ hits, hint, detail }, whole) {
   showTokens(detail);
   showStages(detail.milliseconds, whole);
   const compared = (detail.gathered + detail.refined).toLocaleString("en");
@@ -101,7 +101,7 @@ function show({ hits, detail }, whole) {
   $("cost").textContent = `${detail.lane} lane, ${detail.candidates} candidates, ${compared} comparisons${share}`;
   $("how").hidden = false;
   const shown = hits.map((hit, i) => passage(hit, i));
-  if (!shown.length) shown.push(element("li", { class: "note" }, "No passage matches."));
+  if (!shown.length) shown.push(element("li", { class: "note" }, hint ? `No passage matches: ${hint}.` : "No passage matches."));
   $("hits").replaceChildren(...shown);
 }
 
