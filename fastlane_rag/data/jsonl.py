@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastlane_rag.errors import DataError
+from fastlane_rag.lengths import unique_keys
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ID_KEYS = ("_id", "id")
@@ -181,7 +182,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"longer than {_LONGEST >> 20} MiB")
     try:
-        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_object)
+        record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
         # A lone surrogate ("\ud800") is legal JSON, but neither tokenizers nor databases take it as text.
         # 1e999 is read as infinity, which JSON cannot write.
         json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
@@ -196,14 +197,6 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"must be a JSON object, not {_show(record)}")
     return record
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"has the key {twice!r} twice")
-    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

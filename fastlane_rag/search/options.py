@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypedDict, cast, get_args
 import numpy as np
 
 from fastlane_rag.errors import FilterError, InvalidInputError, UnknownOptionError
+from fastlane_rag.lengths import unique_keys
 from fastlane_rag.search.policy import SearchPolicy
 from fastlane_rag.storage.filters import AllOf, DocumentFilter, Filter, all_of
 from fastlane_rag.types import Fusion, Lane, RouteK, whole_number
@@ -251,12 +252,14 @@ def parse_filter(text: str) -> dict[str, Any]:
     """A filter from its JSON.
 
     Raises:
-        ValueError: the text is no JSON object.
+        ValueError: the text is no JSON object, or has a key twice, of which one would be lost.
     """
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(text, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise ValueError(f"{text!r} is not JSON: {error.msg} at column {error.colno}") from error
+    except ValueError as error:
+        raise ValueError(f"{text!r} {error}; $and takes several conditions on one") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"{text!r} is no JSON object")
     return parsed
