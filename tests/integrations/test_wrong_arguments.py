@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_fastlane import FastLaneReranker, FastLaneRetriever, FastLaneVectorStore
-from llama_index.core import QueryBundle
+from llama_index.core import MockEmbedding, QueryBundle, VectorStoreIndex
 from llama_index.core.schema import Document as Text
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
@@ -18,7 +19,7 @@ from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
 from llama_index.retrievers.fastlane import FastLaneVectorStore as NodeStore
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FilterError, InvalidInputError, UnknownOptionError
+from fastlane_rag.errors import FastLaneWarning, FilterError, InvalidInputError, UnknownOptionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 
@@ -60,6 +61,39 @@ def test_what_is_no_node_is_refused(index, wrong):
         with pytest.raises(InvalidInputError, match=r"nodes must be a list|nodes\[0\] must be a node"):
             take(wrong)
     assert len(index) == 3
+
+
+def test_an_embedding_model_is_no_list_of_metadata(index):
+    """Objects of pydantic iterate over their fields, so a text more was said to lack its metadata."""
+    dense = DeterministicFakeEmbedding(size=4)
+    for make in (
+        lambda: FastLaneRetriever.from_texts(["cats"], dense),
+        lambda: FastLaneVectorStore(index).add_texts(["cats"], dense),
+    ):
+        with pytest.raises(InvalidInputError, match="metadatas must be a list, not DeterministicFakeEmbedding"):
+            make()
+
+
+def test_an_index_is_looked_for_in_what_holds_one(index):
+    store = NodeStore(index)
+    in_framework = VectorStoreIndex.from_vector_store(store, embed_model=MockEmbedding(embed_dim=1))
+    for holds, where in (
+        (FastLaneVectorStore(index), "index"),
+        (store, "client"),
+        (in_framework, "vector_store.client"),
+    ):
+        with pytest.raises(InvalidInputError, match=rf"give the index that it holds, its \.{where}$"):
+            NodeRetriever(holds)
+
+
+def test_a_warning_is_at_the_line_that_called(index):
+    for ask in (
+        lambda: FastLaneVectorStore(index).similarity_search("cats", filter={"absent": 1}),
+        lambda: NodeStore(index).query(VectorStoreQuery(query_str="")),
+    ):
+        with pytest.warns(FastLaneWarning) as told:
+            ask()
+        assert [one.filename for one in told] == [__file__]
 
 
 def test_nodes_that_were_found_may_be_added(index):
