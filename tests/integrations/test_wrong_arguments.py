@@ -20,6 +20,7 @@ from llama_index.retrievers.fastlane import FastLaneVectorStore as NodeStore
 
 from fastlane_rag import FastLaneIndex
 from fastlane_rag.errors import FastLaneWarning, FilterError, InvalidInputError, UnknownOptionError
+from fastlane_rag.rerank import rerank
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 
@@ -278,11 +279,22 @@ def test_errors_of_adapters_are_of_the_package(index):
         nodes.delete_nodes,
         lambda: nodes.persist("x.json", fs=MemoryFileSystem()),
         lambda: reranker.postprocess_nodes(found),
+        lambda: reranker.postprocess_nodes(found, "cats"),
+        lambda: reranker.postprocess_nodes([NODE], query_str="cats"),
         lambda: reranker.postprocess_nodes(found, query_str=5),
         lambda: FastLaneReranker(model=WordModel()).compress_documents([DOCUMENT], None),
     ):
         with pytest.raises(InvalidInputError):
             call()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.5, "two"], ids=str)
+def test_a_rerankers_batch_size_is_checked_where_it_is_given(wrong):
+    for make in (FastLaneRerank, FastLaneReranker):
+        with pytest.raises(ValueError, match="batch_size must be a whole number from 1"):
+            make(model=WordModel(), batch_size=wrong)
+    with pytest.raises(InvalidInputError, match="batch_size must be a whole number from 1"):
+        rerank("cats", ["cats"], model=WordModel(), batch_size=wrong)
 
 
 def test_a_rerankers_top_n_is_checked_when_it_was_set_later():
