@@ -158,6 +158,10 @@ def test_no_keyword_is_swallowed(index):
         NodeRetriever(index, k=1)
     with pytest.raises(UnknownOptionError, match="did you mean 'similarity_top_k'"):
         NodeRetriever(index, simlarity_top_k=1)
+    retriever = NodeRetriever(index)
+    for misspelt, meant in (("similarity_topk", "similarity_top_k"), ("filter_", "filter"), ("k", "similarity_top_k")):
+        with pytest.raises(UnknownOptionError, match=f"'{misspelt}' .*{meant}"):
+            setattr(retriever, misspelt, 1)
     with pytest.raises(UnknownOptionError, match=r"'k' .* similarity_top_k"):
         NodeStore(index).query(VectorStoreQuery(query_str="cats"), k=1)
 
