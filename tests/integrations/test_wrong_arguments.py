@@ -265,6 +265,18 @@ def test_what_a_query_mode_does_not_heed_is_refused(index):
         nodes.query(VectorStoreQuery(query_str="cats", similarity_top_k=1), mmr_threshold=0.3)
 
 
+@pytest.mark.parametrize(
+    ("mode", "option", "advice"),
+    [("hybrid", {"hybrid": 0.9}, "alpha weighs vectors"), ("text_search", {"lane": "exhaustive"}, "leave it out")],
+)
+def test_what_a_query_mode_sets_is_not_given_besides(index, mode, option, advice):
+    """The mode's took its place in silence."""
+    for given in (mode, VectorStoreQueryMode(mode)):
+        query = VectorStoreQuery(query_str="cats", similarity_top_k=2, mode=given)
+        with pytest.raises(InvalidInputError, match=f"vector_store_query_mode='{mode}' sets '{min(option)}'.*{advice}"):
+            NodeStore(index).query(query, **option)
+
+
 def test_numbers_of_any_size_are_counts(index):
     """A prefetch of more nodes than a float holds raised an OverflowError."""
     nodes, most = NodeStore(index), 10**400

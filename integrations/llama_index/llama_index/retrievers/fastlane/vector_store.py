@@ -269,14 +269,19 @@ class FastLaneVectorStore(BasePydanticVectorStore):
                 "texts of HyDE, use FastLaneRetriever(store.client)"
             )
         check_keywords(options, _OPTIONS, "a query, which has k as its similarity_top_k")
-        top_k = query.similarity_top_k
+        top_k, of_mode = query.similarity_top_k, SearchKeywords()
         if query.mode in _BY_WORDS:
-            options["lane"], top_k = "words", query.sparse_top_k or top_k
+            of_mode["lane"], top_k = "words", query.sparse_top_k or top_k
         elif query.mode == VectorStoreQueryMode.HYBRID:
-            options["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
+            of_mode["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
         elif query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             mode = getattr(query.mode, "value", query.mode)
             raise InvalidInputError(f"FastLane has the query modes default, mmr, hybrid and text_search, not {mode}")
+        if twice := options.keys() & of_mode.keys():
+            name, mode = min(twice), VectorStoreQueryMode(query.mode).value
+            advice = "alpha weighs vectors there" if name == "hybrid" else "leave it out"
+            raise InvalidInputError(f"vector_store_query_mode={mode!r} sets {name!r} itself; {advice}")
+        options.update(of_mode)
         varied = query.mode == VectorStoreQueryMode.MMR
         _refuse_unheeded("alpha", query.alpha, heeded=query.mode == VectorStoreQueryMode.HYBRID, mode="hybrid")
         for given in (mmr_threshold, query.mmr_threshold):
