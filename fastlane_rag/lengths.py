@@ -1,4 +1,4 @@
-"""Texts: what is one, some of any length at a time, and what was cut off them in one warning a call."""
+"""Texts, lists and objects of users: what is one, some texts at a time, and what was cut off in one warning a call."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ __all__ = [
 # Texts encoded at once: their rows are in memory together.
 _TEXTS = 512
 _CHARACTERS = 4 << 20
+# Modules of this project, with its adapters, and what lies between them.
+_OURS = ("fastlane_rag", "langchain_fastlane", "llama_index.retrievers.fastlane", "contextlib")
 
 # Documents and tokens cut since a call began, and the limit; None where no call collects.
 _counted: ContextVar[list[int] | None] = ContextVar("_counted", default=None)
@@ -111,9 +113,11 @@ def check_list(name: str, values: Any) -> list[Any]:
     """The values of any iterable as a list.
 
     Raises:
-        InvalidInputError: a single value instead of several.
+        InvalidInputError: a single value instead of several. Objects of pydantic are single, though they iterate over
+            their fields.
     """
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+    single = isinstance(values, str | bytes | Mapping) or hasattr(type(values), "model_fields")
+    if single or not isinstance(values, Iterable):
         raise InvalidInputError(f"{name} must be a list, not {kind(values)}; put a single value into [ ]")
     return list(values) if not isinstance(values, Sequence) else [*values]
 
@@ -174,6 +178,6 @@ def _warn_of_documents(documents: int, tokens: int, limit: int) -> None:
 def warn_caller(message: str) -> None:
     """Warn at the line outside this project that called."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("fastlane_rag", "contextlib")):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, FastLaneWarning, stacklevel=level)

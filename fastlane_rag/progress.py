@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["encoded", "listening"]
+__all__ = ["encoded", "listening", "watched"]
 
 _listener: ContextVar[Callable[[int], None] | None] = ContextVar("_listener", default=None)
 
@@ -26,3 +27,8 @@ def encoded(texts: int) -> None:
     tell = _listener.get()
     if tell is not None:
         tell(texts)
+
+
+def watched() -> bool:
+    """Whether standard error is a terminal. Programs without a console, or that closed it, have none."""
+    return sys.stderr is not None and sys.stderr.isatty()

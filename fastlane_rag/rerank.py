@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.lengths import check_text, check_texts, chunks, kind, one_warning, warn_caller
+from fastlane_rag.lengths import check_batch_size, check_text, check_texts, chunks, kind, one_warning, warn_caller
 from fastlane_rag.search.options import check_count, check_flag, check_share, check_weight
 from fastlane_rag.search.result import SearchResult, relevance
 
@@ -68,7 +68,7 @@ def rerank(
     """
     least = check_share(score_threshold, "score_threshold") or 0.0
     weighted, query = check_flag(weighted, "weighted"), check_text("query", query)
-    texts = check_texts(texts)
+    texts, batch_size = check_texts(texts), check_batch_size(batch_size)
     _check_encodes(model, "encode_routed")
     if not query.strip():
         warn_caller("the query is empty: how texts rank for it means nothing")

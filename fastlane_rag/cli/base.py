@@ -1,18 +1,21 @@
 """Shared by the commands: errors in one line, the terminal, common options."""
 
+import codecs
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlane_rag.errors import FastLaneError, FastLaneWarning, IndexNotFoundError
-from fastlane_rag.rendering.terminal import printable
+from fastlane_rag.rendering.terminal import json_text, printable
 from fastlane_rag.search.options import SearchOptions
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _PLAIN_WIDTH = 100
+_LEAST_WIDTH = 20
+_UNWRAPPED = 10_000
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
@@ -31,6 +36,8 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command, turning errors into messages for the user."""
+        if isinstance(sys.stdout, TextIOWrapper):  # characters that its encoding lacks become question marks
+            sys.stdout.reconfigure(errors="replace")
         try:
             return super().invoke(context)
         except KeyboardInterrupt as error:
@@ -153,17 +160,25 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def console(*, stderr: bool = False, least_width: int = 0) -> "Console":
+def show_json(value: Any) -> None:
+    """Print a value as JSON: in ASCII where standard output is not in UTF-8, so that no character is lost."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(json_text(value, indent=2, ascii=codecs.lookup(encoding).name != "utf-8"))
+
+
+def console(*, stderr: bool = False, least_width: int = _LEAST_WIDTH, unwrapped: bool = False) -> "Console":
     """A console for the terminal. Where the output is no terminal, lines are not wrapped.
 
     Args:
         stderr: write to standard error instead of standard output.
         least_width: columns that a table needs; a narrower terminal wraps its lines.
+        unwrapped: whether a row of a table is one line as well where the output is no terminal, however long.
     """
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False)
-    made.width = max(made.width, least_width) if made.is_terminal else max(_PLAIN_WIDTH, least_width)
+    plain = _UNWRAPPED if unwrapped else _PLAIN_WIDTH
+    made.width = max(made.width if made.is_terminal else plain, least_width)
     return made
 
 

@@ -8,6 +8,7 @@ import click
 from fastlane_rag.cli.base import console, plain_warnings, quiet_libraries, search_options
 from fastlane_rag.cli.extras import require
 from fastlane_rag.cli.search import print_result
+from fastlane_rag.progress import watched
 from fastlane_rag.rendering.terminal import printable
 
 
@@ -103,7 +104,7 @@ def index(
             gpus=gpus,
             id_key=id_key,
             text_key=text_key,
-            show_progress=console(stderr=True).is_terminal,
+            show_progress=watched(),
         )
         console().print(
             f"{done.documents} documents read, {done.added} of them new, {done.changed} changed, "

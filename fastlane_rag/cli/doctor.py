@@ -1,23 +1,26 @@
 """`fastlane doctor`: checks whether this installation or an index can search well, and says what to do if not."""
 
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, opened_index, opened_model
+from fastlane_rag.cli.base import console, opened_index, opened_model, show_json
 from fastlane_rag.cli.extras import EXTRAS, missing
+from fastlane_rag.data import read_records
+from fastlane_rag.data.files import decoded
+from fastlane_rag.data.jsonl import record_text
+from fastlane_rag.errors import DataError
 from fastlane_rag.types import Finding
 
 if TYPE_CHECKING:
-    from fastlane_rag import FastLaneModel
+    from fastlane_rag import FastLaneIndex, FastLaneModel
 
 _STYLES = {"ok": "green", "warning": "yellow", "trouble": "bold red"}
 _PASSAGES = {
@@ -46,13 +49,11 @@ def doctor(model: str | None, index_path: Path | None, queries: Path | None, as_
     """Check versions, devices, faiss, the model and one search, or an index; exit code 1 when something is wrong."""
     if queries is not None and index_path is None:
         raise click.UsageError("--queries says what to ask an index: name it with --index DIR")
-    if index_path is None:
-        findings: Iterable[Finding] = examine(model)
-    else:
-        findings = _guarded("index", lambda: _index(index_path, model, queries))
+    asked = None if queries is None else _read_queries(queries)
+    findings = examine(model) if index_path is None else _index(index_path, model, asked)
     if as_json:
         found = list(findings)
-        click.echo(json.dumps([finding.as_dict() for finding in found], indent=1))
+        show_json([finding.as_dict() for finding in found])
         sys.exit(any(finding.level == "trouble" for finding in found))
     _show(findings)
 
@@ -67,7 +68,7 @@ def _show(findings: Iterable[Finding]) -> None:
         level = Text(finding.level, _STYLES[finding.level])
         table.add_row(level, Text(finding.subject), Text(finding.detail))  # Text: "[cpu]" is no markup
         levels.append(finding.level)
-    out = console()
+    out = console(unwrapped=True)
     out.print(table)
     if trouble := levels.count("trouble"):
         out.print(f"{trouble} problem(s) found", style="bold red")
@@ -78,31 +79,38 @@ def _show(findings: Iterable[Finding]) -> None:
         out.print("all well", style="green")
 
 
-def _index(path: Path, model: str | None, queries: Path | None) -> Iterator[Finding]:
-    asked = None if queries is None else _read_queries(queries)
+def _index(path: Path, model: str | None, queries: list[str] | None) -> Iterator[Finding]:
     with opened_index(path, model) as index:
-        from fastlane_rag.evaluation.diagnosis import diagnose
+        yield from _guarded("index", lambda: _diagnosis(path, index, queries))
 
-        stats = index.stats()
-        size = (
-            f"{stats.documents:,} documents, {stats.tokens:,} tokens, {stats.bytes_per_document:,.0f} bytes a document"
-        )
-        figures = {"path": str(path), "documents": stats.documents, "tokens": stats.tokens, "codec": stats.codec}
-        yield Finding("ok", "index", f"{size}, {stats.codec}, model {index.model.name}", figures)
-        yield from diagnose(index, asked)
+
+def _diagnosis(path: Path, index: "FastLaneIndex", queries: list[str] | None) -> Iterator[Finding]:
+    from fastlane_rag.evaluation.diagnosis import diagnose
+
+    stats = index.stats()
+    size = f"{stats.documents:,} documents, {stats.tokens:,} tokens, {stats.bytes_per_document:,.0f} bytes a document"
+    figures = {"path": str(path), "documents": stats.documents, "tokens": stats.tokens, "codec": stats.codec}
+    yield Finding("ok", "index", f"{size}, {stats.codec}, model {index.model.name}", figures)
+    yield from diagnose(index, queries)
 
 
 def _read_queries(path: Path) -> list[str]:
-    """Read one query per line: plain text, or a JSON object with "text"."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise click.BadParameter(f"{path} holds no query", param_hint="--queries")
-    if not lines[0].startswith("{"):
-        return lines
-    from fastlane_rag.data import read_records
-    from fastlane_rag.data.jsonl import record_text
+    """Read one query per line: plain text, or a JSON object with "text".
 
-    return [record_text(record, "text") for _, record in read_records(path)]
+    Raises:
+        DataError: there is none, or a line is no query.
+    """
+    lines = [line.strip() for line in decoded(path).splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path} holds no query")
+    return [_query(record, path, number) for number, record in read_records(path)] if lines[0][0] == "{" else lines
+
+
+def _query(record: dict[str, Any], path: Path, number: int) -> str:
+    try:
+        return record_text(record, "text")
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}: {error}") from error
 
 
 def examine(model: str | None = None) -> Iterator[Finding]:

@@ -1,6 +1,5 @@
 """`fastlane index FOLDER`: the text, Markdown, HTML and PDF files of a folder, mirrored in an index."""
 
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from fastlane_rag.cli.filling import Rate, counts, filling
 from fastlane_rag.data.files import KINDS, Found, Splitter, found_files
 from fastlane_rag.data.mirror import mirror, read_folder, text_splitter
 from fastlane_rag.errors import DataError
+from fastlane_rag.progress import watched
 from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def index_folder(
     """
     require("fastlane index of a folder", ["files"])
     whole = corpus.is_dir()
-    folder = corpus.resolve() if whole else corpus.resolve().parent
-    listed = found_files(folder, out.resolve()) if whole else Found([corpus.resolve()], Counter(), {})
+    folder = corpus.resolve() if whole else corpus.parent.resolve()
+    # A link to a file is called by its own name, as in its folder: that of what it leads to may have no suffix.
+    listed = found_files(folder, out.resolve()) if whole else Found([folder / corpus.name], Counter(), {})
     if not listed.files and not listed.closed:
         raise DataError(f"{corpus} holds no file that can be read; these can: {', '.join(KINDS)}")
     with progress("Reading") as bar:
@@ -49,9 +50,7 @@ def index_folder(
         raise DataError(f"{bad} cannot be read, nothing was indexed; --skip-bad leaves them out")
     with filling(out, **options) as target:
         rate = Rate(target)
-        done, deleted = mirror(
-            target, found, _splitter(target.model), batch_size=batch_size, show_progress=sys.stderr.isatty()
-        )
+        done, deleted = mirror(target, found, _splitter(target.model), batch_size=batch_size, show_progress=watched())
         left = f", {len(found.errors)} left out" if found.errors else ""
         gone = f", {deleted} gone" if deleted else ""
         console().print(

@@ -1,7 +1,6 @@
 """`fastlane index`: adds passages of a JSON Lines file, or of the files in a folder, to an index."""
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from fastlane_rag.cli.folder import index_folder
 from fastlane_rag.data import add_passages, read_passages
 from fastlane_rag.data.files import KINDS
 from fastlane_rag.errors import DataError
+from fastlane_rag.progress import watched
 from fastlane_rag.rendering.terminal import printable
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def index(
     with _as_file(corpus) as path:
         total, bad = _check(path)
         if bad and not skip_bad:
-            raise DataError(f"{bad} bad line(s), nothing was indexed; --skip-bad leaves them out")
+            way_out = "--skip-bad leaves them out" if total else f"JSON Lines are read, and {', '.join(KINDS)}"
+            raise DataError(f"{bad} bad line(s), nothing was indexed; {way_out}")
         if not total:
             raise DataError(f"{corpus} holds no passage")
         with filling(out, **made) as target:
@@ -90,7 +91,7 @@ def index(
                 read_passages(path, on_bad=lambda error: None),
                 batch_size=batch_size,
                 total=total,
-                show_progress=sys.stderr.isatty(),
+                show_progress=watched(),
             )
             skipped = f", {bad} bad line(s) left out" if bad else ""
             console().print(

@@ -2,7 +2,6 @@
 
 import gzip
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console
+from fastlane_rag.cli.base import console, show_json
 from fastlane_rag.rendering.terminal import json_text, printable
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def stats(index: Path, as_json: bool) -> None:
         found = opened.stats()
     if as_json:
         record = asdict(found) | {"path": str(found.path), "bytes_per_document": found.bytes_per_document}
-        click.echo(json_text(record, indent=2))
+        show_json(record)
         return
     from rich.table import Table
     from rich.text import Text
@@ -57,7 +56,7 @@ def stats(index: Path, as_json: bool) -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in _rows(found):
         table.add_row(Text(name, "dim"), Text(printable(value)))
-    console().print(table)
+    console(unwrapped=True).print(table)
 
 
 def _rows(found: "IndexStats") -> list[tuple[str, str]]:
@@ -89,7 +88,8 @@ def export(index: Path, out: Path | None) -> None:
     from fastlane_rag.upkeep.verify import export as documents_of
 
     if out is None:
-        _write(documents_of(index), sys.stdout.buffer.write)
+        with click.open_file("-", "wb") as stdout:
+            _write(documents_of(index), stdout.write)
         return
     with _complete_or_absent(out) as file:
         count = _write(documents_of(index), file.write)

@@ -1,11 +1,11 @@
 """`fastlane reindex`: an index encoded again by another model."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from fastlane_rag.cli.base import console, quiet_libraries
+from fastlane_rag.progress import watched
 
 
 @click.command()
@@ -21,7 +21,7 @@ def reindex(index: Path, model: str | None, batch_size: int | None) -> None:
     from fastlane_rag.index.reindexing import reindex as encode_again
 
     quiet_libraries()
-    done = encode_again(index, model=model, batch_size=batch_size, show_progress=sys.stderr.isatty())
+    done = encode_again(index, model=model, batch_size=batch_size, show_progress=watched())
     if now := done.added + done.changed:
         before = f", {done.unchanged} by an interrupted run before" if done.unchanged else ""
         told = f"{done.documents} documents of {index} are encoded anew: {now} now{before}"

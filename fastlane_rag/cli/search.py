@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlane_rag.cli.base import console, opened_index, plain_warnings, search_options
-from fastlane_rag.rendering.terminal import json_text, printable, runs
+from fastlane_rag.cli.base import console, opened_index, plain_warnings, search_options, show_json
+from fastlane_rag.rendering.terminal import printable, runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,7 @@ def search(
 def print_result(query: str, result: "SearchResult", *, as_json: bool) -> None:
     """Print what a search found: for people, or as one JSON object."""
     if as_json:
-        click.echo(json_text(_as_json(query, result), indent=2))
+        show_json(_as_json(query, result))
         return
     out = console()
     if result.routed.tokens:

@@ -17,7 +17,7 @@ from typing import Any
 from fastlane_rag.errors import DataError
 from fastlane_rag.types import Document
 
-__all__ = ["KINDS", "Found", "Page", "Splitter", "found_files", "passages_of", "read_file"]
+__all__ = ["KINDS", "Found", "Page", "Splitter", "decoded", "found_files", "passages_of", "read_file"]
 
 # Files of text are read whole; a larger one is no document.
 _MOST_BYTES = 256 << 20
@@ -151,11 +151,11 @@ def passages_of(path: Path, folder: Path, pages: Iterable[Page], split: Splitter
 
 
 def _plain(path: Path) -> Iterator[Page]:
-    yield Page(_decoded(path))
+    yield Page(decoded(path))
 
 
 def _markdown(path: Path) -> Iterator[Page]:
-    yield Page(_decoded(path), markdown=True)
+    yield Page(decoded(path), markdown=True)
 
 
 def _html(path: Path) -> Iterator[Page]:
@@ -191,7 +191,7 @@ KINDS: dict[str, Callable[[Path], Iterator[Page]]] = {
 """How files are read, by their suffix."""
 
 
-def _decoded(path: Path) -> str:
+def decoded(path: Path) -> str:
     """The text of a file, in UTF-8 or, where a byte order mark says so, UTF-16.
 
     Raises:

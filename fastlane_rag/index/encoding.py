@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +14,7 @@ from fastlane_rag.index.checks import checked_query
 from fastlane_rag.index.outside import OutsideModel
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.lengths import check_batch_size, check_texts, chunks
+from fastlane_rag.progress import watched
 from fastlane_rag.search.engines.choice import check_device, is_cuda
 from fastlane_rag.storage.metadata import image_of
 from fastlane_rag.storage.tables import Entry
@@ -212,7 +212,7 @@ def encoded_documents(
     Raises:
         ModelError: the model gave rows that cannot be stored: none at all, not finite, or of another size.
     """
-    visible = show_progress if show_progress is not None else len(texts) >= MANY and sys.stderr.isatty()
+    visible = show_progress if show_progress is not None else len(texts) >= MANY and watched()
     with documents_bar("Encoding", len(texts), visible=visible) as done:
         position = 0
         for chunk in chunks(texts):

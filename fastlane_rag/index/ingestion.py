@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import MANY
 from fastlane_rag.index.progress import documents_bar
 from fastlane_rag.lengths import check_text, kind
+from fastlane_rag.progress import watched
 from fastlane_rag.storage.metadata import metadata_json
 from fastlane_rag.storage.tables import Entry
 from fastlane_rag.types import Document, Ingested
@@ -41,7 +41,7 @@ def ingest(
         show_progress: a progress bar; None shows it for long streams on a terminal.
     """
     if show_progress is None:
-        show_progress = sys.stderr.isatty() and (total is None or total >= MANY)
+        show_progress = watched() and (total is None or total >= MANY)
     result, tokens = Ingested(0, 0, 0, 0), 0
     with documents_bar("Indexing", total, visible=show_progress) as done:
         for chunk in checked_chunks(documents):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
 from fastlane_rag.errors import InvalidInputError
@@ -108,10 +109,12 @@ def given_index(value: Any) -> AnyIndex:
     Raises:
         InvalidInputError: it is none; the message says what to give instead.
     """
-    # Asked of its class: a look at the object would load its model.
-    if all(hasattr(type(value), name) for name in _FACE):
+    if _is_index(value):
         return cast(AnyIndex, value)
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
+    held = next((name for name in ("index", "client", "vector_store.client") if _is_index(_at(value, name))), None)
+    if held is not None:
+        advice = f"give the index that it holds, its .{held}"
+    elif isinstance(value, str) and value.startswith(("http://", "https://")):
         advice = f"connect first: RemoteIndex({value!r})"
     elif isinstance(value, str | os.PathLike):
         advice = f"open the directory first: FastLaneIndex.open({os.fspath(value)!r})"
@@ -120,3 +123,13 @@ def given_index(value: Any) -> AnyIndex:
     else:
         advice = "make one with FastLaneIndex.create() or FastLaneIndex.open(path)"
     raise InvalidInputError(f"index must be a FastLaneIndex or a RemoteIndex, not {kind(value)}: {advice}")
+
+
+def _is_index(value: Any) -> bool:
+    # Asked of its class: a look at the object would load its model.
+    return all(hasattr(type(value), name) for name in _FACE)
+
+
+def _at(value: Any, path: str) -> Any:
+    """The attribute of an attribute that a path with dots leads to, or None."""
+    return reduce(lambda found, name: getattr(found, name, None), path.split("."), value)

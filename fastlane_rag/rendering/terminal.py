@@ -29,9 +29,15 @@ def printable(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON that a terminal may show: the characters that `printable` replaces are escaped."""
-    return json.dumps(value, ensure_ascii=False, indent=indent).translate(_ESCAPES)
+def json_text(value: Any, indent: int | None = None, *, ascii: bool = False) -> str:
+    """A value as JSON that a terminal may show: the characters that `printable` replaces are escaped.
+
+    Args:
+        value: of JSON.
+        indent: as in `json.dumps`.
+        ascii: whether all other characters are escaped as well.
+    """
+    return json.dumps(value, ensure_ascii=ascii, indent=indent).translate(_ESCAPES)
 
 
 def runs(tokens: Sequence[str], alone: Sequence[bool]) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import iscoroutine
 from itertools import chain
 from sqlite3 import Connection, OperationalError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -438,8 +439,16 @@ class Writer(Reader):
 
 
 def _passes(document: Document, test: Any) -> bool:
-    """Whether a document passes a function of its metadata, or of itself."""
-    return bool(test.test(document) if isinstance(test, DocumentFilter) else test(document.metadata))
+    """Whether a document passes a function of its metadata, or of itself.
+
+    Raises:
+        FilterError: the function is asynchronous; what it gives would pass every document.
+    """
+    found = test.test(document) if isinstance(test, DocumentFilter) else test(document.metadata)
+    if iscoroutine(found):
+        found.close()
+        raise FilterError("a filter's function says yes or no at once; this one is asynchronous: make it a plain def")
+    return bool(found)
 
 
 def intact(id_: Any, text: Any, metadata: Any, checksum: Any) -> bool:

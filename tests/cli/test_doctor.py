@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -101,3 +102,36 @@ def test_a_model_that_does_not_open_hides_no_other_check(tmp_path: object) -> No
     assert result.exit_code == 1
     assert "ModelError" in result.stdout
     assert "faiss" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no query"),
+        (b"\x80\n", "byte 0 is no UTF-8"),
+        (b'{"text": "one"}\n{"_id": "2"}\n', "line 2: no 'text'"),
+        (b'{"text": "one"}\n{"text"\n', "line 2: not JSON"),
+    ],
+)
+def test_what_is_wrong_with_questions_is_told_of_their_file(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "questions").write_bytes(content)
+    result = CliRunner().invoke(main, ["doctor", "--index", "absent", "--queries", str(tmp_path / "questions")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    assert f"{tmp_path / 'questions'}" in line
+    assert message in line
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_questions_may_have_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    """The mark hid that the lines were JSON, and they were asked as they stand."""
+    (tmp_path / "plain").write_bytes("Wo ist Zürich?\n\nwhere\n".encode(encoding))
+    assert doctor._read_queries(tmp_path / "plain") == ["Wo ist Zürich?", "where"]
+    (tmp_path / "lines").write_bytes('{"text": "Wo?"}\n'.encode(encoding.replace("16", "8")))
+    assert doctor._read_queries(tmp_path / "lines") == ["Wo?"]
+
+
+def test_a_finding_is_one_line_however_long(model: FastLaneModel, tmp_path: Path) -> None:
+    folder = tmp_path / ("a long name " * 12)
+    result = CliRunner().invoke(main, ["doctor", "--model", str(folder)])
+    assert any(str(folder) in line for line in result.stdout.splitlines())

@@ -37,6 +37,7 @@ READING = [
     "verify PATH",
     "export PATH",
     "reindex PATH",
+    "doctor --index PATH",
 ]
 
 
@@ -56,7 +57,7 @@ def test_what_is_no_index_is_told_in_one_line(command: str, kind: str, tmp_path:
     assert line.endswith("; fastlane index CORPUS --out DIR makes one")
 
 
-@pytest.mark.parametrize("command", [*READING, "doctor --index PATH"])
+@pytest.mark.parametrize("command", READING)
 def test_a_missing_index_is_noticed_before_torch_is_loaded(command: str, tmp_path: Path) -> None:
     arguments = command.replace("PATH", str(tmp_path / "absent")).split()
     done = in_a_process(

@@ -240,6 +240,22 @@ def test_one_file_is_read_alone_and_others_of_its_folder_stay(folder: Path, out:
     assert len(stored(out)) == 4
 
 
+def test_a_link_to_a_file_is_read_by_its_own_name(folder: Path, out: Path) -> None:
+    """Caches such as the hub's keep files under names without a suffix, and link to them."""
+    (folder / "notes.txt").rename(folder.parent / "blob")
+    (folder / "notes.txt").symlink_to(folder.parent / "blob")
+    assert run("index", folder, "--out", out).exit_code == 0
+    result = run("index", folder / "notes.txt", "--out", out)
+    assert result.stdout.startswith("1 file(s) read: 1 passages, 0 of them new, 0 changed, 1 stored already;")
+    assert "notes.txt" in stored(out)
+
+
+def test_a_file_of_another_kind_is_told_which_are_read(folder: Path, out: Path) -> None:
+    result = run("index", folder / "photo.png", "--out", out)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith(f"nothing was indexed; JSON Lines are read, and {', '.join(KINDS)}")
+
+
 def test_the_index_may_lie_in_the_folder(folder: Path) -> None:
     for _ in range(2):
         result = run("index", folder, "--out", folder / "docs.index")

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
 from fastlane_rag.cli import main
 from fastlane_rag.errors import FastLaneError
 from fastlane_rag.index import ingestion
+from fastlane_rag.types import Document
 
 Passages = list[dict[str, str]]
 Run = Callable[..., Result]
@@ -294,6 +296,7 @@ def test_a_file_without_passages(run: Run, tmp_path: Path) -> None:
         (["search", "INDEX", "q", "--model", "no/such-model"], 1, "no/such-model"),
         (["search", "INDEX", "q", "--filter", "{pep: 3}"], 2, "is not JSON"),
         (["search", "INDEX", "q", "--filter", "[3]"], 2, "no JSON object"),
+        (["search", "INDEX", "q", "--filter", '{"pep": {"$gt": 3}, "pep": 4}'], 2, "has the key 'pep' twice"),
         (["search", "INDEX", "q", "--route-k", "0"], 2, "'0' is neither"),
         (["search", "INDEX", "q", "--route-k", "most"], 2, "'most' is neither"),
         (["search", "INDEX", "q", "-k", "-1"], 2, "-1"),
@@ -325,6 +328,39 @@ def test_what_passages_hold_cannot_steer_the_terminal(run: Run, tmp_path: Path) 
     bad = run("index", tmp_path / "bad.jsonl", "--out", tmp_path / "other")
     assert bad.exit_code == 1
     assert "\x1b" not in bad.output
+
+
+def test_an_output_that_lacks_characters_gets_the_others(run: Run, tmp_path: Path) -> None:
+    """As on Windows, where a file that output goes to is in the encoding of the system."""
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"_id": "a", "title": "Café", "text": "The menu says 鮭."}))
+    assert run("index", tmp_path / "corpus.jsonl", "--out", tmp_path / "index").exit_code == 0
+    narrow = CliRunner(charset="cp1252")
+    shown = narrow.invoke(main, ["search", str(tmp_path / "index"), "menu"])
+    assert (shown.exit_code, "Café  a\n    The menu says ?." in shown.stdout) == (0, True), shown.output
+    told = narrow.invoke(main, ["search", str(tmp_path / "index"), "menu", "--json"])
+    assert json.loads(told.stdout)["hits"][0]["text"] == "Café\nThe menu says 鮭."
+    assert told.stdout.isascii()
+
+
+@pytest.mark.parametrize("columns", ["0", "3"])
+def test_a_terminal_of_hardly_any_columns(run: Run, index: Path, columns: str) -> None:
+    result = run("search", index, "zip", env={"COLUMNS": columns, "FORCE_COLOR": "1"})
+    assert (result.exit_code, "zip" in result.stdout) == (0, True), result.output
+
+
+def test_without_standard_error_it_works_and_without_output_it_says_so(
+    run: Run, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs without a console have neither."""
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"_id": "a", "text": "A text."}))
+    monkeypatch.setattr("sys.stderr", None)
+    main(["index", str(tmp_path / "corpus.jsonl"), "--out", str(tmp_path / "index")], standalone_mode=False)
+    with FastLaneIndex.open(tmp_path / "index") as opened:
+        opened.ingest(Document(f"n{n}", f"Text {n}.") for n in range(3))
+        assert len(opened) == 4
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(ClickException, match=r"sys\.stdout"):
+        main(["export", str(index)], standalone_mode=False)
 
 
 def test_debug_shows_where(run: Run, tmp_path: Path) -> None:

@@ -100,6 +100,12 @@ def test_stats_are_those_of_the_index(sound: Path) -> None:
     assert found["bytes_per_document"] == pytest.approx(stats.bytes / 32)
 
 
+def test_a_property_is_one_line_however_long(tmp_path: Path, model: FastLaneModel) -> None:
+    keys = [f"a key with a long name, number {number}" for number in range(9)]
+    FastLaneIndex.create(tmp_path / "index", model=model, filter_keys=keys).close()
+    assert ", ".join(keys) in run("stats", tmp_path / "index").stdout
+
+
 def test_an_index_written_out_and_read_in_is_the_same(sound: Path, tmp_path: Path) -> None:
     printed = run("export", sound)
     assert printed.exit_code == 0

@@ -277,6 +277,18 @@ def test_a_callable_is_applied_before_ranking(filtered):
         filtered.search("words", filter=lambda metadata: metadata["absent"])
 
 
+def test_an_asynchronous_function_is_refused(filtered):
+    """What it gives is true of every document, so a search saw all of them, and a deletion took all."""
+
+    async def english(metadata):
+        return metadata.get("lang") == "en"
+
+    for action in (filtered.ids, lambda f: filtered.search("words", filter=f), lambda f: filtered.delete(filter=f)):
+        with pytest.raises(FilterError, match="asynchronous"):
+            action(english)
+    assert len(filtered) == 5
+
+
 def test_a_callable_may_use_the_index(index):
     index.add(["a", "b"], ids=["a", "b"], metadatas=[{"other": "b"}, {"other": "absent"}])
     assert index.ids(lambda metadata: bool(index.get([metadata["other"]]))) == ["a"]

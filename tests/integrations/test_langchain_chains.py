@@ -1,5 +1,6 @@
 """FastLane inside LangChain's own chains and retrievers, as their users put it there."""
 
+import datetime as dt
 import re
 from typing import Any
 
@@ -185,9 +186,33 @@ def test_self_query_without_a_filter_and_with_a_limit(index):
     assert retriever.invoke("anything") == FastLaneRetriever(index=index, k=2).invoke(QUERY)
 
 
-def test_self_query_dates_become_iso_texts_and_like_is_sqls():
-    translator = FastLaneTranslator()
+@pytest.mark.parametrize(
+    ("comparator", "ids"),
+    [
+        (Comparator.EQ, {"date", "midnight"}),
+        (Comparator.NE, {"later"}),
+        (Comparator.GTE, {"date", "midnight", "later"}),
+        (Comparator.LT, set()),
+        (Comparator.IN, {"date", "midnight"}),
+        (Comparator.NIN, {"later"}),
+        (Comparator.CONTAIN, {"date", "midnight", "later"}),
+    ],
+    ids=str,
+)
+def test_self_query_compares_dates_as_instants(model, comparator, ids):
+    """Equality compared them as texts, and a list of them was refused."""
+    stored = {"date": dt.date(2024, 5, 1), "midnight": dt.datetime(2024, 5, 1), "later": dt.datetime(2024, 5, 1, 9)}
+    store = FastLaneVectorStore(model=model)
+    store.add_texts(list(stored), [{"created": value} for value in stored.values()], ids=list(stored))
     date = {"type": "date", "date": "2024-05-01"}
-    query = StructuredQuery(query="x", filter=compare(Comparator.GTE, "created", date))
-    assert translator.visit_structured_query(query) == ("x", {"filter": {"created": {"$gte": "2024-05-01"}}})
+    several = comparator in (Comparator.IN, Comparator.NIN)
+    query = StructuredQuery(query="x", filter=compare(comparator, "created", [date] if several else date))
+    text, options = FastLaneTranslator().visit_structured_query(query)
+    assert {document.id for document in store.similarity_search(text, **options)} == ids
+
+
+def test_self_query_has_sqls_like_and_lets_a_date_of_another_form_pass():
+    translator = FastLaneTranslator()
     assert translator.visit_comparison(compare(Comparator.LIKE, "title", "x%")) == {"title": {"$like": "x%"}}
+    odd = {"type": "date", "date": "May 2024"}
+    assert translator.visit_comparison(compare(Comparator.EQ, "created", odd)) == {"created": {"$eq": "May 2024"}}

@@ -22,6 +22,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from llama_index.retrievers.fastlane import FastLaneRetriever
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
@@ -130,6 +131,36 @@ def test_documents_of_an_index_made_elsewhere_become_text_nodes(index, corpus):
     for scored in found:
         assert scored.text == stored[scored.node_id].text
         assert scored.metadata == stored[scored.node_id].metadata
+
+
+@pytest.mark.parametrize("remove_text", [True, False])
+def test_what_another_store_of_llama_index_wrote_becomes_its_node(model, remove_text):
+    """Chroma's and others keep the text beside the node; copied into an index, nodes had other ids and no text."""
+    source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="doc")}
+    written = TextNode(id_="node", text="Cats purr.", metadata={"n": 1}, relationships=source)
+    with FastLaneIndex.create(model=model) as index:
+        index.add(["Cats purr."], ids=["node"], metadatas=[node_to_metadata_dict(written, remove_text=remove_text)])
+        assert [found.node for found in FastLaneRetriever(index).retrieve("cats")] == [written]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "hello",
+        "[]",
+        '"text"',
+        "null",
+        5,
+        '{"x": 1}',
+        '{"metadata": {}, "text": 5}',
+        '{"metadata": {}, "class_name": []}',
+    ],
+)
+def test_a_key_of_the_same_name_that_holds_no_node_is_metadata(model, content):
+    with FastLaneIndex.create(model=model) as index:
+        index.add(["Cats purr."], ids=["own"], metadatas=[{"_node_content": content}])
+        (found,) = FastLaneRetriever(index).retrieve("cats")
+        assert (found.node_id, found.text, found.metadata) == ("own", "Cats purr.", {"_node_content": content})
 
 
 @pytest.mark.parametrize("k", [0, 1, 12, 50])

@@ -16,6 +16,7 @@ from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.retrievers.fastlane import FastLaneRetriever, FastLaneVectorStore
 
 from fastlane_rag import FastLaneIndex, FastLaneModel
+from fastlane_rag.errors import IndexExistsError
 
 QUERY = "how do I add an enumeration type?"
 
@@ -317,6 +318,26 @@ def test_loading_without_the_vector_store_fails_instead_of_finding_nothing(store
     context = StorageContext.from_defaults(persist_dir=str(tmp_path / "storage"))
     with pytest.raises(KeyError):
         load_index_from_storage(context, embed_model=MockEmbedding(embed_dim=1))
+
+
+def test_another_stores_file_of_that_name_is_not_left_beside_the_index(store, tmp_path):
+    """Loaded as before the swap, it was opened in place of the index, and nothing was found."""
+    dense = VectorStoreIndex([TextNode(text="dense")], embed_model=MockEmbedding(embed_dim=1))
+    dense.storage_context.persist(tmp_path / "storage")
+    with pytest.raises(IndexExistsError, match="another vector store persisted"):
+        over(store).storage_context.persist(tmp_path / "storage")
+    assert not (tmp_path / "storage" / "default__vector_store").exists()
+
+
+def test_names_with_dots_are_names_of_their_own(model, tmp_path):
+    """The second one replaced the first."""
+    for text in ("2024.05", "2024.06"):
+        store = FastLaneVectorStore(model=model)
+        store.add([TextNode(text=text)])
+        store.persist(tmp_path / f"store-{text}")
+    for text in ("2024.05", "2024.06"):
+        (node,) = FastLaneVectorStore.from_persist_path(tmp_path / f"store-{text}", model=model).get()
+        assert node.text == text
 
 
 def test_a_remote_file_system_is_refused(store):

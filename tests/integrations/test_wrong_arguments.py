@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_fastlane import FastLaneReranker, FastLaneRetriever, FastLaneVectorStore
-from llama_index.core import QueryBundle
+from llama_index.core import MockEmbedding, QueryBundle, VectorStoreIndex
 from llama_index.core.schema import Document as Text
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
@@ -18,7 +19,8 @@ from llama_index.retrievers.fastlane import FastLaneRetriever as NodeRetriever
 from llama_index.retrievers.fastlane import FastLaneVectorStore as NodeStore
 
 from fastlane_rag import FastLaneIndex
-from fastlane_rag.errors import FilterError, InvalidInputError, UnknownOptionError
+from fastlane_rag.errors import FastLaneWarning, FilterError, InvalidInputError, UnknownOptionError
+from fastlane_rag.rerank import rerank
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "index"))
 
@@ -60,6 +62,39 @@ def test_what_is_no_node_is_refused(index, wrong):
         with pytest.raises(InvalidInputError, match=r"nodes must be a list|nodes\[0\] must be a node"):
             take(wrong)
     assert len(index) == 3
+
+
+def test_an_embedding_model_is_no_list_of_metadata(index):
+    """Objects of pydantic iterate over their fields, so a text more was said to lack its metadata."""
+    dense = DeterministicFakeEmbedding(size=4)
+    for make in (
+        lambda: FastLaneRetriever.from_texts(["cats"], dense),
+        lambda: FastLaneVectorStore(index).add_texts(["cats"], dense),
+    ):
+        with pytest.raises(InvalidInputError, match="metadatas must be a list, not DeterministicFakeEmbedding"):
+            make()
+
+
+def test_an_index_is_looked_for_in_what_holds_one(index):
+    store = NodeStore(index)
+    in_framework = VectorStoreIndex.from_vector_store(store, embed_model=MockEmbedding(embed_dim=1))
+    for holds, where in (
+        (FastLaneVectorStore(index), "index"),
+        (store, "client"),
+        (in_framework, "vector_store.client"),
+    ):
+        with pytest.raises(InvalidInputError, match=rf"give the index that it holds, its \.{where}$"):
+            NodeRetriever(holds)
+
+
+def test_a_warning_is_at_the_line_that_called(index):
+    for ask in (
+        lambda: FastLaneVectorStore(index).similarity_search("cats", filter={"absent": 1}),
+        lambda: NodeStore(index).query(VectorStoreQuery(query_str="")),
+    ):
+        with pytest.warns(FastLaneWarning) as told:
+            ask()
+        assert [one.filename for one in told] == [__file__]
 
 
 def test_nodes_that_were_found_may_be_added(index):
@@ -123,6 +158,10 @@ def test_no_keyword_is_swallowed(index):
         NodeRetriever(index, k=1)
     with pytest.raises(UnknownOptionError, match="did you mean 'similarity_top_k'"):
         NodeRetriever(index, simlarity_top_k=1)
+    retriever = NodeRetriever(index)
+    for misspelt, meant in (("similarity_topk", "similarity_top_k"), ("filter_", "filter"), ("k", "similarity_top_k")):
+        with pytest.raises(UnknownOptionError, match=f"'{misspelt}' .*{meant}"):
+            setattr(retriever, misspelt, 1)
     with pytest.raises(UnknownOptionError, match=r"'k' .* similarity_top_k"):
         NodeStore(index).query(VectorStoreQuery(query_str="cats"), k=1)
 
@@ -226,6 +265,18 @@ def test_what_a_query_mode_does_not_heed_is_refused(index):
         nodes.query(VectorStoreQuery(query_str="cats", similarity_top_k=1), mmr_threshold=0.3)
 
 
+@pytest.mark.parametrize(
+    ("mode", "option", "advice"),
+    [("hybrid", {"hybrid": 0.9}, "alpha weighs vectors"), ("text_search", {"lane": "exhaustive"}, "leave it out")],
+)
+def test_what_a_query_mode_sets_is_not_given_besides(index, mode, option, advice):
+    """The mode's took its place in silence."""
+    for given in (mode, VectorStoreQueryMode(mode)):
+        query = VectorStoreQuery(query_str="cats", similarity_top_k=2, mode=given)
+        with pytest.raises(InvalidInputError, match=f"vector_store_query_mode='{mode}' sets '{min(option)}'.*{advice}"):
+            NodeStore(index).query(query, **option)
+
+
 def test_numbers_of_any_size_are_counts(index):
     """A prefetch of more nodes than a float holds raised an OverflowError."""
     nodes, most = NodeStore(index), 10**400
@@ -244,11 +295,22 @@ def test_errors_of_adapters_are_of_the_package(index):
         nodes.delete_nodes,
         lambda: nodes.persist("x.json", fs=MemoryFileSystem()),
         lambda: reranker.postprocess_nodes(found),
+        lambda: reranker.postprocess_nodes(found, "cats"),
+        lambda: reranker.postprocess_nodes([NODE], query_str="cats"),
         lambda: reranker.postprocess_nodes(found, query_str=5),
         lambda: FastLaneReranker(model=WordModel()).compress_documents([DOCUMENT], None),
     ):
         with pytest.raises(InvalidInputError):
             call()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.5, "two"], ids=str)
+def test_a_rerankers_batch_size_is_checked_where_it_is_given(wrong):
+    for make in (FastLaneRerank, FastLaneReranker):
+        with pytest.raises(ValueError, match="batch_size must be a whole number from 1"):
+            make(model=WordModel(), batch_size=wrong)
+    with pytest.raises(InvalidInputError, match="batch_size must be a whole number from 1"):
+        rerank("cats", ["cats"], model=WordModel(), batch_size=wrong)
 
 
 def test_a_rerankers_top_n_is_checked_when_it_was_set_later():

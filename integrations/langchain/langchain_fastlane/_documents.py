@@ -57,8 +57,6 @@ def given_documents(documents: Iterable[Document]) -> list[Document]:
     Raises:
         InvalidInputError: there is a single one, or something else.
     """
-    if isinstance(documents, Document):
-        raise InvalidInputError("documents must be a list, not a Document; put a single one into [ ]")
     found = check_list("documents", documents)
     for i, one in enumerate(found):
         if not hasattr(one, "page_content"):

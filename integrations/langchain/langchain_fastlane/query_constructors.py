@@ -1,5 +1,6 @@
 """Self-query: translates the structured query of a language model to the index's filter language."""
 
+from datetime import datetime
 from typing import Any
 
 from langchain_core.structured_query import Comparator, Comparison, Operation, Operator, StructuredQuery, Visitor
@@ -10,8 +11,8 @@ from fastlane_rag.storage.filters import Filter, all_of
 class FastLaneTranslator(Visitor):
     """Translates structured queries to filters: `SelfQueryRetriever(..., structured_query_translator=...)`.
 
-    `like` is SQL's, with % and _, and case matters. Dates become ISO 8601 texts, which compare as instants with dates
-    in the metadata.
+    `like` is SQL's, with % and _, and case matters. Dates compare as instants with dates in the metadata; `contain` and
+    `like` take them as ISO 8601 texts.
 
     Args:
         filter: what every document must pass besides. `SelfQueryRetriever` puts the language model's filter in
@@ -47,7 +48,8 @@ class FastLaneTranslator(Visitor):
         """`{attribute: {"$gte": value}}`, and so on."""
         self._validate_func(comparison.comparator)
         name = "contains" if comparison.comparator == Comparator.CONTAIN else comparison.comparator.value
-        return {comparison.attribute: {f"${name}": _plain(comparison.value)}}
+        of_text = comparison.comparator in (Comparator.CONTAIN, Comparator.LIKE)
+        return {comparison.attribute: {f"${name}": _plain(comparison.value, of_text)}}
 
     def visit_structured_query(self, structured_query: StructuredQuery) -> tuple[str, dict[str, Any]]:
         """The query text and the search arguments."""
@@ -56,8 +58,14 @@ class FastLaneTranslator(Visitor):
         return structured_query.query, {} if found is None else {"filter": found}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, of_text: bool) -> Any:
     """The plain value; the query language has dates as `{"type": "date", "date": "2024-05-01"}`."""
-    if isinstance(value, dict) and value.get("type") in ("date", "datetime"):
-        return value[value["type"]]
-    return value
+    if isinstance(value, list | tuple):
+        return [_plain(one, of_text) for one in value]
+    if not isinstance(value, dict) or value.get("type") not in ("date", "datetime"):
+        return value
+    text = value[value["type"]]
+    try:
+        return text if of_text else datetime.fromisoformat(text)
+    except ValueError:  # LangChain lets a date of another form pass, with a warning
+        return text

@@ -10,6 +10,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from fastlane_rag.index.encoding import open_model
+from fastlane_rag.lengths import check_batch_size
 from fastlane_rag.rerank import rerank
 from fastlane_rag.search.options import check_count
 from langchain_fastlane._documents import given_documents
@@ -43,7 +44,7 @@ class FastLaneReranker(BaseDocumentCompressor):
     device: str | None = Field(default=None, repr=False, exclude=True)
     top_n: Annotated[int, BeforeValidator(partial(check_count, name="top_n")), Field(ge=0)] = 4
     score_threshold: float | None = Field(default=None, ge=0, le=1)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, BeforeValidator(check_batch_size)] = None
     weighted: bool = True
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from llama_index.core.schema import (
 
 from fastlane_rag import Hit
 from fastlane_rag.errors import InvalidInputError
-from fastlane_rag.index.passages import NODE_CONTENT
+from fastlane_rag.index.passages import NODE_CONTENT, node_content
 from fastlane_rag.index.protocol import AnyIndex
 from fastlane_rag.lengths import check_list, kind
 from fastlane_rag.storage.metadata import plain_metadata
@@ -57,8 +57,6 @@ def given_nodes(nodes: Iterable[BaseNode]) -> list[BaseNode]:
     Raises:
         InvalidInputError: there is a single one, or something else.
     """
-    if isinstance(nodes, BaseNode | NodeWithScore):
-        raise InvalidInputError(f"nodes must be a list, not a {type(nodes).__name__}; put a single one into [ ]")
     found = [one.node if isinstance(one, NodeWithScore) else one for one in check_list("nodes", nodes)]
     for i, one in enumerate(found):
         if not isinstance(one, BaseNode):
@@ -84,12 +82,20 @@ def to_metadata(node: BaseNode) -> dict[str, Any]:
 def to_node(stored: Hit | StoredDocument) -> BaseNode:
     """A new node, because LlamaIndex's components change the nodes they get.
 
-    A document that did not come from LlamaIndex becomes a TextNode.
+    A document that did not come from LlamaIndex becomes a TextNode. One that another of LlamaIndex's stores wrote, and
+    that was copied into the index, becomes its node again.
     """
-    content = stored.metadata.get(NODE_CONTENT)
-    if content is None:
+    content = node_content(stored)
+    try:
+        node = None if content is None else _node(content | {"id_": stored.id})
+    except (TypeError, ValueError):  # a key of somebody else's
+        node = None
+    if node is None:
         return TextNode(id_=stored.id, text=stored.text, metadata=stored.metadata)
-    return _node(json.loads(content))
+    empty = not node.get_content(metadata_mode=MetadataMode.NONE)
+    if empty and stored.text != node.get_content(metadata_mode=MetadataMode.EMBED):
+        node.set_content(stored.text)  # several of LlamaIndex's own stores keep the text beside the node
+    return node
 
 
 def to_scored_node(hit: Hit, *, normalize: bool, score_key: str | None) -> NodeWithScore:

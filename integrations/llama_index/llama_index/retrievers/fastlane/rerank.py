@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 
 from fastlane_rag.errors import InvalidInputError
 from fastlane_rag.index.encoding import open_model
-from fastlane_rag.lengths import check_list
+from fastlane_rag.lengths import check_batch_size, check_list, kind
 from fastlane_rag.rerank import Ranked, rerank
 from fastlane_rag.search.options import check_count
 
@@ -47,7 +47,7 @@ class FastLaneRerank(BaseNodePostprocessor):
     normalize_scores: bool = True
     score_key: str | None = None
     score_threshold: float | None = Field(default=None, ge=0, le=1)
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, BeforeValidator(check_batch_size)] = None
     weighted: bool = True
     _model: Any = PrivateAttr()
 
@@ -94,9 +94,12 @@ class FastLaneRerank(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        if query_bundle is None:
+        if not isinstance(query_bundle, QueryBundle):
             raise InvalidInputError("FastLaneRerank ranks nodes against a query: give query_str or query_bundle")
         nodes = check_list("nodes", nodes)
+        for i, one in enumerate(nodes):
+            if not isinstance(one, NodeWithScore):
+                raise InvalidInputError(f"nodes[{i}] must be a NodeWithScore, not {kind(one)}")
         dispatcher.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self._model.name)
         )

@@ -28,15 +28,25 @@ from fastlane_rag.storage.filters import all_of
 # Hits to find for each of several query texts, before their scores are averaged.
 _FUSED_DEPTH = 100
 _OPTIONS = tuple(name for name in SearchOptions.names() if name != "k")
+_ARGUMENTS = (
+    "similarity_top_k",
+    "filters",
+    *_OPTIONS,
+    "normalize_scores",
+    "score_key",
+    "callback_manager",
+    "object_map",
+)
 
 
 class FastLaneRetriever(BaseRetriever):
     """Late-interaction retriever over a `FastLaneIndex`, or a `RemoteIndex` on a server.
 
     LlamaIndex's `retrieve(query)` takes nothing but the query, so `similarity_top_k`, `filters` and each option of a
-    search (`route_k`, `hybrid`, ...) are attributes that may be set between calls. A `QueryBundle` is searched by its
-    text. If it has several `custom_embedding_strs`, as HyDE makes, each is searched and their scores are averaged. Its
-    embedding is not used. What a search took (lane, comparisons, milliseconds a stage) is a `FastLaneSearchEvent`.
+    search (`route_k`, `hybrid`, ...) are attributes that may be set between calls; another name is refused. A
+    `QueryBundle` is searched by its text. If it has several `custom_embedding_strs`, as HyDE makes, each is searched
+    and their scores are averaged. Its embedding is not used. What a search took (lane, comparisons, milliseconds a
+    stage) is a `FastLaneSearchEvent`.
 
     Example:
         ```python
@@ -80,11 +90,17 @@ class FastLaneRetriever(BaseRetriever):
         self.similarity_top_k = check_count(similarity_top_k, "similarity_top_k")
         to_filter(filters)  # says what is wrong with them
         self.filters = filters
-        check_keywords(options, ("similarity_top_k", *_OPTIONS), "FastLaneRetriever")
+        check_keywords(options, _ARGUMENTS, "FastLaneRetriever")
         told = SearchOptions.of(**options)
         for name in _OPTIONS:
             setattr(self, name, getattr(told, name))
         super().__init__(callback_manager, object_map, objects, verbose)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Arguments are attributes, and a misspelt one would change no search. Classes of users have their own.
+        if type(self) is FastLaneRetriever and not name.startswith("_") and not hasattr(type(self), name):
+            check_keywords([name], ("index", *_ARGUMENTS), "FastLaneRetriever, as an attribute too")
+        super().__setattr__(name, value)
 
     @classmethod
     def from_nodes(

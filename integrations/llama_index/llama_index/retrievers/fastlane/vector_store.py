@@ -24,7 +24,7 @@ from llama_index.retrievers.fastlane.events import report
 from llama_index.retrievers.fastlane.filters import to_filter
 from llama_index.retrievers.fastlane.nodes import SOURCE_KEY, add_nodes, to_node, with_score
 
-from fastlane_rag.errors import InvalidInputError
+from fastlane_rag.errors import IndexExistsError, InvalidInputError
 from fastlane_rag.index import FastLaneIndex
 from fastlane_rag.index.given import index_of
 from fastlane_rag.index.options import IndexKeywords
@@ -269,14 +269,19 @@ class FastLaneVectorStore(BasePydanticVectorStore):
                 "texts of HyDE, use FastLaneRetriever(store.client)"
             )
         check_keywords(options, _OPTIONS, "a query, which has k as its similarity_top_k")
-        top_k = query.similarity_top_k
+        top_k, of_mode = query.similarity_top_k, SearchKeywords()
         if query.mode in _BY_WORDS:
-            options["lane"], top_k = "words", query.sparse_top_k or top_k
+            of_mode["lane"], top_k = "words", query.sparse_top_k or top_k
         elif query.mode == VectorStoreQueryMode.HYBRID:
-            options["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
+            of_mode["hybrid"], top_k = _weight(query.alpha), query.hybrid_top_k or top_k
         elif query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
             mode = getattr(query.mode, "value", query.mode)
             raise InvalidInputError(f"FastLane has the query modes default, mmr, hybrid and text_search, not {mode}")
+        if twice := options.keys() & of_mode.keys():
+            name, mode = min(twice), VectorStoreQueryMode(query.mode).value
+            advice = "alpha weighs vectors there" if name == "hybrid" else "leave it out"
+            raise InvalidInputError(f"vector_store_query_mode={mode!r} sets {name!r} itself; {advice}")
+        options.update(of_mode)
         varied = query.mode == VectorStoreQueryMode.MMR
         _refuse_unheeded("alpha", query.alpha, heeded=query.mode == VectorStoreQueryMode.HYBRID, mode="hybrid")
         for given in (mmr_threshold, query.mmr_threshold):
@@ -305,17 +310,24 @@ class FastLaneVectorStore(BasePydanticVectorStore):
         """Save the index, replacing what `persist` wrote there before.
 
         LlamaIndex passes the name of a file, `default__vector_store.json`. An index is a directory, and gets that name
-        without the suffix. An index that was created there, `FastLaneIndex.create("storage/default__vector_store")`, is
+        without `.json`. An index that was created there, `FastLaneIndex.create("storage/default__vector_store")`, is
         not copied.
 
         Raises:
             InvalidInputError: the file system is not the local one.
+            IndexExistsError: another vector store's file has that name; LlamaIndex would load it in place of the index.
         """
         if fs is not None and not isinstance(fs, LocalFileSystem):
             raise InvalidInputError(
                 f"an index lives in a local directory, not in {type(fs).__name__}: persist it locally"
             )
-        self._index.save(_directory(persist_path), overwrite=True)
+        directory = _directory(persist_path)
+        if Path(os.fsdecode(persist_path)).is_file():
+            raise IndexExistsError(
+                f"{os.fsdecode(persist_path)} is what another vector store persisted, and LlamaIndex would load it in "
+                "place of this one: move it away, or persist into another directory"
+            )
+        self._index.save(directory, overwrite=True)
 
     # BaseComponent drops whatever does not pickle from the copy AND from the live object, without an error.
     def __getstate__(self) -> dict[str, Any]:
@@ -354,4 +366,4 @@ def _directory(persist_path: str | os.PathLike[str]) -> Path:
         raise InvalidInputError(
             f"persist_path must name a file, as storage/default__vector_store.json does, not {persist_path!r}"
         )
-    return whole.with_suffix("")
+    return whole.with_suffix("") if whole.suffix == ".json" else whole
