@@ -234,7 +234,7 @@ class _Plan:
             self.allowed,
             most,
             nprobe=self.options.nprobe or self.policy.probed(routed),
-            depth=self.policy.refined(self.k, self.options.depth, routed),
+            depth=self.policy.refined(self.k, self.options.depth),
             policy=self.policy,
             guess=guess,
         )

@@ -26,10 +26,10 @@ class SearchPolicy:
         candidates_factor: the exhaustive lane refines this many times k candidates.
         candidates_least: it refines at least this many.
         nprobe: centroids each routed token probes in the approximate lane, at least.
-        probes: centroids all routed tokens probe together, at least.
+        probes: centroids a routed token alone probes; each of k tokens probes this over k to the power of 1.5, at least.
+        near_probes: centroids all routed tokens together look near for rows to re-score, if not `nprobe` each.
         refine_factor: the approximate lane refines this many times k candidates.
         refine_least: it refines at least this many.
-        refine_tokens: it refines at least this many divided by the routed tokens.
         vector_factor: the vector lane refines this many times k candidates.
         vector_least: it refines at least this many.
         vector_tokens: queries of more tokens than this are answered in the vector lane where documents have vectors,
@@ -84,7 +84,6 @@ class SearchPolicy:
     near_probes: int = 16
     refine_factor: int = 4
     refine_least: int = 96
-    refine_tokens: int = 96
     vector_factor: int = 4
     vector_least: int = 128
     vector_tokens: int = 128
@@ -139,10 +138,9 @@ class SearchPolicy:
         """Candidates that the exhaustive lane refines for k hits; `depth` is what the search asks for."""
         return max(k, depth or max(self.candidates_factor * k, self.candidates_least))
 
-    def refined(self, k: int, depth: int | None, routed: int) -> int:
-        """Candidates that the approximate lane refines for k hits and this many routed tokens."""
-        few = self.refine_tokens // max(routed, 1)
-        return max(k, depth or max(self.refine_factor * k, self.refine_least, few))
+    def refined(self, k: int, depth: int | None) -> int:
+        """Candidates that the approximate lane refines for k hits; `depth` is what the search asks for."""
+        return max(k, depth or max(self.refine_factor * k, self.refine_least))
 
     def by_vector(self, k: int, depth: int | None) -> int:
         """Candidates that the vector lane refines for k hits."""

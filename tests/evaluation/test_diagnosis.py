@@ -133,7 +133,7 @@ def test_rows_that_were_left_out_are_noticed(coded: Callable[..., FastLaneIndex]
 
 
 def test_too_few_candidates_are_noticed(coded: Callable[..., FastLaneIndex]) -> None:
-    policy = SearchPolicy(refine_least=10, refine_factor=1, refine_tokens=1, route_k=1)
+    policy = SearchPolicy(refine_least=10, refine_factor=1, route_k=1)
     with coded(texts(1200), policy=policy) as index:
         finding = findings(index)["candidates"]
     assert finding.level in ("warning", "trouble")

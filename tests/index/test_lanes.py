@@ -114,23 +114,42 @@ def test_the_report_counts_what_was_compared(index, queries):
     # Fifty of each codec, fifty in half precision, and ties with the last of each.
     assert 150 <= result.candidates < 200
     plain = 80 * 40
-    # More than fifty documents of each codec are gathered, then pruned by their tokens near the query's, not by all 40.
-    rescored, rest = divmod(result.gathered - 2 * (sum(lists) + plain), 2)
+    # More than fifty documents of each codec are gathered: their vectors are compared, then their tokens near the
+    # query's two, not all 40.
+    assert 100 < result.gathered - 2 * (sum(lists) + plain) < 810 * (1 + 2 * 40 / 4)
+    compared, rest = divmod(result.refined, 8)
     assert rest == 0
-    assert 100 < rescored < 810 * 40 / 4
-    assert result.refined == 8 * 40 * result.candidates + 6 * sum(lists)
+    assert 40 * result.candidates < compared <= 40 * result.candidates + sum(lists)
 
 
-def test_fewer_to_refine_are_rescored_from_fewer(index, queries):
+@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "no vectors"])
+def test_fewer_to_refine_are_rescored_from_fewer(index, queries, monkeypatch, vectors):
     """Re-scored documents are proportional to the depth, up to the default depth."""
     assert SearchPolicy().rescore_refined == SearchPolicy().refine_least
-    policy = SearchPolicy(rescore_least=200, rescore_comparisons=200, rescore_each=3)
+    policy = SearchPolicy(rescore_least=200, rescore_comparisons=200, rescore_each=3, sift_kept=1)
+    if not vectors:
+        monkeypatch.setattr("fastlane_rag.search.plan.Guess", lambda *_: lambda numbers: None)
 
     def gathered(depth):
         options = {"depth": depth, "lane": "approximate", "nprobe": 8, "policy": policy}
         return index.search_batch_detailed(queries[:1], 5, **options)[0].gathered
 
     assert gathered(16) < gathered(32) < gathered(64)
+
+
+@pytest.mark.parametrize("route_k", [1, 2, 4])
+def test_vectors_tell_few_tokens_what_the_others_say(index, queries, monkeypatch, route_k):
+    """With as many refined, more of exhaustive's ten are found where vectors choose among what few tokens gathered."""
+
+    def found():
+        options = {"lane": "approximate", "route_k": route_k, "depth": 24}
+        return [{hit.id for hit in hits(index, query, **options)} for query in queries]
+
+    best = [{hit.id for hit in hits(index, query, lane="exhaustive", route_k="all")} for query in queries]
+    with_vectors = sum(len(ids & ten) for ids, ten in zip(found(), best, strict=True))
+    monkeypatch.setattr("fastlane_rag.search.plan.Guess", lambda *_: lambda numbers: None)
+    without = sum(len(ids & ten) for ids, ten in zip(found(), best, strict=True))
+    assert with_vectors > without
 
 
 def test_the_planner_chooses_by_what_there_is_to_rank(index, queries):

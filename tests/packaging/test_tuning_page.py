@@ -58,7 +58,7 @@ def test_the_table_of_documents_to_rescore_is_what_the_policy_says() -> None:
     for line in body.splitlines():
         documents, *numbers = (int(cell.replace(",", "")) for cell in line.strip("| ").split("|"))
         for routed, number in zip(tokens, numbers, strict=True):
-            assert policy.rescored(documents, routed, policy.refined(24, None, routed)) == number
+            assert policy.rescored(documents, routed, policy.refined(24, None)) == number
 
 
 def test_the_python_of_the_page_compiles_and_sets_fields_that_exist() -> None:
