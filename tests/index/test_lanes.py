@@ -122,13 +122,17 @@ def test_the_report_counts_what_was_compared(index, queries):
     assert 40 * result.candidates < compared <= 40 * result.candidates + sum(lists)
 
 
-@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "no vectors"])
-def test_fewer_to_refine_are_rescored_from_fewer(index, queries, monkeypatch, vectors):
+@pytest.mark.parametrize(
+    "policy",
+    [
+        SearchPolicy(rescore_least=200, rescore_comparisons=200, rescore_each=3),
+        SearchPolicy(sift_kept=1, sift_each=2),
+    ],
+    ids=["by rows alone", "by vectors"],
+)
+def test_fewer_to_refine_are_rescored_from_fewer(index, queries, policy):
     """Re-scored documents are proportional to the depth, up to the default depth."""
     assert SearchPolicy().rescore_refined == SearchPolicy().refine_least
-    policy = SearchPolicy(rescore_least=200, rescore_comparisons=200, rescore_each=3, sift_kept=1)
-    if not vectors:
-        monkeypatch.setattr("fastlane_rag.search.plan.Guess", lambda *_: lambda numbers: None)
 
     def gathered(depth):
         options = {"depth": depth, "lane": "approximate", "nprobe": 8, "policy": policy}
@@ -142,7 +146,8 @@ def test_vectors_tell_few_tokens_what_the_others_say(index, queries, monkeypatch
     """With as many refined, more of exhaustive's ten are found where vectors choose among what few tokens gathered."""
 
     def found():
-        options = {"lane": "approximate", "route_k": route_k, "depth": 24}
+        few = SearchPolicy(sift_kept=48, sift_each=2)  # few enough that vectors are worth comparing
+        options = {"lane": "approximate", "route_k": route_k, "depth": 24, "policy": few}
         return [{hit.id for hit in hits(index, query, **options)} for query in queries]
 
     best = [{hit.id for hit in hits(index, query, lane="exhaustive", route_k="all")} for query in queries]
