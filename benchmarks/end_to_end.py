@@ -34,9 +34,10 @@ WARM_UP = 20
 SEARCH_STAGES = (
     ("route", "fastlane_rag.model:RoutedQuery.select"),
     ("route", "fastlane_rag.model:RoutedQuery.compared"),
-    ("gather", "fastlane_rag.scoring.codes:CodedQuery.__init__"),
+    ("gather", "fastlane_rag.search.lanes.approximate:_in_code"),
     ("gather", "fastlane_rag.search.lanes.approximate:probe"),
     ("gather", "fastlane_rag.search.lanes.gather:Gatherer.gather"),
+    ("sift", "fastlane_rag.search.vectors:Guess.__call__"),
     ("re-score", "fastlane_rag.scoring.codes:CodedQuery.near_scores"),
     ("gather", "fastlane_rag.search.engines.host:exhaustive"),
     ("refine", "fastlane_rag.scoring.codes:CodedQuery.scores"),

@@ -1,4 +1,4 @@
-"""The approximate lane (ANN), for documents in code: centroids find many, cheap guesses keep few, all tokens score."""
+"""The approximate lane (ANN), for documents in code: centroids gather, vectors and near rows sift, all tokens score."""
 
 from __future__ import annotations
 
