@@ -26,7 +26,7 @@ class SearchPolicy:
         candidates_factor: the exhaustive lane refines this many times k candidates.
         candidates_least: it refines at least this many.
         nprobe: centroids each routed token probes in the approximate lane, at least.
-        probes: centroids a routed token alone probes; each of k tokens probes this over k to the power of 1.5, at least.
+        probes: centroids a routed token alone probes, at least; each of k probes this over k to the power of 1.5.
         near_probes: centroids all routed tokens together look near for rows to re-score, if not `nprobe` each.
         refine_factor: the approximate lane refines this many times k candidates.
         refine_least: it refines at least this many.
