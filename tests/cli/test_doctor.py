@@ -110,7 +110,7 @@ def test_a_model_that_does_not_open_hides_no_other_check(tmp_path: object) -> No
         (b"", "holds no query"),
         (b"\x80\n", "byte 0 is no UTF-8"),
         (b'{"text": "one"}\n{"_id": "2"}\n', "line 2: no 'text'"),
-        (b'{"text": "one"}\n{"text"\n', "line 2: not JSON"),
+        (b'{"text": "one"}\n{"text"\n', "line 2: is not JSON"),
     ],
 )
 def test_what_is_wrong_with_questions_is_told_of_their_file(content: bytes, message: str, tmp_path: Path) -> None:

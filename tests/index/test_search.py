@@ -41,7 +41,6 @@ def test_the_report_counts_comparisons(index):
 
 
 def test_reports_of_one_search_are_equal(index):
-    index.add(["one two", "three four"])
     assert index.search_detailed("one three") == index.search_detailed("one three")
 
 

@@ -23,12 +23,17 @@ class CodedQuery:
     Args:
         query: (L, d) float32, on the CPU.
         codebook: the codebook of the documents.
+
+    Attributes:
+        multiplied: centroids that the query was multiplied with: all for `products`, those of the documents alone
+            where `scores` is asked before them.
     """
 
     def __init__(self, query: torch.Tensor, codebook: Codebook) -> None:
         self._codebook, self._rows = codebook, query.detach().float()
         self._compiles = kernels.available() and query.device.type == "cpu" and codebook.dim > 0
         self._whole: kernels.Query | None = None
+        self.multiplied = 0
 
     @cached_property
     def products(self) -> NDArray[np.float32]:
@@ -47,8 +52,7 @@ class CodedQuery:
             numbers: (n,) int64, ascending: the documents to score.
 
         Returns:
-            (n,) float32 scores, and with how many rows each token was compared: those of the documents, and of the
-            centroids those that it had not met.
+            (n,) float32 scores, and how many rows these documents have.
 
         Raises:
             ValueError: the documents have another codebook, or their offsets are wrong.
@@ -59,7 +63,7 @@ class CodedQuery:
             where, tokens = documents.locate(numbers), len(self._rows)
             ready = self._whole or self._prepared(where)
             ready.score(where, kernels.Totals(np.array([0, tokens]), None, scores))
-            return scores[0], where.rows + (0 if ready is self._whole else ready.multiplied)
+            return scores[0], where.rows
         met = 0
         for here, codes, starts, lengths in documents.by_pack(numbers):
             nothing = np.full((1, len(self._rows)), -np.inf, np.float32)
@@ -105,7 +109,9 @@ class CodedQuery:
 
     def _prepared(self, documents: kernels.Documents | None) -> kernels.Query:
         """The query for the kernels: for these documents, or for all."""
-        return kernels.Query(self._rows.numpy(), self._codebook.for_kernels, documents)
+        ready = kernels.Query(self._rows.numpy(), self._codebook.for_kernels, documents)
+        self.multiplied = ready.multiplied
+        return ready
 
     def _best(
         self,

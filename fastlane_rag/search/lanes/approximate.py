@@ -96,6 +96,7 @@ def _in_code(
         chosen = union(chosen, also[coded.documents.has(also)])
     start = perf_counter()
     scores, met = ready.scores(coded.documents, chosen)
+    met += 0 if ready is few else ready.multiplied
     return Found(chosen, scores, len(chosen) - own, gathered, met * tokens, perf_counter() - start)
 
 
