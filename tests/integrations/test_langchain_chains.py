@@ -197,7 +197,7 @@ def test_self_query_without_a_filter_and_with_a_limit(index):
         (Comparator.NIN, {"later"}),
         (Comparator.CONTAIN, {"date", "midnight", "later"}),
     ],
-    ids=str,
+    ids=lambda value: value.value if isinstance(value, Comparator) else len(value),
 )
 def test_self_query_compares_dates_as_instants(model, comparator, ids):
     """Equality compared them as texts, and a list of them was refused."""
