@@ -83,7 +83,7 @@ def _in_code(
     gathered = centroids * routed
     if len(found) > depth:
         chosen, guessed, met = _narrowed(coded, found, by_centroid, routed, tokens, depth, policy, guess)
-        closer = probes.nearest(policy.near(routed))
+        closer = probes.nearest(policy.near(routed)) if met else probes  # without vectors, rows alone are to tell
         near = np.zeros(centroids, np.bool_)
         near[closer.centroids] = True
         by_row, rows = few.near_scores(coded.documents, chosen, routed, near, closer.least)
