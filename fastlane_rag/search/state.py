@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastlane_rag.scoring import Codes
     from fastlane_rag.scoring.codes import CodedDocuments
     from fastlane_rag.storage.postings import Postings
+    from fastlane_rag.vectors.map import VectorMap
 
 __all__ = ["Coded", "SearchState", "SearchStates"]
 
@@ -43,11 +44,12 @@ class SearchState:
         snapshot: the snapshot of the commit.
         policy: the policy of the index.
         graphs: of its segments' vectors, kept from commit to commit.
+        maps: of these vectors by name, kept likewise.
     """
 
-    def __init__(self, snapshot: Snapshot, policy: SearchPolicy, graphs: Graphs) -> None:
+    def __init__(self, snapshot: Snapshot, policy: SearchPolicy, graphs: Graphs, maps: dict[str, VectorMap]) -> None:
         self.snapshot = snapshot
-        self._graphs = graphs
+        self._graphs, self._maps = graphs, maps
         self.policy = policy
         self._masks: dict[Compiled, Mask] = {}
         self._hints: dict[tuple[str, tuple[Any, ...]], str] = {}
@@ -114,7 +116,7 @@ class SearchState:
         """The vectors of the documents and their maps, looked up when they are first needed."""
         found = self._vectors
         if found is None:
-            found = self._vectors = Vectors(reader, self.snapshot, self._graphs)
+            found = self._vectors = Vectors(reader, self.snapshot, self._graphs, self._maps)
         return found
 
     def _group(self) -> list[Coded]:
@@ -141,6 +143,7 @@ class SearchStates:
     def __init__(self, policy: SearchPolicy) -> None:
         self.policy = policy
         self._graphs = Graphs()
+        self._maps: dict[str, VectorMap] = {}
         self._newest: SearchState | None = None
         self._lock = threading.Lock()
 
@@ -150,7 +153,7 @@ class SearchStates:
             newest = self._newest
             if newest is not None and newest.snapshot is snapshot:
                 return newest
-            state = SearchState(snapshot, self.policy, self._graphs)
+            state = SearchState(snapshot, self.policy, self._graphs, self._maps)
             if newest is None or newest.snapshot.commits <= snapshot.commits:
                 self._newest = state
             return state

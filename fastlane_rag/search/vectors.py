@@ -76,30 +76,31 @@ class Vectors:
         reader: of the same commit.
         snapshot: N documents.
         graphs: of the segments, which outlive the commit.
+        maps: by name, from commits before; those of this commit are kept in it. To read one takes milliseconds.
 
     Attributes:
         missing: (N,) bool, true for documents without a vector; None where there are none.
         any: whether a document has one.
     """
 
-    def __init__(self, reader: Reader, snapshot: Snapshot, graphs: Graphs) -> None:
+    def __init__(self, reader: Reader, snapshot: Snapshot, graphs: Graphs, maps: dict[str, VectorMap]) -> None:
         self._graphs = graphs
         self._count = int(snapshot.starts[-1])
         self._parts: list[_Part] = []
         self._maps: dict[str, VectorMap] = {}
-        maps: dict[str, VectorMap | None] = {}
         missing = np.ones(self._count, np.bool_)
         for part, (first, last) in zip(snapshot.parts, pairwise(snapshot.starts.tolist()), strict=True):
             if part.vectors is None or not isinstance(part.source, Segment):
                 continue
-            if part.codec not in maps:
-                maps[part.codec] = reader.vector_map(part.codec)
-            known = maps[part.codec]
+            known = maps.get(part.vectors.name) or reader.vector_map(part.codec)
             if known is not None and known.name == part.vectors.name:
-                self._maps[known.name] = known
+                self._maps[known.name] = maps[known.name] = known
                 self._parts.append(_Part(part.source.info.name, first, last, part.vectors))
                 missing[first:last] = False
         graphs.keep(one.name for one in self._parts)
+        for name in [*maps]:  # a copy, as other threads keep theirs
+            if name not in self._maps:
+                maps.pop(name, None)
         self.any = bool(self._parts)
         self.missing = missing if missing.any() else None
 
