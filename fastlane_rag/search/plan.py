@@ -223,7 +223,7 @@ class _Plan:
         guess = Guess(vectors, rows, self.engine) if vectors and vectors.any else None
         gathering = rows
         if self._routes(query):  # beside vectors, several tokens need not stand for the others
-            own = guess and routed > self.policy.context_tokens
+            own = guess is not None and routed > self.policy.context_tokens
             gathering = rows[query.selected] if own else query.gathering
         words, most = self._by_words(query)
         self.clock.lap()

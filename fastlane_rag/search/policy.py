@@ -27,7 +27,8 @@ class SearchPolicy:
         candidates_least: it refines at least this many.
         nprobe: centroids each routed token probes in the approximate lane, at least.
         probes: centroids a routed token alone probes, at least; each of k probes this over k to the power of 1.5.
-        near_probes: centroids all routed tokens together look near for rows to re-score, if not `nprobe` each.
+        near_probes: where vectors sift, rows are re-scored at so many of these centroids over the routed tokens, the
+            nearest of each token, `nprobe` at least; elsewhere at all of them.
         refine_factor: the approximate lane refines this many times k candidates.
         refine_least: it refines at least this many.
         vector_factor: the vector lane refines this many times k candidates.
@@ -155,7 +156,7 @@ class SearchPolicy:
         return max(self.sift_kept, self.sift_each * refined)
 
     def near(self, routed: int) -> int:
-        """Of the centroids that each of this many routed tokens probes, those whose rows are re-scored."""
+        """Of the centroids that each of this many routed tokens probes, those looked at for rows beside vectors."""
         return max(self.nprobe, self.near_probes // max(routed, 1))
 
     def probed(self, routed: int) -> int:

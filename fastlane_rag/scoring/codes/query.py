@@ -39,8 +39,7 @@ class CodedQuery:
     def products(self) -> NDArray[np.float32]:
         """(K, L or more) float32: dot product of each centroid and query token, minus a constant of the token."""
         if self._compiles:
-            self._whole = self._prepared(None)
-            return self._whole.products
+            return self._for_all().products
         products: NDArray[np.float32] = (self._codebook.centroids @ self._rows.T).numpy()
         return products
 
@@ -96,8 +95,7 @@ class CodedQuery:
         """
         self._check(documents)
         if self._compiles:
-            ready = self._whole or self._prepared(None)
-            return ready.score_near(documents.locate(numbers), tokens, near, least)
+            return self._for_all().score_near(documents.locate(numbers), tokens, near, least)
         scores, counted = np.empty(len(numbers), np.float32), 0
         for here, codes, starts, lengths in documents.by_pack(numbers):
             ids = codes.centroid_ids.numpy()
@@ -106,6 +104,12 @@ class CodedQuery:
             scores[here] = best.sum(1)
             counted += int(marks.sum())
         return scores, counted
+
+    def _for_all(self) -> kernels.Query:
+        """The query multiplied with all centroids, once."""
+        if self._whole is None:
+            self._whole = self._prepared(None)
+        return self._whole
 
     def _prepared(self, documents: kernels.Documents | None) -> kernels.Query:
         """The query for the kernels: for these documents, or for all."""

@@ -243,26 +243,27 @@ inline void product_tile(const CodedRows& levels, const int8_t* numbers, int64_t
   }
 }
 
+// The same for tile t of a task's query.
+template <int R, int V>
+inline void products_of(const ProductsTask& task, int64_t t, const uint8_t* levels, float* products) {
+  constexpr int64_t width = V * lanes;
+  const int64_t tiles = task.query->tiles, words = task.book->words;
+  product_tile<R, V>({levels, 4 * words, words}, task.numbers + t * words * width * 4, tiles * words * width * 4,
+                     task.units + t * width, tiles * width, task.rest + t * width, products);
+}
+
 template <int V>
 bool multiply_in(const ProductsTask& task, int64_t first, int64_t last) {
   constexpr int64_t width = V * lanes;
-  const fastlane_query& query = *task.query;
-  const int64_t words = task.book->words, row_bytes = 4 * words;
-  const int64_t numbers_step = query.tiles * words * width * 4, units_step = query.tiles * width;
-  for (int64_t t = 0; t < query.tiles; ++t) {
-    const int8_t* numbers = task.numbers + t * words * width * 4;
-    const float* units = task.units + t * width;
-    const float* rest = task.rest + t * width;
-    float* products = query.tables + t * task.book->centroids * width;
+  const fastlane_book& book = *task.book;
+  const int64_t row_bytes = 4 * book.words;
+  for (int64_t t = 0; t < task.query->tiles; ++t) {
+    float* products = task.query->tables + t * book.centroids * width;
     int64_t r = first;
     for (; r + tile_rows <= last; r += tile_rows) {
-      product_tile<tile_rows, V>({task.book->centroid_levels + r * row_bytes, row_bytes, words}, numbers, numbers_step,
-                                 units, units_step, rest, products + r * width);
+      products_of<tile_rows, V>(task, t, book.centroid_levels + r * row_bytes, products + r * width);
     }
-    for (; r < last; ++r) {
-      product_tile<1, V>({task.book->centroid_levels + r * row_bytes, row_bytes, words}, numbers, numbers_step, units,
-                         units_step, rest, products + r * width);
-    }
+    for (; r < last; ++r) products_of<1, V>(task, t, book.centroid_levels + r * row_bytes, products + r * width);
   }
   return true;
 }
@@ -271,9 +272,8 @@ bool multiply_in(const ProductsTask& task, int64_t first, int64_t last) {
 template <int V>
 bool multiply_chosen(const ProductsTask& task, int64_t first, int64_t last) {
   constexpr int64_t width = V * lanes;
-  const fastlane_query& query = *task.query;
-  const int64_t words = task.book->words, row_bytes = 4 * words;
-  const int64_t numbers_step = query.tiles * words * width * 4, units_step = query.tiles * width;
+  const fastlane_book& book = *task.book;
+  const int64_t row_bytes = 4 * book.words;
   Room room(Room::of<uint8_t>(tile_rows * row_bytes) + Room::of<float>(tile_rows * width) + 64);
   if (!room) return false;
   uint8_t* levels = room.take<uint8_t>(tile_rows * row_bytes);
@@ -282,14 +282,13 @@ bool multiply_chosen(const ProductsTask& task, int64_t first, int64_t last) {
   for (int64_t i = first; i < last; i += tile_rows) {
     const int64_t count = last - i < tile_rows ? last - i : tile_rows;
     for (int64_t r = 0; r < count; ++r) {
-      std::memcpy(levels + r * row_bytes, task.book->centroid_levels + task.chosen[i + r] * row_bytes,
+      std::memcpy(levels + r * row_bytes, book.centroid_levels + task.chosen[i + r] * row_bytes,
                   static_cast<size_t>(row_bytes));
     }
-    for (int64_t t = 0; t < query.tiles; ++t) {
-      product_tile<tile_rows, V>({levels, row_bytes, words}, task.numbers + t * words * width * 4, numbers_step,
-                                 task.units + t * width, units_step, task.rest + t * width, products);
+    for (int64_t t = 0; t < task.query->tiles; ++t) {
+      products_of<tile_rows, V>(task, t, levels, products);
       for (int64_t r = 0; r < count; ++r) {
-        std::memcpy(query.tables + (t * task.book->centroids + task.chosen[i + r]) * width, products + r * width,
+        std::memcpy(task.query->tables + (t * book.centroids + task.chosen[i + r]) * width, products + r * width,
                     static_cast<size_t>(width) * sizeof(float));
       }
     }
